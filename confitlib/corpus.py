@@ -1,0 +1,342 @@
+"""The one data object: resumes, jobs, labels, candidate lists and, where it is known, the true fit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+Side = Literal["resume", "job"]
+Split = Literal["train", "valid", "test"]
+
+SIDES: tuple[Side, Side] = ("resume", "job")
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+ANY_SPLIT = "any"
+HYRE = "hypothetical_resume"
+RESERVED = ("split", HYRE)
+LABEL_COLUMNS = ["resume_id", "job_id", "label", "split"]
+RANKING_COLUMNS = ["target", "split", "query_id", "candidate_id", "label"]
+PLACEHOLDER = r"^\s*\[\[[A-Za-z_]+\]\]\s*$"
+
+
+def other(side: Side) -> Side:
+    """The opposite side: the query side of a target, or the reverse."""
+    return "job" if side == "resume" else "resume"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One thing that is wrong with an input: its kind, where it is, what it is, and what to do."""
+
+    kind: str
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what} ({self.kind}). {self.remedy}"
+
+
+class CorpusError(ValueError):
+    """Input that cannot be used as it is; `defects` lists every reason with file, row and remedy."""
+
+    def __init__(self, defects: Iterable[Defect]) -> None:
+        self.defects = list(defects)
+        shown = [f"  - {defect}" for defect in self.defects[:20]]
+        more = len(self.defects) - len(shown)
+        tail = [f"  … and {more} more (see .defects)"] if more else []
+        count = f"{len(self.defects)} defect" + ("s" if len(self.defects) != 1 else "")
+        super().__init__("\n".join([f"{count} in the input:", *shown, *tail]))
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Resumes, jobs and what is known of their fit; validates itself on construction.
+
+    `resumes`, `jobs`: frames indexed by string id (`resume_id`, `job_id`; the two sides have
+    separate id spaces, so ids may coincide). Every column is a text field except the reserved
+    `split` (train, valid, test, or `any` in the warm regime) and, for jobs, the optional
+    `hypothetical_resume` (HyRe).
+    `labels`: `resume_id, job_id, label, split` with label 1 (accepted) or 0 (rejected).
+    `rankings`: candidate lists in file order, one row a candidate: `target` (the side that is
+    ranked), `split, query_id, candidate_id, label` with label 1, 0 or -1 (unjudged).
+    `truth`: true suitability of every pair, `[n_resumes, n_jobs]` sparse booleans, or None.
+    `regime`: "cold" (splits share no document) or "warm" (documents with split `any` may recur).
+    `accepted`: kinds of defect the caller chose to live with; `notes` says what that changed.
+
+    Raises `CorpusError` with every defect found.
+    """
+
+    resumes: pd.DataFrame
+    jobs: pd.DataFrame
+    labels: pd.DataFrame
+    rankings: pd.DataFrame = field(default_factory=lambda: empty_frame(RANKING_COLUMNS))
+    truth: csr_array | None = None
+    name: str = "corpus"
+    regime: Literal["cold", "warm"] = "cold"
+    accepted: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        defects = [d for d in find_defects(self) if d.kind not in self.accepted]
+        if defects:
+            raise CorpusError(defects)
+
+    def __eq__(self, other_corpus: object) -> bool:
+        if not isinstance(other_corpus, Corpus):
+            return NotImplemented
+        return (self.name, self.regime, self.fingerprint()) == (
+            other_corpus.name,
+            other_corpus.regime,
+            other_corpus.fingerprint(),
+        )
+
+    def documents(self, side: Side) -> pd.DataFrame:
+        """The frame of one side."""
+        return self.resumes if side == "resume" else self.jobs
+
+    def fields(self, side: Side) -> list[str]:
+        """The text fields of one side, in column order."""
+        return [column for column in self.documents(side).columns if column not in RESERVED]
+
+    def pool(self, side: Side, split: Split) -> pd.Index:
+        """Ids of the documents that belong to a split."""
+        frame = self.documents(side)
+        return frame.index[frame["split"].isin([split, ANY_SPLIT])]
+
+    def positions(self, side: Side, ids: Iterable[str]) -> NDArray[np.intp]:
+        """Row numbers of ids; raises KeyError naming the first unknown id."""
+        wanted = pd.Index(ids)
+        rows = self.documents(side).index.get_indexer(wanted)
+        if (rows < 0).any():
+            unknown = wanted[rows < 0][0]
+            raise KeyError(f"{side} {unknown!r} is not in corpus {self.name!r}")
+        return rows
+
+    def labelled(self, split: Split | None = None, label: int | None = None) -> pd.DataFrame:
+        """The labels of one split (default: all) with one label value (default: all)."""
+        keep = np.ones(len(self.labels), dtype=bool)
+        if split is not None:
+            keep &= (self.labels["split"] == split).to_numpy()
+        if label is not None:
+            keep &= (self.labels["label"] == label).to_numpy()
+        return self.labels[keep].reset_index(drop=True)
+
+    def known_positives(self) -> csr_array:
+        """Every pair known to be positive, from labels and candidate lists of all splits.
+
+        Returns sparse booleans `[n_resumes, n_jobs]` in frame order.
+        """
+        pairs = [self.labels.loc[self.labels["label"] == 1, ["resume_id", "job_id"]]]
+        for target in SIDES:
+            listed = self.rankings[(self.rankings["target"] == target) & (self.rankings["label"] == 1)]
+            names = {"candidate_id": f"{target}_id", "query_id": f"{other(target)}_id"}
+            pairs.append(listed.rename(columns=names)[["resume_id", "job_id"]])
+        table = pd.concat(pairs).drop_duplicates()
+        rows = self.positions("resume", table["resume_id"])
+        columns = self.positions("job", table["job_id"])
+        shape = (len(self.resumes), len(self.jobs))
+        return csr_array((np.ones(len(table), dtype=bool), (rows, columns)), shape=shape)
+
+    def suitable(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> NDArray[np.bool_]:
+        """True suitability of a block of pairs, `[n_resume_ids, n_job_ids]`.
+
+        Raises ValueError on a corpus whose truth is unknown.
+        """
+        if self.truth is None:
+            raise ValueError(f"corpus {self.name!r} has no truth: only the synthetic market knows every pair")
+        rows = self.positions("resume", resume_ids)
+        columns = self.positions("job", job_ids)
+        return cast(NDArray[np.bool_], self.truth[rows][:, columns].toarray())
+
+    def with_hypothetical_resumes(self, texts: Mapping[str, str]) -> Corpus:
+        """A copy whose jobs carry HyRe texts; jobs without one keep an empty string."""
+        unknown = set(texts) - set(self.jobs.index)
+        if unknown:
+            raise KeyError(f"hypothetical resumes name {len(unknown)} unknown jobs, e.g. {sorted(unknown)[0]!r}")
+        column = [texts.get(job_id, "") for job_id in self.jobs.index]
+        return replace(self, jobs=self.jobs.assign(**{HYRE: column}))
+
+    def fingerprint(self) -> str:
+        """A hash of all content (16 hex digits); equal content in equal order gives an equal hash."""
+        digest = hashlib.sha256()
+        for frame in (self.resumes, self.jobs, self.labels, self.rankings):
+            digest.update("\x1f".join(map(str, frame.columns)).encode())
+            keyed = frame.reset_index() if frame.index.name else frame
+            digest.update(pd.util.hash_pandas_object(keyed.astype(str), index=False).to_numpy().tobytes())
+        if self.truth is not None:
+            truth = self.truth.sorted_indices()
+            digest.update(truth.indptr.astype(np.int64).tobytes() + truth.indices.astype(np.int64).tobytes())
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> pd.DataFrame:
+        """Counts of documents, labels and candidate lists by split."""
+        return pd.DataFrame({split: self._count(split) for split in SPLITS}).astype(int)
+
+    def _count(self, split: Split) -> dict[str, int]:
+        ranked = self.rankings[self.rankings["split"] == split]
+        lists = ranked.groupby("target")["query_id"].nunique()
+        return {
+            "resumes": len(self.pool("resume", split)),
+            "jobs": len(self.pool("job", split)),
+            "accepted pairs": len(self.labelled(split, 1)),
+            "rejected pairs": len(self.labelled(split, 0)),
+            "rank-resume queries": lists.get("resume", 0),
+            "rank-job queries": lists.get("job", 0),
+        }
+
+
+def empty_frame(columns: list[str]) -> pd.DataFrame:
+    """A frame of the given columns without rows."""
+    return pd.DataFrame({column: pd.Series(dtype="int64" if column == "label" else "str") for column in columns})
+
+
+def find_defects(corpus: Corpus) -> list[Defect]:
+    """Everything that is wrong with a corpus, accepted kinds included (DESIGN: one error names all)."""
+    shape = _shape_defects(corpus)
+    if shape:  # the other checks need the columns
+        return shape
+    defects = []
+    for side in SIDES:
+        defects += _document_defects(corpus, side)
+    return defects + _label_defects(corpus) + _ranking_defects(corpus) + _split_defects(corpus)
+
+
+def _where(corpus: Corpus, table: str, row: int | None = None) -> str:
+    source = corpus.sources.get(table, table)
+    return source if row is None else f"{source}, row {row + 1}"
+
+
+def _shape_defects(corpus: Corpus) -> list[Defect]:
+    defects = []
+    for table, columns in (("labels", LABEL_COLUMNS), ("rankings", RANKING_COLUMNS)):
+        missing = set(columns) - set(getattr(corpus, table).columns)
+        if missing:
+            what = f"columns {sorted(missing)} are missing"
+            defects.append(Defect("missing_column", _where(corpus, table), what, f"Provide {columns}."))
+    for side in SIDES:
+        frame, table = corpus.documents(side), f"{side}s"
+        if "split" not in frame.columns:
+            defects.append(Defect("missing_column", _where(corpus, table), "no split column", "Name each split."))
+        elif not corpus.fields(side):
+            defects.append(Defect("missing_column", _where(corpus, table), "no text field", "Add a text column."))
+    expected = (len(corpus.resumes), len(corpus.jobs))
+    if corpus.truth is not None and corpus.truth.shape != expected:
+        what = f"truth has shape {corpus.truth.shape}, documents need {expected}"
+        defects.append(Defect("truth_shape", _where(corpus, "truth"), what, "Align truth with the frames."))
+    return defects
+
+
+def _document_defects(corpus: Corpus, side: Side) -> list[Defect]:
+    frame, table, defects = corpus.documents(side), f"{side}s", []
+
+    def add(kind: str, rows: NDArray[np.bool_], what: str, remedy: str) -> None:
+        for row in np.flatnonzero(rows):
+            text = what.format(id=frame.index[row], split=frame["split"].iloc[row])
+            defects.append(Defect(kind, _where(corpus, table, int(row)), text, remedy))
+
+    ids = frame.index
+    missing = ids.isna() | (ids.astype(str).str.strip() == "")
+    add("missing_id", np.asarray(missing), f"{side} without an id", "Give every document an id.")
+    repeated = ids.duplicated() & ~missing
+    add("duplicate_id", np.asarray(repeated), f"{side} id {{id!r}} appears again", "Keep one row per id.")
+    odd = ~frame["split"].isin([*SPLITS, ANY_SPLIT]).to_numpy()
+    add("unknown_split", odd, "split {split!r} of {id!r} is unknown", "Use train, valid, test or any.")
+    text = frame[corpus.fields(side)].fillna("").astype(str)
+    blank = text.apply(lambda column: column.str.strip() == "").all(axis=1).to_numpy()
+    add("empty_text", blank, f"{side} {{id!r}} has no text", "Supply text, or accept 'empty_text' to drop it.")
+    stub = text.apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1).to_numpy()
+    remedy = "The public release hides texts; get the real ones, or accept 'placeholder'."
+    add("placeholder", stub, f"{side} {{id!r}} holds placeholder text", remedy)
+    return defects
+
+
+def _label_defects(corpus: Corpus) -> list[Defect]:
+    labels, defects = corpus.labels, []
+    key = labels["resume_id"].astype(str) + "\x1f" + labels["job_id"].astype(str)
+    row_in_file = labels.groupby("split").cumcount()
+
+    def add(kind: str, rows: pd.Series, what: str, remedy: str) -> None:
+        for row in np.flatnonzero(rows):
+            entry = labels.iloc[row]
+            table = f"labels.{entry['split']}"
+            table = table if table in corpus.sources else "labels"
+            place = int(row_in_file.iloc[row]) if table != "labels" else int(row)
+            defects.append(Defect(kind, _where(corpus, table, place), what.format(**entry), remedy))
+
+    for side in SIDES:
+        lost = ~labels[f"{side}_id"].isin(corpus.documents(side).index)
+        what = f"label names unknown {side} {{{side}_id!r}}"
+        add("unknown_document", lost, what, "Add the document, or accept 'unknown_document' to drop the label.")
+    add("unknown_label", ~labels["label"].isin([0, 1]), "label {label!r} is not 0 or 1", "Map labels to 0 and 1.")
+    add("unknown_split", ~labels["split"].isin(SPLITS), "split {split!r} is unknown", "Use train, valid or test.")
+    conflict = labels.groupby(key)["label"].transform("nunique") > 1
+    pair = "resume {resume_id!r} and job {job_id!r}"
+    add("conflicting_label", conflict, f"{pair} are both accepted and rejected", "Keep one label per pair.")
+    repeated = key.duplicated() & ~conflict
+    add("duplicate_label", repeated, f"{pair} are labelled twice", "Keep one row, or accept 'duplicate_label'.")
+    return defects
+
+
+def _ranking_defects(corpus: Corpus) -> list[Defect]:
+    rankings, defects = corpus.rankings, []
+
+    def add(kind: str, rows: pd.Series, what: str, remedy: str) -> None:
+        for row in np.flatnonzero(rows):
+            entry = rankings.iloc[row]
+            table = f"rankings.{entry['target']}.{entry['split']}"
+            place = f"{corpus.sources.get(table, 'rankings')}, query {entry['query_id']!r}"
+            defects.append(Defect(kind, place, what.format(**entry), remedy))
+
+    add("unknown_target", ~rankings["target"].isin(SIDES), "target {target!r} is unknown", "Use resume or job.")
+    add("unknown_split", ~rankings["split"].isin(SPLITS), "split {split!r} is unknown", "Use train, valid or test.")
+    add("unknown_label", ~rankings["label"].isin([-1, 0, 1]), "label {label!r} is unknown", "Use -1, 0 or 1.")
+    for side in SIDES:
+        known = corpus.documents(side).index
+        ranked = rankings["target"] == side
+        lost = ranked & ~rankings["candidate_id"].isin(known)
+        remedy = "Add the document, or accept 'unknown_document' to drop the entry."
+        add("unknown_document", lost, f"the list names unknown {side} {{candidate_id!r}}", remedy)
+        lost_query = (rankings["target"] == other(side)) & ~rankings["query_id"].isin(known)
+        add("unknown_document", lost_query, f"the query is an unknown {side}", remedy)
+    entry = ["target", "split", "query_id", "candidate_id"]
+    twice = rankings.duplicated(entry)
+    add("duplicate_candidate", twice, "candidate {candidate_id!r} is listed twice", "List a candidate once.")
+    return defects
+
+
+def _split_defects(corpus: Corpus) -> list[Defect]:
+    """In the cold regime a document must be used in its own split only."""
+    if corpus.regime == "warm":
+        return []
+    defects = []
+    for side in SIDES:
+        uses = _uses(corpus, side)
+        home = uses["id"].map(corpus.documents(side)["split"][~corpus.documents(side).index.duplicated()])
+        wrong = home.notna() & (home != uses["split"])
+        for use in uses[wrong].assign(home=home[wrong]).drop_duplicates(["id", "split"]).itertuples():
+            what = f"{side} {use.id!r} of split {use.home!r} is used in {use.split!r} ({use.table})"
+            remedy = "Split by document, or declare regime='warm' with split 'any'."
+            defects.append(Defect("split_leak", _where(corpus, f"{side}s"), what, remedy))
+        stray = corpus.documents(side)["split"] == ANY_SPLIT
+        for row in np.flatnonzero(stray):
+            what = f"{side} {corpus.documents(side).index[row]!r} has split 'any' in the cold regime"
+            defects.append(Defect("split_leak", _where(corpus, f"{side}s", int(row)), what, "Name its split."))
+    return defects
+
+
+def _uses(corpus: Corpus, side: Side) -> pd.DataFrame:
+    """Where documents of a side are used: columns id, split, table."""
+    labels = corpus.labels.rename(columns={f"{side}_id": "id"})[["id", "split"]].assign(table="labels")
+    rankings = corpus.rankings
+    ranked = rankings[rankings["target"] == side].rename(columns={"candidate_id": "id"})
+    asked = rankings[rankings["target"] == other(side)].rename(columns={"query_id": "id"})
+    listed = pd.concat([ranked, asked])[["id", "split"]].assign(table="rankings")
+    return pd.concat([labels, listed]).drop_duplicates().reset_index(drop=True)
