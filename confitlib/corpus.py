@@ -22,6 +22,7 @@ HYRE = "hypothetical_resume"
 RESERVED = ("split", HYRE)
 LABEL_COLUMNS = ["resume_id", "job_id", "label", "split"]
 RANKING_COLUMNS = ["target", "split", "query_id", "candidate_id", "label"]
+ENTRY = ["target", "split", "query_id", "candidate_id"]
 PLACEHOLDER = r"^\s*\[\[[A-Za-z_]+\]\]\s*$"
 
 
@@ -134,12 +135,8 @@ class Corpus:
 
         Returns sparse booleans `[n_resumes, n_jobs]` in frame order.
         """
-        pairs = [self.labels.loc[self.labels["label"] == 1, ["resume_id", "job_id"]]]
-        for target in SIDES:
-            listed = self.rankings[(self.rankings["target"] == target) & (self.rankings["label"] == 1)]
-            names = {"candidate_id": f"{target}_id", "query_id": f"{other(target)}_id"}
-            pairs.append(listed.rename(columns=names)[["resume_id", "job_id"]])
-        table = pd.concat(pairs).drop_duplicates()
+        judged = judged_pairs(self.labels, self.rankings)
+        table = judged[judged["label"] == 1].drop_duplicates()
         rows = self.positions("resume", table["resume_id"])
         columns = self.positions("job", table["job_id"])
         shape = (len(self.resumes), len(self.jobs))
@@ -167,10 +164,11 @@ class Corpus:
     def fingerprint(self) -> str:
         """A hash of all content (16 hex digits); equal content in equal order gives an equal hash."""
         digest = hashlib.sha256()
+        for side in SIDES:
+            digest.update(pd.util.hash_array(self.documents(side).index.astype("str").to_numpy(object)).tobytes())
         for frame in (self.resumes, self.jobs, self.labels, self.rankings):
             digest.update("\x1f".join(map(str, frame.columns)).encode())
-            keyed = frame.reset_index() if frame.index.name else frame
-            digest.update(pd.util.hash_pandas_object(keyed.astype(str), index=False).to_numpy().tobytes())
+            digest.update(pd.util.hash_pandas_object(_cells(frame), index=False).to_numpy().tobytes())
         if self.truth is not None:
             truth = self.truth.sorted_indices()
             digest.update(truth.indptr.astype(np.int64).tobytes() + truth.indices.astype(np.int64).tobytes())
@@ -198,8 +196,36 @@ def empty_frame(columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame({column: pd.Series(dtype="int64" if column == "label" else "str") for column in columns})
 
 
+def judged_pairs(labels: pd.DataFrame, rankings: pd.DataFrame) -> pd.DataFrame:
+    """Labels, then candidate-list entries, each row as `resume_id, job_id, label`."""
+    ranks_resumes = rankings["target"] == "resume"
+    candidate, query = rankings["candidate_id"], rankings["query_id"]
+    columns = {"resume_id": candidate.where(ranks_resumes, query), "job_id": query.where(ranks_resumes, candidate)}
+    listed = pd.DataFrame({**columns, "label": rankings["label"]})
+    return pd.concat([labels[["resume_id", "job_id", "label"]], listed], ignore_index=True)
+
+
+def conflicting_rows(labels: pd.DataFrame, rankings: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows of labels, and of candidate lists, whose pair is accepted in one place and rejected in another."""
+    judged = judged_pairs(labels, rankings)
+    known = judged["label"].isin([0, 1])
+    votes = judged[known].groupby(["resume_id", "job_id"])["label"].transform("nunique")
+    conflict = (votes.reindex(judged.index) > 1).to_numpy()
+    return conflict[: len(labels)], conflict[len(labels) :]
+
+
+def blank_documents(frame: pd.DataFrame, fields: list[str]) -> NDArray[np.bool_]:
+    """Rows whose fields hold nothing but white space."""
+    return _cells(frame[fields]).apply(lambda column: column.str.strip() == "").all(axis=1).to_numpy()
+
+
+def _cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """All cells as text, a missing one as an empty string."""
+    return frame.astype("str").fillna("")
+
+
 def find_defects(corpus: Corpus) -> list[Defect]:
-    """Everything that is wrong with a corpus, accepted kinds included (DESIGN: one error names all)."""
+    """Everything that is wrong with a corpus, accepted kinds included, so that one error can name all."""
     shape = _shape_defects(corpus)
     if shape:  # the other checks need the columns
         return shape
@@ -239,19 +265,21 @@ def _document_defects(corpus: Corpus, side: Side) -> list[Defect]:
 
     def add(kind: str, rows: NDArray[np.bool_], what: str, remedy: str) -> None:
         for row in np.flatnonzero(rows):
-            text = what.format(id=frame.index[row], split=frame["split"].iloc[row])
+            text = what.format(id=frame.index[int(row)], split=frame["split"].iloc[row])
             defects.append(Defect(kind, _where(corpus, table, int(row)), text, remedy))
 
     ids = frame.index
     missing = ids.isna() | (ids.astype(str).str.strip() == "")
     add("missing_id", np.asarray(missing), f"{side} without an id", "Give every document an id.")
+    mistyped = np.array([not isinstance(value, str) for value in ids], dtype=bool) & ~missing
+    add("id_type", np.asarray(mistyped), f"{side} id {{id!r}} is not a string", "Index by frame.index.astype(str).")
     repeated = ids.duplicated() & ~missing
     add("duplicate_id", np.asarray(repeated), f"{side} id {{id!r}} appears again", "Keep one row per id.")
     odd = ~frame["split"].isin([*SPLITS, ANY_SPLIT]).to_numpy()
     add("unknown_split", odd, "split {split!r} of {id!r} is unknown", "Use train, valid, test or any.")
-    text = frame[corpus.fields(side)].fillna("").astype(str)
-    blank = text.apply(lambda column: column.str.strip() == "").all(axis=1).to_numpy()
+    blank = blank_documents(frame, corpus.fields(side))
     add("empty_text", blank, f"{side} {{id!r}} has no text", "Supply text, or accept 'empty_text' to drop it.")
+    text = _cells(frame[corpus.fields(side)])
     stub = text.apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1).to_numpy()
     remedy = "The public release hides texts; get the real ones, or accept 'placeholder'."
     add("placeholder", stub, f"{side} {{id!r}} holds placeholder text", remedy)
@@ -263,7 +291,7 @@ def _label_defects(corpus: Corpus) -> list[Defect]:
     key = labels["resume_id"].astype(str) + "\x1f" + labels["job_id"].astype(str)
     row_in_file = labels.groupby("split").cumcount()
 
-    def add(kind: str, rows: pd.Series, what: str, remedy: str) -> None:
+    def add(kind: str, rows: pd.Series | NDArray[np.bool_], what: str, remedy: str) -> None:
         for row in np.flatnonzero(rows):
             entry = labels.iloc[row]
             table = f"labels.{entry['split']}"
@@ -275,11 +303,13 @@ def _label_defects(corpus: Corpus) -> list[Defect]:
         lost = ~labels[f"{side}_id"].isin(corpus.documents(side).index)
         what = f"label names unknown {side} {{{side}_id!r}}"
         add("unknown_document", lost, what, "Add the document, or accept 'unknown_document' to drop the label.")
-    add("unknown_label", ~labels["label"].isin([0, 1]), "label {label!r} is not 0 or 1", "Map labels to 0 and 1.")
+    remedy = "Map labels to 0 and 1, or accept 'unknown_label' to drop the row."
+    add("unknown_label", ~labels["label"].isin([0, 1]), "label {label} is not 0 or 1", remedy)
     add("unknown_split", ~labels["split"].isin(SPLITS), "split {split!r} is unknown", "Use train, valid or test.")
-    conflict = labels.groupby(key)["label"].transform("nunique") > 1
+    conflict = conflicting_rows(labels, corpus.rankings)[0]
     pair = "resume {resume_id!r} and job {job_id!r}"
-    add("conflicting_label", conflict, f"{pair} are both accepted and rejected", "Keep one label per pair.")
+    remedy = "Keep one label per pair, or accept 'conflicting_label' to drop all of them."
+    add("conflicting_label", conflict, f"{pair} are both accepted and rejected", remedy)
     repeated = key.duplicated() & ~conflict
     add("duplicate_label", repeated, f"{pair} are labelled twice", "Keep one row, or accept 'duplicate_label'.")
     return defects
@@ -288,7 +318,7 @@ def _label_defects(corpus: Corpus) -> list[Defect]:
 def _ranking_defects(corpus: Corpus) -> list[Defect]:
     rankings, defects = corpus.rankings, []
 
-    def add(kind: str, rows: pd.Series, what: str, remedy: str) -> None:
+    def add(kind: str, rows: pd.Series | NDArray[np.bool_], what: str, remedy: str) -> None:
         for row in np.flatnonzero(rows):
             entry = rankings.iloc[row]
             table = f"rankings.{entry['target']}.{entry['split']}"
@@ -297,18 +327,24 @@ def _ranking_defects(corpus: Corpus) -> list[Defect]:
 
     add("unknown_target", ~rankings["target"].isin(SIDES), "target {target!r} is unknown", "Use resume or job.")
     add("unknown_split", ~rankings["split"].isin(SPLITS), "split {split!r} is unknown", "Use train, valid or test.")
-    add("unknown_label", ~rankings["label"].isin([-1, 0, 1]), "label {label!r} is unknown", "Use -1, 0 or 1.")
+    remedy = "Use -1, 0 or 1, or accept 'unknown_label' to drop the entry."
+    add("unknown_label", ~rankings["label"].isin([-1, 0, 1]), "label {label} is unknown", remedy)
+    first_entry = ~rankings.duplicated(["target", "split", "query_id"])  # name a query once, not per candidate
     for side in SIDES:
         known = corpus.documents(side).index
         ranked = rankings["target"] == side
         lost = ranked & ~rankings["candidate_id"].isin(known)
         remedy = "Add the document, or accept 'unknown_document' to drop the entry."
         add("unknown_document", lost, f"the list names unknown {side} {{candidate_id!r}}", remedy)
-        lost_query = (rankings["target"] == other(side)) & ~rankings["query_id"].isin(known)
+        lost_query = (rankings["target"] == other(side)) & ~rankings["query_id"].isin(known) & first_entry
         add("unknown_document", lost_query, f"the query is an unknown {side}", remedy)
-    entry = ["target", "split", "query_id", "candidate_id"]
-    twice = rankings.duplicated(entry)
-    add("duplicate_candidate", twice, "candidate {candidate_id!r} is listed twice", "List a candidate once.")
+    conflict = conflicting_rows(corpus.labels, rankings)[1]
+    remedy = "Keep one label per pair, or accept 'conflicting_label' to drop all of them."
+    what = "the pair with {candidate_id!r} is both accepted and rejected"
+    add("conflicting_label", conflict, what, remedy)
+    twice = rankings.duplicated(ENTRY)
+    remedy = "List a candidate once, or accept 'duplicate_candidate' to keep one."
+    add("duplicate_candidate", twice, "candidate {candidate_id!r} is listed twice", remedy)
     return defects
 
 
@@ -327,7 +363,7 @@ def _split_defects(corpus: Corpus) -> list[Defect]:
             defects.append(Defect("split_leak", _where(corpus, f"{side}s"), what, remedy))
         stray = corpus.documents(side)["split"] == ANY_SPLIT
         for row in np.flatnonzero(stray):
-            what = f"{side} {corpus.documents(side).index[row]!r} has split 'any' in the cold regime"
+            what = f"{side} {corpus.documents(side).index[int(row)]!r} has split 'any' in the cold regime"
             defects.append(Defect("split_leak", _where(corpus, f"{side}s", int(row)), what, "Name its split."))
     return defects
 

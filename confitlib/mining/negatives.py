@@ -1,0 +1,176 @@
+"""The table of mined negatives: lookup, statistics, saving, and the official JSON in and out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from confitlib.corpus import Corpus, Side, other
+from confitlib.mining.removal import REASONS
+
+TABLE_COLUMNS = ["query_id", "negative_id", "rank", "percentile", "score"]
+QUERY_COLUMNS = ["candidates", *REASONS, "positive_score"]
+OFFICIAL_KEYS: dict[Side, str] = {"job": "r_to_j", "resume": "j_to_r"}
+ABOUT, TABLE, QUERIES = "about.json", "table.parquet", "queries.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class Negatives:
+    """Mined negatives of one side, `target`, for queries of the other.
+
+    `table`: one row a negative, queries in id order: `query_id, negative_id, rank` (from 0, among the
+    candidates; missing where nothing was ranked), `percentile` (rank / candidates) and `score`.
+    `queries`: one row a query: `candidates`, how many were removed for each reason, and `positive_score` (mean
+    over its training positives). `statistics`: see `describe_mining`. `parameters`: what `mine` was called with.
+    """
+
+    target: Side
+    table: pd.DataFrame
+    queries: pd.DataFrame
+    statistics: dict[str, Any]
+    parameters: dict[str, Any]
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """How many candidates were removed for each reason; a reason that is not known is left out."""
+        return {reason: int(self.queries[reason].sum()) for reason in REASONS if self.queries[reason].notna().all()}
+
+    @property
+    def hardness(self) -> float:
+        """Mean score gap from a query's positives down to its negatives; the smaller, the harder."""
+        mean = self.statistics["gap"]["mean"]
+        return np.nan if mean is None else float(mean)
+
+    def of(self, query_id: str) -> list[str]:
+        """The negatives of one query, in the order of the table; raises KeyError for what was no query."""
+        if query_id not in self.queries.index:
+            raise KeyError(f"{other(self.target)} {query_id!r} was not a query of this mining run")
+        return self.table["negative_id"].iloc[self._slices.get(query_id, slice(0))].tolist()
+
+    def summary(self) -> pd.DataFrame:
+        """Count, mean, spread and quartiles of positive scores, negative scores and their gap."""
+        return pd.DataFrame({name: self.statistics[name] for name in ("positive", "negative", "gap")}, dtype=float)
+
+    def fingerprint(self) -> str:
+        """A hash of what was mined for whom (16 hex digits)."""
+        pairs = pd.util.hash_pandas_object(self.table[["query_id", "negative_id"]].astype(str), index=False)
+        return hashlib.sha256(self.target.encode() + pairs.to_numpy().tobytes()).hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder of two Parquet tables and `about.json`, which comes last and marks it complete."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ABOUT).unlink(missing_ok=True)
+        self.table.to_parquet(folder / TABLE)
+        self.queries.to_parquet(folder / QUERIES)
+        about = {"target": self.target, "statistics": self.statistics, "parameters": self.parameters}
+        _write_json(folder / ABOUT, about)
+
+    @staticmethod
+    def load(path: str | Path) -> Negatives:
+        """Read what `save` wrote; raises FileNotFoundError if the folder is missing or incomplete."""
+        folder = Path(path)
+        if not (folder / ABOUT).exists():
+            raise FileNotFoundError(f"{folder} holds no complete negatives ({ABOUT} is missing): mine them again")
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        return Negatives(table=pd.read_parquet(folder / TABLE), queries=pd.read_parquet(folder / QUERIES), **about)
+
+    @cached_property
+    def _slices(self) -> dict[str, slice]:
+        sizes = self.table.groupby("query_id", sort=False).size()
+        stops = sizes.cumsum()
+        return {query: slice(stop - size, stop) for query, size, stop in zip(sizes.index, sizes, stops, strict=True)}
+
+
+def describe_mining(table: pd.DataFrame, queries: pd.DataFrame, positive: pd.Series, n: int | None) -> dict[str, Any]:
+    """Counts, and the distributions of positive scores, negative scores and the gap between them.
+
+    positive: one score a training positive. What cannot be computed is None.
+    """
+    mined = mined_counts(table, queries)
+    return {
+        "queries": len(queries),
+        "queries_without_negatives": int((mined == 0).sum()),
+        "queries_with_fewer_than_n": int((mined < (n or 0)).sum()),
+        "negatives": len(table),
+        "positive": _distribution(positive),
+        "negative": _distribution(table["score"]),
+        "gap": _distribution(score_gaps(table, queries)),
+    }
+
+
+def mined_counts(table: pd.DataFrame, queries: pd.DataFrame) -> pd.Series:
+    """How many negatives each query got."""
+    return table.groupby("query_id", sort=False).size().reindex(queries.index, fill_value=0)
+
+
+def score_gaps(table: pd.DataFrame, queries: pd.DataFrame) -> pd.Series:
+    """For every row of the table, the query's mean positive score minus the negative's score."""
+    positive = np.repeat(queries["positive_score"].to_numpy(), mined_counts(table, queries))  # same query order
+    return pd.Series(positive - table["score"].to_numpy(), dtype="float64")
+
+
+def _distribution(scores: pd.Series) -> dict[str, float | None]:
+    described = scores.astype("float64").describe()  # count leaves NaN out
+    return {str(name): None if np.isnan(value) else float(value) for name, value in described.items()}
+
+
+def write_official(path: str | Path, r_to_j: Negatives, j_to_r: Negatives) -> None:
+    """Write both directions as the JSON the official trainer reads: `{"r_to_j": {resume: [job, …]}, "j_to_r": …}`.
+
+    Queries without negatives keep an empty list. Source: `--hard_negative_path` of the official code.
+    """
+    content = {}
+    for target, negatives in (("job", r_to_j), ("resume", j_to_r)):
+        key = OFFICIAL_KEYS[cast(Side, target)]
+        if negatives.target != target:
+            raise ValueError(f"{key} holds {target}s, got negatives whose target is {negatives.target!r}")
+        content[key] = {query: negatives.of(query) for query in negatives.queries.index}
+    _write_json(Path(path), content)
+
+
+def read_official(path: str | Path, corpus: Corpus) -> dict[Side, Negatives]:
+    """Read the official JSON, by target side; ranks, scores and what was removed are not in it.
+
+    Raises ValueError naming file, key and id where the file and the corpus disagree.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: line {error.lineno} is not JSON ({error.msg}). Write the file again.") from error
+    missing = set(OFFICIAL_KEYS.values()) - set(content if isinstance(content, dict) else ())
+    if missing:
+        raise ValueError(f"{path}: no {sorted(missing)}; the official file maps r_to_j and j_to_r to lists of ids")
+    return {
+        target: _from_lists(f"{path}: {key}", content[key], corpus, target) for target, key in OFFICIAL_KEYS.items()
+    }
+
+
+def _from_lists(where: str, lists: dict[str, list[Any]], corpus: Corpus, target: Side) -> Negatives:
+    pairs = [(str(query), str(item)) for query, items in sorted(lists.items()) for item in items]
+    table = pd.DataFrame(pairs, columns=TABLE_COLUMNS[:2], dtype="str").reindex(columns=TABLE_COLUMNS)
+    table = table.astype({"rank": "Int64", "percentile": "float64", "score": "float32"})
+    named = {other(target): [str(query) for query in lists], target: table["negative_id"].tolist()}
+    for side, ids in named.items():
+        unknown = set(ids) - set(corpus.documents(side).index)
+        if unknown:
+            what = f"{len(unknown)} unknown {side} ids, e.g. {min(unknown)!r}"
+            raise ValueError(f"{where} names {what}. Use the corpus it was mined from.")
+    queries = pd.DataFrame(index=pd.Index(sorted(named[other(target)]), dtype="str", name="query_id"))
+    queries = queries.reindex(columns=QUERY_COLUMNS).astype(dict.fromkeys(QUERY_COLUMNS[:-1], "Int64"))
+    queries["positive_score"] = queries["positive_score"].astype("float64")
+    found = describe_mining(table, queries, pd.Series(dtype="float64"), None)
+    return Negatives(target, table, queries, found, {"strategy": "read", "source": where})
+
+
+def _write_json(path: Path, content: object) -> None:
+    draft = path.with_name(path.name + ".partial")
+    draft.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    draft.replace(path)

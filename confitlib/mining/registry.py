@@ -1,0 +1,97 @@
+"""One call for every strategy: the registry, the checks of its parameters, and the finished table."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+
+from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.mining.band import band, top
+from confitlib.mining.kernel import UNRANKED
+from confitlib.mining.labelled import rejected
+from confitlib.mining.negatives import QUERY_COLUMNS, Negatives, describe_mining
+from confitlib.mining.removal import REASONS
+from confitlib.mining.task import DocumentSet, Embeddings, Selection, Task, document_ids
+from confitlib.mining.uniform import random
+
+Strategy = Callable[..., Selection]
+STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
+    {"random": random, "rejected": rejected, "top": top, "band": band}
+)
+
+
+def mine(
+    strategy: str,
+    corpus: Corpus,
+    *,
+    target: Side,
+    embeddings: Embeddings | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    pool: DocumentSet = "train",
+    queries: DocumentSet = "labelled",
+    official: bool = False,
+    block: int | None = None,
+    device: str = "cpu",
+    **parameters: float,
+) -> Negatives:
+    """Mine negatives of the `target` side for every query of the other side, by one of `STRATEGIES`.
+
+    n: how many to keep a query, drawn with the seed (None: all that the strategy selects). pool, queries: all
+    training documents ("train") or those in training labels ("labelled"). official (band only): the released
+    procedure, whose pool and queries are both "labelled". block: queries ranked at a time. parameters: those
+    of the strategy, e.g. `lo` and `hi` of "band". Raises ValueError for whatever does not fit.
+    """
+    if official:
+        pool = queries = "labelled"
+    _check(strategy, target, n, official, parameters)
+    query_ids, pool_ids = document_ids(corpus, other(target), queries), document_ids(corpus, target, pool)
+    task = Task(corpus, target, query_ids, pool_ids, embeddings, n, seed, official, block, device)
+    selection = STRATEGIES[strategy](task, **parameters)
+    settings = {"n": n, "seed": seed, "pool": pool, "queries": queries, "official": official}
+    used = {name: default.default for name, default in _parameters(strategy).items()} | parameters
+    return _negatives(task, selection, {"strategy": strategy, "corpus": corpus.name, **settings, **used})
+
+
+def _parameters(strategy: str) -> dict[str, inspect.Parameter]:
+    """The parameters a strategy takes besides the task."""
+    return dict(list(inspect.signature(STRATEGIES[strategy]).parameters.items())[1:])
+
+
+def _check(strategy: str, target: str, n: int | None, official: bool, parameters: Mapping[str, float]) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy {strategy!r} is unknown; use one of {sorted(STRATEGIES)}")
+    if target not in SIDES:
+        raise ValueError(f"target {target!r} is unknown; use one of {list(SIDES)}")
+    if n is not None and n < 1:
+        raise ValueError(f"n must be at least 1 or None, got {n}")
+    if official and strategy != "band":
+        raise ValueError(f"official=True is the released band mining; strategy {strategy!r} has no such form")
+    unknown = sorted(set(parameters) - set(_parameters(strategy)))
+    if unknown:
+        raise ValueError(f"strategy {strategy!r} takes {sorted(_parameters(strategy))}, not {unknown}")
+
+
+def _negatives(task: Task, selection: Selection, parameters: dict[str, object]) -> Negatives:
+    picks = selection.picks
+    rank = pd.array(picks.rank, dtype="Int64")
+    rank[picks.rank == UNRANKED] = pd.NA
+    table = pd.DataFrame(
+        {
+            "query_id": task.query_ids[picks.query],
+            "negative_id": task.pool_ids[picks.item],
+            "rank": rank,
+            "percentile": np.where(picks.rank == UNRANKED, np.nan, picks.rank / selection.candidates[picks.query]),
+            "score": picks.score,
+        }
+    )
+    counts = dict(zip(REASONS, selection.removed.T, strict=True))
+    queries = pd.DataFrame({"candidates": selection.candidates, **counts}, index=task.query_ids).astype("Int64")
+    queries["positive_score"] = task.mean_positive_scores()
+    queries = queries[QUERY_COLUMNS].rename_axis("query_id")
+    found = describe_mining(table, queries, task.positive_scores(), task.n)
+    return Negatives(task.target, table, queries, found, parameters)

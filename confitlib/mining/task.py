@@ -1,0 +1,193 @@
+"""What every strategy works on: the queries, the pool, what must stay out of it, and the seeded draw."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.mining.kernel import UNRANKED, FloatArray, IntArray, Picks
+from confitlib.mining.removal import count_reasons, removal
+from confitlib.text import texts
+
+if TYPE_CHECKING:
+    from confitlib.encoder import TextEncoder
+
+DocumentSet = Literal["train", "labelled"]
+PAIRS_A_CHUNK = 2**15
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Vectors of all documents, `[n, dim]` float32 in the order of `corpus.resumes` and `corpus.jobs`.
+
+    Scores are inner products, so rows of length one give the cosine.
+    """
+
+    resumes: FloatArray
+    jobs: FloatArray
+
+    @classmethod
+    def of_corpus(
+        cls,
+        encoder: TextEncoder,
+        corpus: Corpus,
+        *,
+        hyre: bool = True,
+        cache: Path | None = None,
+        progress: bool = False,
+    ) -> Embeddings:
+        """Unit vectors of every document; `hyre` appends hypothetical resumes to jobs, `cache` is a folder."""
+        documents = {side: list(texts(corpus, side, hyre=hyre)) for side in SIDES}
+        return cls(*(encoder.encode(documents[side], progress=progress, cache=cache) for side in SIDES))
+
+    def of(self, side: Side) -> FloatArray:
+        """The vectors of one side."""
+        return self.resumes if side == "resume" else self.jobs
+
+    def check(self, corpus: Corpus) -> None:
+        """Raise ValueError if shapes do not fit the corpus or a row is not finite, naming side, row and id."""
+        for side in SIDES:
+            vectors, ids = self.of(side), corpus.documents(side).index
+            if vectors.ndim != 2 or len(vectors) != len(ids):
+                expected = f"[{len(ids)}, dim], one row for each {side} of corpus {corpus.name!r}"
+                raise ValueError(f"{side} embeddings have shape {list(vectors.shape)}, expected {expected}")
+            # finite squared lengths bound every inner product, so no score can be NaN either
+            rows = vectors.astype(np.float32, copy=False)
+            bad = np.flatnonzero(~np.isfinite(np.einsum("ij,ij->i", rows, rows)))
+            if len(bad):
+                what = f"{len(bad)} rows with NaN, infinite or overflowing values, first row {bad[0]} ({ids[bad[0]]!r})"
+                raise ValueError(f"{side} embeddings hold {what}. Encode these documents again.")
+        if self.resumes.shape[1] != self.jobs.shape[1]:
+            dims = f"{self.resumes.shape[1]} and {self.jobs.shape[1]}"
+            raise ValueError(f"resume and job embeddings have {dims} dimensions; use one encoder for both sides")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a strategy chose, with the candidates each query had, `[Q]`, and what it lost, `[Q, len(REASONS)]`.
+
+    Ranks and percentiles count among these candidates.
+    """
+
+    picks: Picks
+    candidates: IntArray
+    removed: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One mining run: queries and pool in id order, at most `n` documents a query (None: all), one seed."""
+
+    corpus: Corpus
+    target: Side
+    query_ids: pd.Index
+    pool_ids: pd.Index
+    embeddings: Embeddings | None
+    n: int | None
+    seed: int
+    official: bool = False
+    block: int | None = None
+    device: str = "cpu"
+
+    @cached_property
+    def known(self) -> csr_array:
+        """Codes of `removal` for these queries and this pool, `[Q, N]`."""
+        rows = self.corpus.positions(other(self.target), self.query_ids)
+        columns = self.corpus.positions(self.target, self.pool_ids)
+        return removal(self.corpus, self.target)[rows][:, columns]
+
+    @property
+    def candidates(self) -> IntArray:
+        """Pool documents left for each query once its known positives are out, `[Q]`."""
+        return len(self.pool_ids) - np.diff(self.known.indptr).astype(np.intp)
+
+    @cached_property
+    def vectors(self) -> tuple[FloatArray, FloatArray]:
+        """Vectors of the queries `[Q, d]` and of the pool `[N, d]`."""
+        if self.embeddings is None:
+            raise ValueError("this strategy ranks by embeddings: pass embeddings=Embeddings(resumes, jobs)")
+        self.embeddings.check(self.corpus)
+        return self._rows(other(self.target), self.query_ids), self._rows(self.target, self.pool_ids)
+
+    def quota(self) -> int:
+        """`n`, for strategies that have no size of their own; raises ValueError without one."""
+        if self.n is None:
+            raise ValueError("this strategy needs n, the number of negatives a query")
+        return self.n
+
+    def labelled(self, label: int) -> tuple[IntArray, IntArray]:
+        """Query and pool positions of the training pairs with a label, in query order, each once.
+
+        Pairs with a document outside queries or pool (an accepted split leak) are no candidates.
+        """
+        labels = self.corpus.labelled("train", label)
+        query = self.query_ids.get_indexer(pd.Index(labels[f"{other(self.target)}_id"]))
+        item = self.pool_ids.get_indexer(pd.Index(labels[f"{self.target}_id"]))
+        inside = (query >= 0) & (item >= 0)
+        pairs = np.unique(np.stack([query[inside], item[inside]]), axis=1)
+        return pairs[0], pairs[1]
+
+    def unranked(self, query: IntArray, item: IntArray) -> Picks:
+        """Picks that were not chosen from a ranking; scored if there are embeddings, else NaN."""
+        return Picks(query, item, np.full(len(query), UNRANKED, dtype=np.intp), self.scores(query, item))
+
+    def scores(self, query: IntArray, item: IntArray) -> FloatArray:
+        """Inner products of flat pairs; NaN without embeddings."""
+        scores = np.full(len(query), np.nan, dtype=np.float32)
+        if self.embeddings is not None:
+            queries, pool = self.vectors
+            for first in range(0, len(query), PAIRS_A_CHUNK):
+                chunk = slice(first, first + PAIRS_A_CHUNK)
+                scores[chunk] = np.einsum("ij,ij->i", queries[query[chunk]], pool[item[chunk]])
+        return scores
+
+    def positive_scores(self) -> pd.Series:
+        """Scores of the training positives, indexed by query position; NaN without embeddings."""
+        query, item = self.labelled(1)
+        return pd.Series(self.scores(query, item), index=query, dtype="float64")
+
+    def mean_positive_scores(self) -> NDArray[np.float64]:
+        """Mean score of each query's training positives, `[Q]`; NaN without any."""
+        means = self.positive_scores().groupby(level=0).mean()
+        return means.reindex(range(len(self.query_ids))).to_numpy()
+
+    def draw(self, picks: Picks) -> Picks:
+        """At most `n` of each query's picks, uniformly without replacement and in their order."""
+        if self.n is None:
+            return picks
+        queries, firsts, sizes = np.unique(picks.query, return_index=True, return_counts=True)
+        kept = [np.zeros(0, dtype=np.intp)]
+        for query, first, size in zip(queries, firsts, sizes, strict=True):
+            kept.append(first + np.sort(self.generator(query).choice(size, min(self.n, size), replace=False)))
+        return picks.take(np.concatenate(kept))
+
+    def generator(self, query: int) -> np.random.Generator:
+        """A generator of seed and query id alone, so that the order of queries and pool changes nothing."""
+        digest = hashlib.blake2b(str(self.query_ids[query]).encode(), digest_size=8).digest()
+        return np.random.default_rng([self.seed, int.from_bytes(digest)])
+
+    def from_pool(self, picks: Picks) -> Selection:
+        """The selection of a strategy whose candidates are the whole pool without known positives."""
+        query = np.repeat(np.arange(len(self.query_ids)), np.diff(self.known.indptr))
+        return Selection(picks, self.candidates, count_reasons(query, self.known.data, len(self.query_ids)))
+
+    def _rows(self, side: Side, ids: pd.Index) -> FloatArray:
+        assert self.embeddings is not None
+        return self.embeddings.of(side)[self.corpus.positions(side, ids)].astype(np.float32, copy=False)
+
+
+def document_ids(corpus: Corpus, side: Side, documents: DocumentSet) -> pd.Index:
+    """Ids in rising order: all training documents of a side, or those that occur in training labels."""
+    if documents not in get_args(DocumentSet):
+        raise ValueError(f"document set {documents!r} is unknown; use one of {list(get_args(DocumentSet))}")
+    ids = corpus.pool(side, "train") if documents == "train" else corpus.labelled("train")[f"{side}_id"].unique()
+    return pd.Index(sorted(ids), dtype="str")

@@ -1,0 +1,71 @@
+"""The protocol every matching system follows: learn from a corpus, index its documents, score pairs."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from confitlib.corpus import Corpus, Side
+
+Scores = NDArray[np.float32]
+
+
+class Ranker(BaseEstimator):  # type: ignore[misc]
+    """Base of all rankers, scikit-learn style: constructor arguments are the parameters.
+
+    `fit` learns from the training split and indexes the corpus; `index` alone prepares to score another
+    corpus with what was learnt. Higher scores mean a better fit.
+    """
+
+    name: str = "ranker"
+    corpus: Corpus
+
+    def fit(self, corpus: Corpus) -> Self:
+        """Learn from the training split, then make every document of the corpus scorable."""
+        return self.learn(corpus).index(corpus)
+
+    def learn(self, corpus: Corpus) -> Self:
+        """Learn from the training and validation splits; rankers without parameters learn nothing."""
+        return self
+
+    def index(self, corpus: Corpus) -> Self:
+        """Make the documents of a corpus scorable by id."""
+        self.corpus = corpus
+        return self
+
+    @abstractmethod
+    def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
+        """Scores of all pairs, `[n_resumes, n_jobs]`; `target` is the side that will be ranked."""
+
+    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
+        """Scores of the pairs (resume_ids[i], job_ids[i]), `[n]`; a job is scored with all its resumes at once."""
+        pairs = pd.DataFrame({"resume": list(resume_ids), "job": list(job_ids)})
+        scores = np.empty(len(pairs), dtype=np.float32)
+        for job, group in pairs.groupby("job"):
+            scores[group.index] = self.score(group["resume"], [job])[:, 0]
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write the parameters and whatever was learnt; `load_ranker` reads them back."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_learnt(folder)
+        saved = {"ranker": type(self).__name__, "parameters": self._parameters()}
+        (folder / "ranker.json").write_text(json.dumps(saved, indent=1))
+
+    def _parameters(self) -> dict[str, Any]:
+        """Constructor arguments as JSON values."""
+        return dict(self.get_params(deep=False))
+
+    def _save_learnt(self, folder: Path) -> None:
+        """Rankers that learn write their state here."""
+
+    def _load_learnt(self, folder: Path) -> None:
+        """Rankers that learn read their state here."""

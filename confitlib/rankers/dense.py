@@ -1,0 +1,139 @@
+"""Rankers that compare embeddings: an encoder as it is, and ConFit v1 and v2 trained on the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from confitlib.corpus import SIDES, Corpus, Side
+from confitlib.encoder import TextEncoder, load_encoder
+from confitlib.mining import Embeddings, Negatives, mine
+from confitlib.rankers.base import Ranker, Scores
+from confitlib.training import TrainingConfig, TrainingResult, train, train_once
+
+
+class RawEmbed(Ranker):
+    """Cosine of the embeddings of an encoder that has not seen the corpus.
+
+    `encoder`: "static", "minilm", a hub name or a local folder. `cache`: folder for embeddings.
+    """
+
+    name = "RawEmbed"
+
+    def __init__(self, encoder: str = "minilm", hyre: bool = True, cache: str | None = None) -> None:
+        self.encoder, self.hyre, self.cache = encoder, hyre, cache
+
+    def index(self, corpus: Corpus) -> Self:
+        """Embed every document of the corpus."""
+        self.corpus = corpus
+        cache = Path(self.cache) if self.cache else None
+        self.embeddings = Embeddings.of_corpus(self._model(), corpus, hyre=self.hyre, cache=cache)
+        return self
+
+    def _model(self) -> TextEncoder:
+        return load_encoder(self.encoder)
+
+    def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
+        """Cosine of every pair."""
+        resumes = self.embeddings.resumes[self.corpus.positions("resume", resume_ids)]
+        jobs = self.embeddings.jobs[self.corpus.positions("job", job_ids)]
+        return np.asarray(resumes @ jobs.T, dtype=np.float32)
+
+    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
+        """Cosine of the given pairs."""
+        resumes = self.embeddings.resumes[self.corpus.positions("resume", resume_ids)]
+        jobs = self.embeddings.jobs[self.corpus.positions("job", job_ids)]
+        return np.einsum("nd,nd->n", resumes, jobs)
+
+
+class InBatch(RawEmbed):
+    """The dual encoder trained with in-batch negatives only: ConFit v2 before runner-up mining."""
+
+    name = "in-batch"
+
+    def __init__(
+        self,
+        encoder: str = "static",
+        config: TrainingConfig | None = None,
+        hyre: bool = True,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(encoder, hyre, cache)
+        self.config = config
+
+    def learn(self, corpus: Corpus) -> Self:
+        """Train the encoder on the accepted training pairs, with this ranker's hard negatives."""
+        corpus = corpus if self.hyre else corpus.with_hypothetical_resumes({})
+        self.negatives = self._negatives(corpus)
+        self.result = self._train(corpus, self.negatives)
+        return self
+
+    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
+        return {}
+
+    def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None) -> TrainingResult:
+        config = self.config or TrainingConfig()
+        if self.cache:
+            return train_once(self.encoder, corpus, config, negatives, cache=Path(self.cache), progress=False)
+        return train(load_encoder(self.encoder, seed=config.seed), corpus, config, negatives, progress=False)
+
+    def _model(self) -> TextEncoder:
+        return self.result.encoder
+
+    def _parameters(self) -> dict[str, Any]:
+        parameters = super()._parameters()
+        return {**parameters, "config": asdict(self.config) if self.config else None}
+
+    def _save_learnt(self, folder: Path) -> None:
+        self.result.save(folder / "encoder")
+
+    def _load_learnt(self, folder: Path) -> None:
+        self.config = TrainingConfig(**self.config) if isinstance(self.config, dict) else self.config
+        self.result = TrainingResult.load(folder / "encoder")
+
+
+class ConFitV1(InBatch):
+    """Training with annotated rejections as hard negatives, on the simplified one-sequence encoder.
+
+    The recipe of ConFit v1 (arXiv 2401.16349) without its per-field layers, so that the comparison with
+    ConFit v2 isolates the choice of hard negatives.
+    """
+
+    name = "ConFit v1"
+
+    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
+        seed = (self.config or TrainingConfig()).seed
+        return {side: mine("rejected", corpus, target=side, seed=seed) for side in SIDES}
+
+
+class ConFitV2(InBatch):
+    """The two stages of ConFit v2: in-batch training, runner-up mining with its encoder, training with both.
+
+    `band`: percentiles `[lo, hi)` of the negatives (paper: 3-4 %). HyRe texts are used when the corpus
+    has them and `hyre` is true. Source: arXiv 2502.12361; hard_negative_mining.py.
+    """
+
+    name = "ConFit v2"
+
+    def __init__(
+        self,
+        encoder: str = "static",
+        config: TrainingConfig | None = None,
+        band: tuple[float, float] = (0.03, 0.04),
+        hyre: bool = True,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(encoder, config, hyre, cache)
+        self.band = band
+
+    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
+        seed, (lo, hi) = (self.config or TrainingConfig()).seed, self.band
+        first = self._train(corpus, None).encoder
+        embeddings = Embeddings.of_corpus(first, corpus, cache=Path(self.cache) if self.cache else None)
+        return {
+            side: mine("band", corpus, embeddings=embeddings, target=side, seed=seed, lo=lo, hi=hi) for side in SIDES
+        }

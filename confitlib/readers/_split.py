@@ -1,0 +1,69 @@
+"""Cold-start splits for data that comes without any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from confitlib.corpus import SIDES, SPLITS, Corpus, Side, other
+
+FRACTIONS = (0.8, 0.1, 0.1)
+
+
+def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> Corpus:
+    """A cold-start split: every document gets one of train, valid and test, and so do the labels.
+
+    The side with fewer labelled documents is dealt out at random, in `fractions` of its labels;
+    each document of the other side follows most of its labels. A label whose documents end in
+    different splits cannot be used in a cold start: it is left out and counted in `notes`.
+    Unlabelled documents are in train. Raises ValueError on a corpus with candidate lists, which
+    belong to a split already, and on fractions that do not sum to 1.
+    """
+    if len(corpus.rankings):
+        raise ValueError(f"corpus {corpus.name!r} has candidate lists, so its splits are given")
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise ValueError(f"fractions {tuple(fractions)}: give the shares of {SPLITS}, which sum to 1")
+    counts = {side: corpus.labels[f"{side}_id"].nunique() for side in SIDES}
+    dealt: Side = "job" if counts["job"] <= counts["resume"] else "resume"
+    first = _deal(corpus.labels[f"{dealt}_id"], fractions, seed)
+    second = _follow(corpus.labels[f"{other(dealt)}_id"], corpus.labels[f"{dealt}_id"].map(first))
+    return _apply(corpus, {dealt: first, other(dealt): second})
+
+
+def _deal(ids: pd.Series, fractions: Sequence[float], seed: int) -> pd.Series:
+    """Ids in random order, cut where the running number of labels passes each fraction."""
+    labels = ids.value_counts().sort_index()
+    shuffled = labels.iloc[np.random.default_rng(seed).permutation(len(labels))]
+    middle = (shuffled.cumsum() - shuffled / 2) / max(int(shuffled.sum()), 1)
+    bounds = np.cumsum(fractions)[:-1]
+    chosen = np.searchsorted(bounds, middle.to_numpy(), side="right")
+    return pd.Series(np.array(SPLITS, dtype=object)[chosen], index=shuffled.index)
+
+
+def _follow(ids: pd.Series, splits: pd.Series) -> pd.Series:
+    """The split of most labels of each id; ties go to the smaller split, which needs them more."""
+    votes = pd.crosstab(ids, splits).reindex(columns=list(SPLITS), fill_value=0)
+    scarce_first = votes[votes.sum().sort_values(kind="stable").index]
+    return scarce_first.idxmax(axis=1)
+
+
+def _apply(corpus: Corpus, splits: dict[Side, pd.Series]) -> Corpus:
+    resume_split = corpus.labels["resume_id"].map(splits["resume"])
+    kept = resume_split == corpus.labels["job_id"].map(splits["job"])
+    crossing = int((~kept).sum())
+    note = f"cold-start split: {crossing} of {len(kept)} labels join documents of two splits and are left out"
+    return replace(
+        corpus,
+        resumes=_with_split(corpus.resumes, splits["resume"]),
+        jobs=_with_split(corpus.jobs, splits["job"]),
+        labels=corpus.labels.assign(split=resume_split)[kept].reset_index(drop=True),
+        regime="cold",
+        notes=(*corpus.notes, note),
+    )
+
+
+def _with_split(frame: pd.DataFrame, splits: pd.Series) -> pd.DataFrame:
+    return frame.assign(split=frame.index.to_series().map(splits).fillna("train").astype("str"))

@@ -1,0 +1,484 @@
+"""Records of runs, one JSON line each, and the check of claims against them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, Self, cast
+
+if sys.platform != "win32":
+    import fcntl
+    import resource
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Scalar = str | int | float | bool | None
+Verdict = Literal["OK", "OKish", "FAIL", "MISSING"]
+
+RUNS = "runs.jsonl"
+COLUMNS = [
+    "id", "time", "notebook", "profile", "seed", "parameters", "metrics", "tables", "commit", "dirty", "versions",
+    "device", "seconds", "peak_memory_mb", "peak_gpu_memory_mb", "data_hash", "weight_hash", "sweep", "key", "source",
+]  # fmt: skip
+PACKAGES = ("confitlib", "torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "faiss-cpu", "bm25s")
+SECRET_NAME = re.compile(r"(^|_)(api)?(key|token|secret|password|passwd|credentials?)($|_)", re.IGNORECASE)
+SECRET_VALUE = re.compile(r"\b(sk-|hf_|ghp_|github_pat_)[A-Za-z0-9_-]{16,}|://[^/\s:@]+:[^/\s@]+@")
+RESULT_SOURCES = ("confitlib", "notebooks", "profiles", "pyproject.toml", "requirements.lock")
+
+
+class HasFingerprint(Protocol):
+    """Data that can name its content, such as `Corpus`."""
+
+    def fingerprint(self) -> str: ...
+
+
+class HasWeights(Protocol):
+    """A model that can name its weights, such as `TextEncoder`."""
+
+    def weight_hash(self) -> str: ...
+
+
+def project_root() -> Path:
+    """The folder that relative outputs start from: the nearest one upwards with `notebooks` and `profiles`.
+
+    A notebook therefore writes to the same place whether papermill runs it or a reader opens it in
+    `notebooks/`. Outside such a folder it is the working directory.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "profiles").is_dir():
+            return folder
+    return here
+
+
+def plain(value: Any, name: str) -> Any:
+    """A value as JSON knows it: scalars and lists of them, numpy converted, NaN as None.
+
+    Raises TypeError naming the value for anything else, ValueError for infinities.
+    """
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item, name) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, float) and math.isinf(value):
+        raise ValueError(f"{name} is infinite: a record holds finite numbers")
+    if not isinstance(value, Scalar):
+        raise TypeError(f"{name} is a {type(value).__name__}: a record holds text, numbers, booleans, None and lists")
+    return value
+
+
+def looks_secret(name: str, value: object) -> bool:
+    """Whether a parameter's name or value looks like a key, token or password."""
+    return bool(SECRET_NAME.search(name) or SECRET_VALUE.search(str(value)))
+
+
+class Run:
+    """One run being recorded; `record` makes it, leaving the `with` block or `save` writes it.
+
+    `entry` is what `save` will append, without time and memory, which are taken then.
+    """
+
+    def __init__(self, notebook: str, parameters: Mapping[str, Any], folder: str | Path) -> None:
+        secret = [name for name, value in parameters.items() if looks_secret(name, value)]
+        if secret:
+            raise ValueError(f"parameters {secret} look like secrets: keep them in environment variables")
+        values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
+        self.path = project_root() / folder / "records" / RUNS
+        self.entry: dict[str, Any] = {
+            "notebook": notebook,
+            "profile": values.get("profile"),
+            "seed": values.get("seed"),
+            "parameters": values,
+            "metrics": {},
+            "tables": {},
+            "data_hash": None,
+            "weight_hash": None,
+        }
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.save()
+
+    def log(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Add metrics, name to number; a name logged again takes the new value. NaN is kept as "undefined"."""
+        for name, value in {**(metrics or {}), **more}.items():
+            number = plain(value, f"metric {name!r}")
+            if isinstance(number, str | list):
+                raise TypeError(f"metric {name!r} is {number!r}: a metric is one number; use log_table for more")
+            self.entry["metrics"][name] = None if number is None else float(number)
+
+    def log_table(self, name: str, table: pd.DataFrame) -> None:
+        """Add a table, so that its figure can be drawn from the record alone; the index is not kept."""
+        rows = [
+            {str(column): plain(value, f"table {name!r}, column {column!r}") for column, value in row.items()}
+            for row in table.to_dict("records")
+        ]
+        self.entry["tables"][name] = rows
+
+    def describe(self, corpus: HasFingerprint | None = None, encoder: HasWeights | None = None) -> None:
+        """Note the content of the data and of the weights that the run used."""
+        if corpus is not None:
+            self.entry["data_hash"] = corpus.fingerprint()
+        if encoder is not None:
+            self.entry["weight_hash"] = encoder.weight_hash()
+
+    def save(self) -> None:
+        """Append the record as one line to `<folder>/records/runs.jsonl`."""
+        stamp = {"id": uuid.uuid4().hex[:12], "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        used = {"seconds": round(time.perf_counter() - self._started, 3), **peak_memory()}
+        append_line(self.path, {**stamp, **self.entry, **provenance(), **used})
+
+
+def record(notebook: str, parameters: Mapping[str, Any], folder: str | Path = ".") -> Run:
+    """Start recording a run of a notebook, e.g. `with record("05", parameters, output) as run: run.log(map=0.4)`.
+
+    `folder` receives `records/runs.jsonl`; a relative one starts at the repository root. A run that
+    raises inside the block is not recorded. In a notebook, call `save()` in the record cell instead.
+    Raises ValueError on parameters that look like secrets.
+    """
+    return Run(notebook, parameters, folder)
+
+
+def provenance() -> dict[str, Any]:
+    """What a run ran on: git commit (None outside git), whether sources differ from it, versions, device."""
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--", *RESULT_SOURCES) if commit else None
+    return {
+        "commit": commit,
+        "dirty": None if changed is None else bool(changed),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "device": device_name(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(project_root()), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    installed = {}
+    for package in PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # optional in a slim installation; doctor names what is missing
+    return installed
+
+
+def device_name() -> str:
+    """The accelerator's name if this process uses torch and has one, else the processor with its cores."""
+    torch = sys.modules.get("torch")  # a run that never imported torch used no accelerator
+    if torch is not None and torch.cuda.is_available():
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return f"cpu ({os.cpu_count()} cores, {platform.machine()})"
+
+
+def peak_memory() -> dict[str, float | None]:
+    """Largest memory this process has held so far, in MB: main memory, and GPU memory where there is one."""
+    torch = sys.modules.get("torch")
+    used: dict[str, float | None] = {"peak_memory_mb": None, "peak_gpu_memory_mb": None}
+    if sys.platform != "win32":
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes on macOS, kilobytes on Linux
+        used["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    if torch is not None and torch.cuda.is_available():
+        used["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return used
+
+
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Append one JSON line; safe with several writers and after a writer was killed in the middle of a line."""
+    line = json.dumps(entry, allow_nan=False, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        lock(file)
+        _repair_end(file, path)
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def lock(file: IO[bytes], wait: bool = True) -> None:
+    """Hold an exclusive lock until the file is closed; with `wait=False` raises BlockingIOError if it is taken.
+
+    Without effect on Windows, where one appended line is still written in a single call.
+    """
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _repair_end(file: IO[bytes], path: Path) -> None:
+    """End an unfinished last line: complete JSON gets its line break, a torn rest is cut off and reported."""
+    file.seek(0)
+    content = file.read()
+    tail = content[content.rfind(b"\n") + 1 :]
+    if not tail:
+        return
+    if _parsed(tail) is not None:
+        file.write(b"\n")
+        return
+    warnings.warn(f"{path}: the torn last line of a killed run was cut off ({len(tail)} bytes)", stacklevel=4)
+    file.truncate(len(content) - len(tail))
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The records of one file in file order; a torn last line is left out with a warning.
+
+    Raises ValueError naming file and line for a defect anywhere else.
+    """
+    lines = path.read_bytes().split(b"\n")
+    entries = []
+    for number, line in enumerate(lines, 1):
+        entry = _parsed(line) if line.strip() else None
+        if entry is not None:
+            entries.append(entry)
+        elif line.strip() and number == len(lines):
+            warnings.warn(f"{path}, line {number} is torn (a run was killed while writing it): left out", stacklevel=2)
+        elif line.strip():
+            raise ValueError(f"{path}, line {number} is not a JSON object. Remove the line or restore the file.")
+    return entries
+
+
+def load_records(path: str | Path) -> pd.DataFrame:
+    """The records of a `.jsonl` file, or of every such file in a folder, oldest first: one row a run.
+
+    `parameters`, `metrics`, `tables` and `versions` are dictionaries. Raises FileNotFoundError if there
+    is nothing to read.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise FileNotFoundError(f"no records at {path}: run a notebook first, e.g. `confit run all`")
+    entries = [{**entry, "source": file.name} for file in files for entry in read_entries(file)]
+    frame = pd.DataFrame(entries, columns=COLUMNS, dtype=object)
+    return frame.sort_values("time", kind="stable", ignore_index=True)
+
+
+def settings(parameters: Mapping[str, Any]) -> str:
+    """The parameters that decide a result, as one comparable text: all but where the output goes."""
+    return json.dumps({name: value for name, value in parameters.items() if name != "output"}, sort_keys=True)
+
+
+def collect_table(records: pd.DataFrame, notebook: str, table: str, profile: str) -> pd.DataFrame:
+    """A table that runs of a notebook logged under a profile, with the run's seed where it has no such column.
+
+    Comes from the newest run; if that belongs to a sweep, from the newest run of every setting of the
+    sweep. Raises LookupError if no run logged the table.
+    """
+    import pandas as pd
+
+    mine = records[(records["notebook"] == notebook) & (records["profile"] == profile)]
+    mine = mine[[table in tables for tables in mine["tables"]]]
+    if mine.empty:
+        raise LookupError(f"no {profile} run of notebook {notebook} logged a table {table!r}")
+    sweep = mine["sweep"].iloc[-1]
+    if pd.isna(sweep):
+        chosen = mine.tail(1)
+    else:
+        swept = mine[mine["sweep"] == sweep]
+        chosen = swept[~swept["parameters"].map(settings).duplicated(keep="last")]
+    parts = [pd.DataFrame(tables[table]) for tables in chosen["tables"]]
+    seeded = [part.assign(seed=part.get("seed", seed)) for part, seed in zip(parts, chosen["seed"], strict=True)]
+    return pd.concat(seeded, ignore_index=True)
+
+
+class ClaimError(ValueError):
+    """A claims file that cannot be used; the message names file, claim and remedy."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number that the kit asserts, and how far a new run may be from it.
+
+    The value is `metric` of the newest record of `notebook` under `profile`, less the metric `minus`
+    if given. `reason` says where the tolerance comes from, `source` where the statement does: a
+    place in the paper, or "kit". `better` ("higher" or "lower") excuses being beyond the tolerance
+    on the good side.
+    """
+
+    id: str
+    statement: str
+    notebook: str
+    profile: str
+    metric: str
+    expected: float
+    tolerance: float
+    reason: str
+    source: str
+    minus: str | None = None
+    better: Literal["higher", "lower"] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < math.inf or not math.isfinite(self.expected):
+            raise ClaimError(f"claim {self.id!r}: expected and tolerance must be finite, tolerance not negative")
+        if self.expected and self.tolerance >= abs(self.expected):
+            what = f"tolerance {self.tolerance} reaches from the expected {self.expected} to zero, so it hardly fails"
+            raise ClaimError(f"claim {self.id!r}: {what}. Average over more seeds, or drop the claim.")
+        blank = [name for name in ("statement", "reason", "source") if not getattr(self, name)]
+        if blank:
+            raise ClaimError(f"claim {self.id!r}: {' and '.join(blank)} must be said")
+        if self.better not in (None, "higher", "lower"):
+            raise ClaimError(f"claim {self.id!r}: better is {self.better!r}, use higher or lower")
+
+    def value(self, metrics: Mapping[str, float | None]) -> float | None:
+        """The claimed quantity in a record's metrics, or None if it is absent or undefined there."""
+        left, right = metrics.get(self.metric), metrics.get(self.minus) if self.minus else 0.0
+        return None if left is None or right is None else left - right
+
+
+def load_claims(path: str | Path) -> list[Claim]:
+    """The claims of a YAML list; raises ClaimError naming the entry and its missing or unknown keys."""
+    import yaml
+
+    entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(entries, list):
+        raise ClaimError(f"{path}: expected a list of claims")
+    claims = [_claim(path, number, entry) for number, entry in enumerate(entries, 1)]
+    ids = [claim.id for claim in claims]
+    repeated = sorted({name for name in ids if ids.count(name) > 1})
+    if repeated:
+        raise ClaimError(f"{path}: claim ids {repeated} appear more than once")
+    return claims
+
+
+def _claim(path: str | Path, number: int, entry: Any) -> Claim:
+    where = f"{path}, entry {number}"
+    if not isinstance(entry, dict):
+        raise ClaimError(f"{where}: expected a mapping, found {entry!r}")
+    known = {item.name for item in fields(Claim)}
+    missing = sorted(known - {"minus", "better"} - set(entry))
+    unknown = sorted(set(entry) - known)
+    if missing or unknown:
+        raise ClaimError(f"{where} ({entry.get('id')}): missing keys {missing}, unknown keys {unknown}")
+    try:
+        return Claim(**{**entry, "expected": float(entry["expected"]), "tolerance": float(entry["tolerance"])})
+    except (TypeError, ValueError) as error:
+        raise ClaimError(f"{where}: {error}") from error
+
+
+def judge(claim: Claim, value: float | None) -> tuple[Verdict, str]:
+    """Verdict on a value and the reason for it.
+
+    OK: within the tolerance. OKish: within twice the tolerance, or beyond it on the declared good
+    side, which deserves a look because leakage shows like that. FAIL: everything else, and always
+    when a claimed difference has lost its sign. MISSING: no value.
+    """
+    if value is None:
+        return "MISSING", f"no {claim.profile} record of notebook {claim.notebook} holds the metric"
+    away = value - claim.expected
+    if claim.minus and claim.expected and value * claim.expected <= 0:
+        return "FAIL", "the order is reversed"
+    if abs(away) <= claim.tolerance + 1e-9:  # room for the rounding of the subtraction
+        return "OK", ""
+    if claim.better and (away > 0) == (claim.better == "higher"):
+        return "OKish", f"better than expected by {abs(away):.4g}: look for leakage"
+    if abs(away) <= 2 * claim.tolerance + 1e-9:
+        return "OKish", f"off by {away:+.4g}, within twice the tolerance"
+    return "FAIL", f"off by {away:+.4g}"
+
+
+def check_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
+    """Every claim against the newest record of its notebook and profile.
+
+    Returns one row a claim: id, statement, notebook, profile, expected, tolerance, value, verdict,
+    note, time (of the record).
+    """
+    import pandas as pd
+
+    rows = []
+    for claim in claims:
+        mine = _records_of(records, claim)
+        newest = mine.iloc[-1] if len(mine) else None
+        value = None if newest is None else claim.value(newest["metrics"])
+        verdict, note = judge(claim, value)
+        shown = {name: getattr(claim, name) for name in ("id", "statement", "notebook", "profile")}
+        shown |= {"expected": claim.expected, "tolerance": claim.tolerance, "value": value}
+        rows.append({**shown, "verdict": verdict, "note": note, "time": None if newest is None else newest["time"]})
+    columns = ["id", "statement", "notebook", "profile", "expected", "tolerance", "value", "verdict", "note", "time"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _records_of(records: pd.DataFrame, claim: Claim) -> pd.DataFrame:
+    return records[(records["notebook"] == claim.notebook) & (records["profile"] == claim.profile)]
+
+
+def measure_claim(values: Sequence[float], runs: int = 1, confidence: float = 0.95) -> tuple[float, float]:
+    """Expected value and tolerance of a claim from one measured value per seed.
+
+    The expectation is the mean. The tolerance is the half-width of Student's prediction interval for
+    the mean over `runs` new seeds: t(n-1) · s · sqrt(1/runs + 1/n), with s the sample standard
+    deviation. A new run of unchanged code therefore falls outside in 1 - `confidence` of cases.
+    Raises ValueError on fewer than three values, where the interval says nothing.
+    """
+    import numpy as np
+    from scipy import stats
+
+    n = len(values)
+    if n < 3:
+        raise ValueError(f"{n} values cannot measure a spread: run at least three seeds, better five")
+    spread = float(np.std(values, ddof=1))
+    quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    return float(np.mean(values)), quantile * spread * math.sqrt(1 / runs + 1 / n)
+
+
+def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
+    """Expectation, standard deviation and tolerance of every claim from the newest record of each seed.
+
+    Returns one row a claim: id, seeds (how many), expected, sd, tolerance. Raises ValueError naming a
+    claim with fewer than three seeds.
+    """
+    import numpy as np
+    import pandas as pd
+
+    rows = []
+    for claim in claims:
+        mine = _records_of(records, claim).drop_duplicates("seed", keep="last")
+        values = [value for metrics in mine["metrics"] if (value := claim.value(metrics)) is not None]
+        try:
+            expected, tolerance = measure_claim(values)
+        except ValueError as error:
+            raise ValueError(f"claim {claim.id!r}: {error}") from error
+        sd = float(np.std(values, ddof=1))
+        rows.append({"id": claim.id, "seeds": len(values), "expected": expected, "sd": sd, "tolerance": tolerance})
+    return pd.DataFrame(rows, columns=["id", "seeds", "expected", "sd", "tolerance"])
+
+
+def passed(checked: pd.DataFrame) -> bool:
+    """Whether no claim failed or is missing."""
+    return not cast(bool, checked["verdict"].isin(["FAIL", "MISSING"]).any())

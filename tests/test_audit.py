@@ -1,0 +1,126 @@
+"""The audit counts false negatives exactly, agrees with mining band by band, and its interval covers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_array
+from scipy.stats import binomtest
+
+from confitlib.audit import audit_bands, clustered_wilson, false_negatives
+from confitlib.corpus import LABEL_COLUMNS, Corpus
+from confitlib.mining import Embeddings, mine
+
+EDGES = [0.0, 0.02, 0.1, 0.3, 0.7, 1.0]
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """40 x 30 training documents, 15 % of the pairs suitable, of which a few are labelled positive."""
+    rng = np.random.default_rng(5)
+    sizes = {"resume": 40, "job": 30}
+    frames = [
+        pd.DataFrame(
+            {"text": [f"{side} {i}" for i in range(n)], "split": "train"},
+            index=pd.Index([f"{side[0]}{i:02d}" for i in range(n)], name=f"{side}_id"),
+        )
+        for side, n in sizes.items()
+    ]
+    truth = rng.random((40, 30)) < 0.15
+    cells = rng.choice(1200, 100, replace=False)
+    rows = [(f"r{c // 30:02d}", f"j{c % 30:02d}", int(truth[c // 30, c % 30]), "train") for c in cells]
+    return Corpus(*frames, pd.DataFrame(rows, columns=LABEL_COLUMNS), truth=csr_array(truth))
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    rng = np.random.default_rng(6)
+    vectors = [rng.normal(size=(n, 8)).astype(np.float32) for n in (40, 30)]
+    return Embeddings(*(v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors))
+
+
+@pytest.mark.parametrize("target", ["resume", "job"])
+def test_false_negatives_are_counted_exactly(labelled, embeddings, target):
+    mined = mine("band", labelled, embeddings=embeddings, target=target, lo=0.1, hi=0.6)
+    audit = false_negatives(mined, labelled)
+    truth = pd.DataFrame(labelled.truth.toarray(), labelled.resumes.index, labelled.jobs.index)
+    truth = truth.T if target == "resume" else truth
+    for query in mined.queries.index:
+        suitable = [bool(truth.loc[query, negative]) for negative in mined.of(query)]
+        row = audit.per_query.loc[query]
+        assert (row["negatives"], row["suitable"]) == (len(suitable), sum(suitable))
+        assert row["rate"] == pytest.approx(np.mean(suitable))
+    assert audit.suitable == audit.per_query["suitable"].sum() > 0
+    assert audit.rate == audit.suitable / audit.negatives
+    assert audit.low < audit.rate < audit.high
+    assert audit.hardness == pytest.approx(mined.hardness)
+    assert set(audit.summary()) == {"negatives", "suitable", "rate", "low", "high", "hardness"}
+
+
+@pytest.mark.parametrize("target", ["resume", "job"])
+def test_bands_hold_what_mining_returns(labelled, embeddings, target):
+    bands = audit_bands(labelled, embeddings, target, EDGES, block=7)
+    assert len(bands) == len(EDGES) - 1
+    for band in bands.itertuples():
+        mined = mine("band", labelled, embeddings=embeddings, target=target, lo=band.lo, hi=band.hi)
+        audit = false_negatives(mined, labelled)
+        figures = {name: getattr(band, name) for name in audit.summary()}
+        assert figures == pytest.approx(audit.summary(), abs=1e-6)
+        assert band.score == pytest.approx(mined.table["score"].mean(), abs=1e-6)
+    assert bands["hardness"].is_monotonic_increasing
+
+
+def test_queries_without_negatives_have_no_rate(labelled):
+    mined = mine("rejected", labelled, target="job")
+    audit = false_negatives(mined, labelled)
+    idle = [query for query in mined.queries.index if not mined.of(query)]
+    assert idle
+    assert audit.per_query.loc[idle, "rate"].isna().all()
+    assert (audit.suitable, audit.rate) == (0, 0.0)
+    assert np.isnan(audit.hardness)
+
+
+def test_no_negatives_at_all(labelled, embeddings):
+    mined = mine("band", labelled, embeddings=embeddings, target="job", official=True, lo=0.01, hi=0.02)
+    audit = false_negatives(mined, labelled)
+    assert audit.negatives == 0
+    assert np.isnan(audit.rate)
+
+
+def test_an_audit_needs_truth(labelled, embeddings):
+    blind = Corpus(labelled.resumes, labelled.jobs, labelled.labels)
+    with pytest.raises(ValueError, match="has no truth"):
+        false_negatives(mine("rejected", blind, target="job"), blind)
+    with pytest.raises(ValueError, match="has no truth"):
+        audit_bands(blind, embeddings, "job", EDGES)
+
+
+@pytest.mark.parametrize("edges", [[0.1], [0.0, 0.5, 0.5], [0.5, 0.1], [-0.1, 1.0], [0.0, 1.5], [0.0, np.nan]])
+def test_edges_must_rise_between_zero_and_one(labelled, embeddings, edges):
+    with pytest.raises(ValueError, match="edges must rise"):
+        audit_bands(labelled, embeddings, "job", edges)
+
+
+@pytest.mark.parametrize(("hits", "size"), [(0, 30), (3, 30), (30, 30)])
+def test_interval_of_single_observations_is_wilsons(hits, size):
+    flags = np.arange(size) < hits
+    rate, low, high = clustered_wilson(flags.astype(int), np.ones(size, dtype=int))
+    expected = binomtest(hits, size).proportion_ci(method="wilson")
+    assert rate == hits / size
+    # the design effect of single observations is n / (n - 1), so the interval is a hair wider
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.005)
+    assert low <= expected.low + 1e-12
+    assert high >= expected.high - 1e-12
+
+
+def test_interval_covers_the_rate_of_clustered_observations():
+    rng = np.random.default_rng(0)
+    covered = narrow = 0
+    for _ in range(1000):
+        sizes = rng.integers(1, 20, size=80)
+        hits = rng.binomial(sizes, rng.beta(0.5, 4.5, size=80))  # queries differ: mean rate 0.1
+        _, low, high = clustered_wilson(hits, sizes)
+        naive = binomtest(int(hits.sum()), int(sizes.sum())).proportion_ci(method="wilson")
+        covered += low <= 0.1 <= high
+        narrow += naive.low <= 0.1 <= naive.high
+    assert 910 <= covered <= 980
+    assert narrow < 880  # what ignoring the clusters would claim

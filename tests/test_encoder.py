@@ -1,0 +1,500 @@
+"""Encoders: vectors, gradients, batching, cache, adapters and the Sentence-Transformers layout."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from confitlib.encoder import StaticBackbone, TextEncoder, load_encoder, vector_cache
+from confitlib.encoder.loading import recipe_for
+from confitlib.encoder.model import length_sorted_batches
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+WORDS = ["python", "nurse", "welder", "berlin", "senior", "driver", "query:", "c++", "sales", "audit"]
+TEXTS = ["senior python c++", "nurse", "", "welder berlin driver sales audit nurse python", "audit audit", "unheard of"]
+
+
+def word_tokenizer() -> Tokenizer:
+    """One token a word of WORDS, with [CLS] and [SEP] around a text when special tokens are asked for."""
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    ends = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+def static_encoder(seed: int = 0, max_length: int = 50) -> TextEncoder:
+    tokenizer, generator = word_tokenizer(), torch.Generator().manual_seed(seed)
+    size = tokenizer.get_vocab_size()
+    vectors = torch.randn(size, 6, generator=generator)
+    weights = torch.rand(size, 1, generator=generator) + 0.5
+    return TextEncoder("tiny-static", StaticBackbone(tokenizer, vectors, weights, max_length))
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer BERT in the plain Hugging Face layout."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    tokens = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_tokenizer(), **tokens)
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=40, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def bert(bert_folder: Path) -> TextEncoder:
+    return load_encoder(bert_folder, device="cpu")
+
+
+@pytest.fixture(params=["static", "bert"])
+def encoder(request: pytest.FixtureRequest) -> TextEncoder:
+    return static_encoder() if request.param == "static" else request.getfixturevalue("bert")
+
+
+def quietly(encoder: TextEncoder, texts: list[str], **options: object) -> np.ndarray:
+    return encoder.encode(texts, progress=False, **options)  # type: ignore[arg-type]
+
+
+# --- static vectors and gradients ---------------------------------------------------------------------
+
+
+def test_static_vector_is_the_mean_of_weighted_token_vectors() -> None:
+    encoder = static_encoder()
+    table = (encoder.backbone.token_vectors * encoder.backbone.token_weights).detach().numpy()
+    ids = [encoder.backbone.tokenizer.token_to_id(word) for word in ("senior", "python", "c++")]
+    np.testing.assert_allclose(quietly(encoder, TEXTS, normalize=False)[0], table[ids].mean(0), rtol=1e-6)
+
+
+def test_empty_text_is_the_zero_vector_and_gives_finite_gradients() -> None:
+    encoder = static_encoder()
+    assert not quietly(encoder, ["", "python"])[0].any()
+    F.normalize(encoder(encoder.collate(encoder.tokenize(["", "", "python"])))).sum().backward()
+    assert torch.isfinite(encoder.backbone.token_vectors.grad.coalesce().values()).all()
+    assert encoder(encoder.collate(encoder.tokenize(["", ""]))).tolist() == [[0.0] * 6] * 2
+
+
+def test_static_gradients_are_sparse_and_equal_dense_ones() -> None:
+    encoder = static_encoder()
+    vectors, weights = encoder.backbone.token_vectors, encoder.backbone.token_weights
+    target = torch.randn(len(TEXTS), 6, generator=torch.Generator().manual_seed(1))
+    ids = encoder.tokenize(TEXTS)
+    (encoder(encoder.collate(ids)) * target).sum().backward()
+    dense_vectors, dense_weights = (p.detach().clone().requires_grad_() for p in (vectors, weights))
+    rows = [(dense_vectors[row] * dense_weights[row]).sum(0) / max(len(row), 1) for row in ids]
+    (torch.stack(rows) * target).sum().backward()
+    for parameter, dense in ((vectors, dense_vectors), (weights, dense_weights)):
+        assert parameter.grad is not None and parameter.grad.is_sparse
+        torch.testing.assert_close(parameter.grad.to_dense(), dense.grad)
+
+
+def test_sparse_adam_moves_only_the_tokens_of_the_batch() -> None:
+    encoder = static_encoder()
+    assert encoder.sparse_parameters
+    before = encoder.backbone.token_vectors.detach().clone()
+    optimizer = torch.optim.SparseAdam(list(encoder.parameters()), lr=0.1)
+    ids = encoder.tokenize(["nurse welder"])
+    encoder(encoder.collate(ids)).square().sum().backward()
+    optimizer.step()
+    moved = (encoder.backbone.token_vectors != before).any(1).nonzero().flatten()
+    assert moved.tolist() == sorted(ids[0].tolist())
+
+
+def test_packaged_static_encoder_starts_from_the_minilm_token_vectors() -> None:
+    static, minilm = load_encoder("static", device="cpu"), load_encoder("minilm", device="cpu")
+    expected = minilm.backbone.model.embeddings.word_embeddings.weight
+    assert torch.equal(static.backbone.token_vectors, expected)
+    assert (static.dim, static.pooling, static.prefix) == (384, "mean", "")
+    assert (static.backbone.token_weights == 1).all()
+
+
+# --- tokens and batches -------------------------------------------------------------------------------
+
+
+def test_tokenize_applies_prefix_special_tokens_and_truncation(bert_folder: Path) -> None:
+    encoder = load_encoder(bert_folder, prefix="query: ", max_length=5, device="cpu")
+    ids = encoder.tokenize(["python nurse welder berlin", "nurse"])
+    words = [[encoder.backbone.tokenizer.id_to_token(int(i)) for i in row] for row in ids]
+    assert words == [["[CLS]", "query:", "python", "nurse", "[SEP]"], ["[CLS]", "query:", "nurse", "[SEP]"]]
+
+
+def test_static_encoder_reads_no_special_tokens_and_truncates() -> None:
+    assert [len(row) for row in static_encoder(max_length=4).tokenize(["python " * 9, "nurse", ""])] == [4, 1, 0]
+
+
+def test_collate_pads_to_the_longest_text_of_the_batch(bert: TextEncoder) -> None:
+    features = bert.collate(bert.tokenize(["python nurse", "welder"]))
+    assert features["input_ids"].shape == (2, 4)
+    assert features["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+@given(lengths=st.lists(st.integers(0, 300), max_size=60), batch_size=st.integers(1, 20), tokens=st.integers(1, 1000))
+def test_batches_partition_the_texts_within_both_limits(lengths: list[int], batch_size: int, tokens: int) -> None:
+    batches = list(length_sorted_batches(lengths, batch_size, tokens))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = max(lengths[row] for row in batch) * len(batch)
+        assert len(batch) == 1 or (len(batch) <= batch_size and padded <= tokens)
+    flat = [lengths[row] for batch in batches for row in batch]
+    assert flat == sorted(lengths, reverse=True)
+
+
+DOCUMENTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("kind", ["static", "bert"])
+def test_vectors_do_not_depend_on_batch_or_neighbours(kind: str, request: pytest.FixtureRequest) -> None:
+    encoder = static_encoder() if kind == "static" else request.getfixturevalue("bert")
+
+    @settings(max_examples=25, deadline=None)
+    @given(texts=DOCUMENTS, batch_size=st.integers(1, 8))
+    def check(texts: list[str], batch_size: int) -> None:
+        alone = np.concatenate([quietly(encoder, [text]) for text in texts])
+        np.testing.assert_allclose(quietly(encoder, texts, batch_size=batch_size), alone, atol=1e-5)
+
+    check()
+
+
+def test_encode_many_chunks_keeps_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = static_encoder()
+    whole = quietly(encoder, TEXTS * 5)
+    monkeypatch.setattr("confitlib.encoder.model.TEXTS_PER_CHUNK", 7)
+    np.testing.assert_array_equal(quietly(encoder, TEXTS * 5), whole)
+
+
+def test_encode_is_the_normalised_forward_without_dropout(bert: TextEncoder) -> None:
+    bert.train()
+    first, second = quietly(bert, TEXTS), quietly(bert, TEXTS)
+    assert bert.training
+    np.testing.assert_array_equal(first, second)
+    bert.eval()
+    with torch.no_grad():
+        forward = F.normalize(bert(bert.collate(bert.tokenize(TEXTS))), dim=1).numpy()
+    np.testing.assert_allclose(first, forward, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-6)
+
+
+def test_no_text_gives_no_vector(encoder: TextEncoder) -> None:
+    assert quietly(encoder, []).shape == (0, encoder.dim)
+
+
+# --- adapter and freezing -----------------------------------------------------------------------------
+
+
+def test_adapter_starts_as_the_identity(encoder: TextEncoder) -> None:
+    before = quietly(encoder, TEXTS)
+    encoder.add_adapter()
+    np.testing.assert_allclose(quietly(encoder, TEXTS), before, atol=1e-6)
+    with pytest.raises(ValueError, match="adapter already"):
+        encoder.add_adapter()
+
+
+def test_adapter_runs_alone_on_frozen_vectors(encoder: TextEncoder) -> None:
+    adapter = encoder.add_adapter(3)
+    torch.nn.init.normal_(adapter.weight)
+    assert encoder.dim == 3
+    frozen = encoder.embed_frozen(TEXTS, progress=False)
+    assert frozen.shape == (len(TEXTS), encoder.backbone.dim)
+    with torch.no_grad():
+        adapted = encoder({"vectors": torch.from_numpy(frozen)})
+        whole = encoder.eval()(encoder.collate(encoder.tokenize(TEXTS)))
+    torch.testing.assert_close(adapted, whole, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(quietly(encoder, TEXTS, normalize=False), adapted.numpy(), atol=1e-5)
+
+
+def trainable(encoder: TextEncoder) -> set[str]:
+    return {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+
+
+def test_freeze_leaves_the_chosen_parameters_trainable(bert: TextEncoder) -> None:
+    everything = trainable(bert)
+    assert everything and not any("pooler" in name for name in everything)
+    bert.add_adapter()
+    bert.freeze(1)
+    assert {name.split(".layer.")[-1][0] for name in trainable(bert) if "adapter" not in name} == {"1"}
+    assert {"adapter.weight", "adapter.bias"} <= trainable(bert)
+    bert.freeze("adapter")
+    assert trainable(bert) == {"adapter.weight", "adapter.bias"}
+    bert.freeze("all")
+    assert trainable(bert) == everything | {"adapter.weight", "adapter.bias"}
+
+
+def test_every_trainable_parameter_gets_a_gradient(bert: TextEncoder) -> None:
+    bert(bert.collate(bert.tokenize(TEXTS))).sum().backward()
+    lacking = [name for name, p in bert.named_parameters() if p.requires_grad and p.grad is None]
+    assert lacking == []
+
+
+def test_a_frozen_static_encoder_has_no_sparse_parameters() -> None:
+    encoder = static_encoder()
+    encoder.add_adapter()
+    encoder.freeze("adapter")
+    assert not encoder.sparse_parameters
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"), [("adapter", "add_adapter"), (3, "1 to 2"), (0, "1 to 2"), ("top", "all")]
+)
+def test_freeze_names_the_choices(bert: TextEncoder, choice: str | int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bert.freeze(choice)  # type: ignore[arg-type]
+
+
+def test_freeze_says_that_a_static_encoder_has_no_layers() -> None:
+    with pytest.raises(ValueError, match="no layers"):
+        static_encoder().freeze(1)
+
+
+# --- cache --------------------------------------------------------------------------------------------
+
+
+def cached_files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def test_cache_returns_stored_vectors_without_computing(
+    encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = quietly(encoder, TEXTS, cache=tmp_path)
+    monkeypatch.setattr(TextEncoder, "_embed", lambda *_: pytest.fail("computed in spite of the cache"))
+    np.testing.assert_array_equal(quietly(encoder, TEXTS, cache=tmp_path), first)
+    encoder.add_adapter(3)
+    assert quietly(encoder, TEXTS, cache=tmp_path).shape == (len(TEXTS), 3)
+
+
+def test_cache_misses_when_one_weight_changes(encoder: TextEncoder, tmp_path: Path) -> None:
+    quietly(encoder, TEXTS, cache=tmp_path)
+    with torch.no_grad():
+        next(encoder.backbone.parameters()).view(-1)[5 * encoder.dim] += 0.5
+    assert np.array_equal(quietly(encoder, TEXTS, cache=tmp_path), quietly(encoder, TEXTS))
+    assert len(cached_files(tmp_path)) == 2
+
+
+def test_cache_misses_when_texts_or_settings_change(bert_folder: Path, tmp_path: Path) -> None:
+    for number, options in enumerate([{}, {"prefix": "query: "}, {"max_length": 9}, {"pooling": "cls"}], start=1):
+        quietly(load_encoder(bert_folder, device="cpu", **options), TEXTS, cache=tmp_path)  # type: ignore[arg-type]
+        assert len(cached_files(tmp_path)) == number
+    encoder = load_encoder(bert_folder, device="cpu")
+    for number, texts in enumerate([TEXTS[::-1], TEXTS[1:], ["".join(TEXTS)]], start=5):
+        quietly(encoder, texts, cache=tmp_path)
+        assert len(cached_files(tmp_path)) == number
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip_one_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_foreign_file(path: Path) -> None:
+    path.write_bytes(b"\x93NUMPY\x01\x00v\x00 not ours")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def change_shape(path: Path) -> None:
+    vector_cache.write(path, path.stem, np.zeros((len(TEXTS), 2), dtype=np.float32))
+
+
+def put_another_key(path: Path) -> None:
+    vector_cache.write(path, "0" * 64, np.zeros((len(TEXTS), 6), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_one_bit, replace_by_foreign_file, empty, change_shape, put_another_key]
+)
+def test_damaged_cache_files_are_reported_and_replaced(
+    damage: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = static_encoder()
+    expected = quietly(encoder, TEXTS, cache=tmp_path)
+    (path,) = cached_files(tmp_path)
+    sound = path.read_bytes()
+    damage(path)  # type: ignore[operator]
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(quietly(encoder, TEXTS, cache=tmp_path), expected)
+    assert path.name in caplog.text
+    assert path.read_bytes() == sound
+
+
+def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vector_cache, "save_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        quietly(static_encoder(), TEXTS, cache=tmp_path)
+    assert cached_files(tmp_path) == []
+
+
+def test_weight_hash_follows_weights_settings_and_adapter(bert_folder: Path) -> None:
+    encoder = load_encoder(bert_folder, device="cpu")
+    hashes = [encoder.weight_hash(), load_encoder(bert_folder, device="cpu", prefix="query: ").weight_hash()]
+    hashes.append(load_encoder(bert_folder, device="cpu", max_length=7).weight_hash())
+    encoder.add_adapter()
+    hashes.append(encoder.weight_hash())
+    with torch.no_grad():
+        encoder.backbone.model.encoder.layer[1].output.dense.bias[3] += 1e-3
+    hashes.append(encoder.weight_hash())
+    assert len(set(hashes)) == len(hashes)
+    assert hashes[0] == load_encoder(bert_folder, device="cpu").weight_hash()
+
+
+# --- folders ------------------------------------------------------------------------------------------
+
+
+def built(kind: str, bert_folder: Path) -> TextEncoder:
+    """A fresh encoder of a kind such as "minilm+adapter", its trainable parts away from their start."""
+    name, *extras = kind.split("+")
+    options = {"pooling": "cls", "prefix": "query: ", "max_length": 6} if name == "bert" else {}
+    encoder = load_encoder(bert_folder if name == "bert" else name, device="cpu", **options)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(3)
+    if name == "static":
+        torch.nn.init.uniform_(encoder.backbone.token_weights, 0.5, 2, generator=generator)
+    if "adapter" in extras:
+        torch.nn.init.normal_(encoder.add_adapter(20).weight, generator=generator)
+    return encoder
+
+
+@pytest.mark.parametrize("kind", ["static", "static+adapter", "minilm", "minilm+adapter", "bert", "bert+adapter"])
+def test_saved_encoders_load_here_and_in_sentence_transformers(kind: str, bert_folder: Path, tmp_path: Path) -> None:
+    encoder = built(kind, bert_folder)
+    expected = quietly(encoder, TEXTS)
+    encoder.save(tmp_path)
+    again = load_encoder(tmp_path, device="cpu")
+    np.testing.assert_array_equal(quietly(again, TEXTS), expected)
+    assert again.weight_hash() == encoder.weight_hash()
+    assert (again.prefix, again.pooling, again.max_length) == (encoder.prefix, encoder.pooling, encoder.max_length)
+    weights = again.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in encoder.state_dict().items())
+    peer = SentenceTransformer(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(peer.encode(TEXTS), expected, atol=1e-5)
+
+
+def test_static_folders_of_other_programs_load_with_unit_weights(tmp_path: Path) -> None:
+    encoder = static_encoder()
+    expected = quietly(encoder, TEXTS)
+    encoder.save(tmp_path)
+    (tmp_path / "0_StaticEmbedding" / "token_factors.safetensors").unlink()
+    foreign = load_encoder(tmp_path, device="cpu")
+    assert (foreign.backbone.token_weights == 1).all()
+    np.testing.assert_allclose(quietly(foreign, TEXTS), expected, atol=1e-6)
+
+
+def test_arguments_replace_what_the_folder_says(bert_folder: Path, tmp_path: Path) -> None:
+    load_encoder(bert_folder, prefix="query: ", device="cpu").save(tmp_path)
+    encoder = load_encoder(tmp_path, pooling="cls", prefix="", max_length=12, device="cpu")
+    assert (encoder.pooling, encoder.prefix, encoder.max_length) == ("cls", "", 12)
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_parts_without_counterpart_are_refused(bert_folder: Path, tmp_path: Path) -> None:
+    built("bert+adapter", bert_folder).save(tmp_path)
+    edit_json(tmp_path / "2_Dense" / "config.json", activation_function="torch.nn.modules.activation.Tanh")
+    with pytest.raises(ValueError, match="without activation"):
+        load_encoder(tmp_path)
+    edit_json(tmp_path / "sentence_bert_config.json", do_lower_case=True)
+    with pytest.raises(ValueError, match="do_lower_case"):
+        load_encoder(tmp_path)
+    edit_json(tmp_path / "1_Pooling" / "config.json", pooling_mode_max_tokens=True)
+    with pytest.raises(ValueError, match="pooling is not supported"):
+        load_encoder(tmp_path)
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules[1]["type"] = "sentence_transformers.models.LSTM"
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="LSTM"):
+        load_encoder(tmp_path)
+
+
+def test_weights_missing_from_a_checkpoint_follow_the_seed(bert_folder: Path) -> None:
+    state = torch.random.get_rng_state()
+    poolers = [load_encoder(bert_folder, seed=seed, device="cpu").backbone.model.pooler for seed in (1, 1, 2)]
+    first, same, different = (pooler.dense.weight for pooler in poolers)
+    assert torch.equal(first, same) and not torch.equal(first, different)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+# --- names and bad input ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("intfloat/multilingual-e5-base", ("mean", "query: ", 512)),
+        ("intfloat/e5-large-v2", ("mean", "query: ", 512)),
+        ("jinaai/jina-embeddings-v2-base-zh", ("mean", "", 8192)),
+        ("sentence-transformers/all-MiniLM-L6-v2", ("mean", "", 256)),
+        ("BAAI/bge-base-en-v1.5", ("cls", "", 512)),
+        ("bert-base-multilingual-cased", ("mean", "", 512)),
+    ],
+)
+def test_known_families_have_their_recipe(name: str, expected: tuple[str, str, int]) -> None:
+    recipe = recipe_for(name)
+    assert (recipe.pooling, recipe.prefix, recipe.max_length) == expected
+
+
+def test_default_length_is_cut_to_the_model_and_a_longer_one_refused(bert_folder: Path) -> None:
+    assert load_encoder(bert_folder, device="cpu").max_length == 40
+    with pytest.raises(ValueError, match="at most 40"):
+        load_encoder(bert_folder, max_length=41)
+    for short in (0, 2):
+        with pytest.raises(ValueError, match="at least 3"):
+            load_encoder(bert_folder, max_length=short)
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("static", "cls"), ("minilm", "max")])
+def test_unknown_pooling_is_refused(name: str, pooling: str) -> None:
+    with pytest.raises(ValueError, match=f"pooling='{pooling}'"):
+        load_encoder(name, pooling=pooling)  # type: ignore[arg-type]
+
+
+def test_a_missing_model_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"connect to the network.*minilm"):
+        load_encoder("nobody/no-such-model")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        load_encoder(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=r"holds no encoder"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"), [("python", "one string"), (["python", float("nan")], "text 1"), ([None], "text 0")]
+)
+def test_values_that_are_not_texts_are_named(texts: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        static_encoder().encode(texts)  # type: ignore[arg-type]
+
+
+def test_batch_size_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="batch_size=0"):
+        static_encoder().encode(TEXTS, batch_size=0)

@@ -1,0 +1,209 @@
+"""The loss against hand-written references, its masks, and training that learns, resumes and repeats."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from confitlib import training
+from confitlib.corpus import SIDES, Corpus
+from confitlib.encoder import load_encoder
+from confitlib.mining import Embeddings, mine
+from confitlib.training import PairCollator, PositivePairs, TrainingConfig, TrainingResult, contrastive_loss, train
+
+QUICK = TrainingConfig(epochs=2, batch_size=8, seed=3)
+
+
+def released_loss(resumes, jobs, negative_resumes, negative_jobs, temperature=0.05):
+    """The released objective written out with plain sums, one anchor at a time."""
+
+    def unit(matrix):
+        return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+
+    resumes, jobs, negative_resumes, negative_jobs = map(unit, (resumes, jobs, negative_resumes, negative_jobs))
+    total = 0.0
+    for anchors, positives, negatives in ((resumes, jobs, negative_jobs), (jobs, resumes, negative_resumes)):
+        for i, anchor in enumerate(anchors):
+            denominator = sum(np.exp(anchor @ other / temperature) for other in [*positives, *negatives])
+            total -= 0.5 * np.log(np.exp(anchor @ positives[i] / temperature) / denominator) / len(anchors)
+    return total
+
+
+@pytest.mark.parametrize("hard", [0, 3])
+def test_official_loss_equals_the_hand_written_reference(hard):
+    rng = np.random.default_rng(hard)
+    parts = [rng.normal(size=(size, 8)) for size in (5, 5, hard, hard)]
+    tensors = [torch.tensor(part) for part in parts]
+    ours = contrastive_loss(*tensors, official=True)
+    assert ours.item() == pytest.approx(released_loss(*parts), abs=1e-6)
+
+
+def test_mask_removes_a_known_positive_from_the_denominator():
+    generator = torch.Generator().manual_seed(0)
+    resumes, jobs = torch.randn(2, 3, 4, generator=generator).unbind()
+    masked = torch.zeros(3, 3, dtype=torch.bool)
+    masked[0, 1] = True
+    loss = contrastive_loss(resumes, jobs, masked_jobs=masked, lambda_=1.0)
+    scores = torch.nn.functional.normalize(resumes) @ torch.nn.functional.normalize(jobs).T / 0.05
+    first = scores[0, [0, 2]].logsumexp(0) - scores[0, 0]
+    rest = (scores[1:].logsumexp(1) - scores.diagonal()[1:]).sum()
+    assert loss.item() == pytest.approx(((first + rest) / 3).item(), rel=1e-5)
+    unmasked = contrastive_loss(resumes, jobs, masked_jobs=masked, lambda_=1.0, official=True)
+    assert unmasked > loss
+
+
+def corpus_of_pairs(pairs):
+    """A corpus of single-field texts; the last resume repeats the text of the first."""
+    frames = {}
+    for side in SIDES:
+        ids = [f"{side[0]}{i}" for i in range(4)]
+        values = [f"{side} number {i}" for i in range(3)] + [f"{side} number 0"]
+        index = pd.Index(ids, name=f"{side}_id")
+        frames[side] = pd.DataFrame({"text": values, "split": "train"}, index=index)
+    labels = pd.DataFrame([(f"r{r}", f"j{j}", 1, "train") for r, j in pairs])
+    labels.columns = ["resume_id", "job_id", "label", "split"]
+    return Corpus(frames["resume"], frames["job"], labels)
+
+
+def test_collator_masks_known_positives_and_equal_texts_but_never_the_own_positive():
+    corpus = corpus_of_pairs([(0, 0), (1, 1), (0, 1), (2, 2)])
+    encoder = load_encoder("static")
+    stores = {side: training.DocumentStore(encoder, corpus, side, frozen=False) for side in SIDES}
+    collate = PairCollator(stores, corpus, negatives_per_batch=None)
+    none = np.empty(0, dtype=int)
+    items = [
+        {"resume": 0, "job": 0, "negative_resumes": np.array([3]), "negative_jobs": none},
+        {"resume": 1, "job": 1, "negative_resumes": none, "negative_jobs": none},
+    ]
+    batch = collate(items)
+    assert batch["masked_jobs"].tolist() == [[False, True], [False, False]]  # r0 also fits j1
+    # job 0 must not push away resume 3 (the text of resume 0); job 1 fits resume 0, hence resume 3 too
+    assert batch["masked_resumes"].tolist() == [[False, False, True], [True, False, True]]
+
+
+def test_negatives_per_batch_caps_each_side():
+    corpus = corpus_of_pairs([(0, 0), (1, 1)])
+    stores = {side: training.DocumentStore(load_encoder("static"), corpus, side, frozen=False) for side in SIDES}
+    item = {"resume": 0, "job": 0, "negative_resumes": np.array([1, 2]), "negative_jobs": np.array([1, 2])}
+    batch = PairCollator(stores, corpus, negatives_per_batch=1)([item])
+    assert batch["masked_jobs"].shape == batch["masked_resumes"].shape == (1, 2)
+
+
+def test_hard_negatives_depend_on_seed_epoch_and_pair_only(tiny):
+    negatives = {side: mine("random", tiny, target=side, n=20, seed=0) for side in SIDES}
+    pairs = PositivePairs(tiny, "train", negatives, per_pair=3, seed=1)
+    late = pairs[5]["negative_jobs"].tolist()
+    pairs[0], pairs[9]
+    assert pairs[5]["negative_jobs"].tolist() == late
+    pairs.epoch = 1
+    assert pairs[5]["negative_jobs"].tolist() != late
+    drawn = {tiny.jobs.index[row] for row in pairs[5]["negative_jobs"]}
+    assert drawn <= set(negatives["job"].of(tiny.resumes.index[pairs[5]["resume"]]))
+
+
+def test_negatives_under_the_wrong_side_are_refused(tiny):
+    negatives = mine("random", tiny, target="job", n=2, seed=0)
+    with pytest.raises(ValueError, match="pass them under 'job'"):
+        PositivePairs(tiny, "train", {"resume": negatives})
+
+
+def test_corpus_without_positives_is_refused(tiny):
+    empty = replace(tiny, labels=tiny.labels[tiny.labels["label"] == 0])
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        PositivePairs(empty, "train")
+
+
+def mean_rank(encoder, corpus):
+    """Mean position of test positives among all test resumes."""
+    embedded = Embeddings.of_corpus(encoder, corpus)
+    test = corpus.labelled("test", 1)
+    resumes = embedded.resumes[corpus.positions("resume", corpus.pool("resume", "test"))]
+    own = embedded.resumes[corpus.positions("resume", test["resume_id"])]
+    jobs = embedded.jobs[corpus.positions("job", test["job_id"])]
+    return ((jobs @ resumes.T) > (jobs * own).sum(1, keepdims=True)).sum(1).mean()
+
+
+def test_training_improves_the_ranking_of_unseen_documents(tiny):
+    encoder = load_encoder("static")
+    before = mean_rank(encoder, tiny)
+    result = train(encoder, tiny, replace(QUICK, epochs=4), progress=False)
+    assert mean_rank(result.encoder, tiny) < 0.9 * before
+    assert {"loss", "eval_loss", "epoch"} <= set(result.history.columns)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(tiny):
+    hashes = [
+        train(load_encoder("static"), tiny, replace(QUICK, seed=seed), progress=False).encoder.weight_hash()
+        for seed in (0, 0, 1)
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+class Killer(TrainerCallback):
+    """Ends a run abruptly in the middle of its second epoch."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.epoch > 1.5:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("mode", ["full", "adapter"])
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, tmp_path, monkeypatch, mode):
+    negatives = {side: mine("random", tiny, target=side, n=10, seed=0) for side in SIDES}
+    config = replace(QUICK, mode=mode, epochs=3, gradient_accumulation=2)
+
+    def run(**options):
+        return train(load_encoder("static"), tiny, config, negatives, progress=False, **options)
+
+    whole = run()
+    original = training.ContrastiveTrainer.__init__
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            training.ContrastiveTrainer,
+            "__init__",
+            lambda self, *args, callbacks, **kwargs: original(self, *args, callbacks=[*callbacks, Killer()], **kwargs),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run(output_dir=tmp_path)
+    assert list(tmp_path.glob("checkpoint-*"))
+    assert run(output_dir=tmp_path).encoder.weight_hash() == whole.encoder.weight_hash()
+
+
+def test_the_validator_picks_the_checkpoint(tiny):
+    seen = []
+
+    def validator(encoder):
+        seen.append(encoder.weight_hash())
+        return {"score": float(-len(seen))}  # every epoch is worse than the one before
+
+    result = train(
+        load_encoder("static"), tiny, replace(QUICK, best_metric="score"), validator=validator, progress=False
+    )
+    assert result.encoder.weight_hash() == seen[0] != seen[1]
+
+
+def test_top_layers_and_adapter_leave_the_rest_untouched(tiny):
+    encoder = load_encoder("static")
+    frozen = encoder.backbone.token_vectors.detach().clone()
+    trained = train(encoder, tiny, replace(QUICK, mode="adapter"), progress=False).encoder
+    assert torch.equal(trained.backbone.token_vectors, frozen)
+    assert not torch.equal(trained.adapter.weight, torch.eye(encoder.dim))
+
+
+def test_result_round_trip(tiny, tmp_path):
+    result = train(load_encoder("static"), tiny, replace(QUICK, epochs=1), progress=False)
+    result.save(tmp_path)
+    loaded = TrainingResult.load(tmp_path)
+    assert loaded.config == result.config
+    sample = list(tiny.jobs.iloc[:3, 0])
+    np.testing.assert_allclose(loaded.encoder.encode(sample), result.encoder.encode(sample), atol=1e-6)
+
+
+def test_train_once_trains_once(tiny, tmp_path, monkeypatch):
+    first = training.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    again = training.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
+    assert again.encoder.weight_hash() == first.encoder.weight_hash()
