@@ -153,3 +153,31 @@ def _band_row(
 
 def _ratio(total: float, count: int) -> float:
     return float(total / count) if count else np.nan
+
+
+def batch_collisions(corpus: Corpus, batch_sizes: Sequence[int], batches: int = 400, seed: int = 0) -> pd.DataFrame:
+    """How often a random batch of positive pairs holds a false negative among its in-batch negatives.
+
+    Returns, by `batch_size`, the share of batches with a cross pair that the labels know to be positive
+    (`known`) and, where the corpus has its truth, with one that is truly suitable (`suitable`).
+    """
+    positives = corpus.labelled("train", 1)
+    rows = corpus.positions("resume", positives["resume_id"])
+    columns = corpus.positions("job", positives["job_id"])
+    rng = np.random.default_rng(seed)
+    shares = {}
+    for size in batch_sizes:
+        draws = [rng.choice(len(rows), min(size, len(rows)), replace=False) for _ in range(batches)]
+        matrices = {"known": corpus.known_positives(), "suitable": corpus.truth}
+        shares[size] = {
+            kind: np.mean([_collides(matrix, rows[draw], columns[draw]) for draw in draws])
+            for kind, matrix in matrices.items()
+            if matrix is not None
+        }
+    return pd.DataFrame.from_dict(shares, orient="index").rename_axis("batch_size")
+
+
+def _collides(matrix: csr_array, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> bool:
+    block = matrix[rows][:, columns].toarray()
+    np.fill_diagonal(block, False)
+    return bool(block.any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
@@ -52,8 +53,9 @@ class CorpusError(ValueError):
         shown = [f"  - {defect}" for defect in self.defects[:20]]
         more = len(self.defects) - len(shown)
         tail = [f"  … and {more} more (see .defects)"] if more else []
-        count = f"{len(self.defects)} defect" + ("s" if len(self.defects) != 1 else "")
-        super().__init__("\n".join([f"{count} in the input:", *shown, *tail]))
+        kinds = Counter(defect.kind for defect in self.defects)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        super().__init__("\n".join([f"defects in the input ({counts}):", *shown, *tail]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,8 @@ class Corpus:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.regime not in ("cold", "warm"):
+            raise ValueError(f"regime {self.regime!r} is unknown: use 'cold' or 'warm'")
         defects = [d for d in find_defects(self) if d.kind not in self.accepted]
         if defects:
             raise CorpusError(defects)
@@ -262,19 +266,24 @@ def _shape_defects(corpus: Corpus) -> list[Defect]:
 
 def _document_defects(corpus: Corpus, side: Side) -> list[Defect]:
     frame, table, defects = corpus.documents(side), f"{side}s", []
+    ids, names, splits = frame.index, frame.index.tolist(), frame["split"].tolist()
 
     def add(kind: str, rows: NDArray[np.bool_], what: str, remedy: str) -> None:
-        for row in np.flatnonzero(rows):
-            text = what.format(id=frame.index[int(row)], split=frame["split"].iloc[row])
-            defects.append(Defect(kind, _where(corpus, table, int(row)), text, remedy))
+        for row in np.flatnonzero(rows).tolist():
+            text = what.format(id=names[row], split=splits[row])
+            defects.append(Defect(kind, _where(corpus, table, row), text, remedy))
 
-    ids = frame.index
     missing = ids.isna() | (ids.astype(str).str.strip() == "")
     add("missing_id", np.asarray(missing), f"{side} without an id", "Give every document an id.")
-    mistyped = np.array([not isinstance(value, str) for value in ids], dtype=bool) & ~missing
+    mistyped = np.array([not isinstance(name, str) for name in names], dtype=bool) & ~missing
     add("id_type", np.asarray(mistyped), f"{side} id {{id!r}} is not a string", "Index by frame.index.astype(str).")
     repeated = ids.duplicated() & ~missing
-    add("duplicate_id", np.asarray(repeated), f"{side} id {{id!r}} appears again", "Keep one row per id.")
+    add(
+        "duplicate_id",
+        np.asarray(repeated),
+        f"{side} id {{id!r}} appears again",
+        "Keep one row per id, or accept 'duplicate_id' to keep the first.",
+    )
     odd = ~frame["split"].isin([*SPLITS, ANY_SPLIT]).to_numpy()
     add("unknown_split", odd, "split {split!r} of {id!r} is unknown", "Use train, valid, test or any.")
     blank = blank_documents(frame, corpus.fields(side))
@@ -288,7 +297,6 @@ def _document_defects(corpus: Corpus, side: Side) -> list[Defect]:
 
 def _label_defects(corpus: Corpus) -> list[Defect]:
     labels, defects = corpus.labels, []
-    key = labels["resume_id"].astype(str) + "\x1f" + labels["job_id"].astype(str)
     row_in_file = labels.groupby("split").cumcount()
 
     def add(kind: str, rows: pd.Series | NDArray[np.bool_], what: str, remedy: str) -> None:
@@ -303,14 +311,14 @@ def _label_defects(corpus: Corpus) -> list[Defect]:
         lost = ~labels[f"{side}_id"].isin(corpus.documents(side).index)
         what = f"label names unknown {side} {{{side}_id!r}}"
         add("unknown_document", lost, what, "Add the document, or accept 'unknown_document' to drop the label.")
-    remedy = "Map labels to 0 and 1, or accept 'unknown_label' to drop the row."
+    remedy = "Map labels to 0 and 1 (load_pairs: label_values or threshold), or accept 'unknown_label' to drop the row."
     add("unknown_label", ~labels["label"].isin([0, 1]), "label {label} is not 0 or 1", remedy)
     add("unknown_split", ~labels["split"].isin(SPLITS), "split {split!r} is unknown", "Use train, valid or test.")
     conflict = conflicting_rows(labels, corpus.rankings)[0]
     pair = "resume {resume_id!r} and job {job_id!r}"
     remedy = "Keep one label per pair, or accept 'conflicting_label' to drop all of them."
     add("conflicting_label", conflict, f"{pair} are both accepted and rejected", remedy)
-    repeated = key.duplicated() & ~conflict
+    repeated = labels.duplicated(["resume_id", "job_id"]) & ~conflict
     add("duplicate_label", repeated, f"{pair} are labelled twice", "Keep one row, or accept 'duplicate_label'.")
     return defects
 

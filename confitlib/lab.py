@@ -20,7 +20,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from confitlib.records import RUNS, append_line, lock, plain, project_root, read_entries, settings
+from confitlib.records import (
+    RUNS,
+    append_line,
+    device_name,
+    lock,
+    plain,
+    project_root,
+    provenance,
+    read_entries,
+    settings,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -424,7 +434,7 @@ def _run_one(sweep: str, run: SweepRun, workers: int) -> None:
     records = folder / "records" / RUNS
     if status != 0 or not records.is_file():
         lines = (folder / "log.txt").read_text(errors="replace").split("\n[FAIL] ")
-        why = lines[-1].strip() if len(lines) > 1 else f"exit status {status}"
+        why = lines[-1].splitlines()[0] if len(lines) > 1 else f"exit status {status}"
         run.state = "failed"
         run.reason = f"{why if status else 'the notebook wrote no record'}; log: {_shown(folder / 'log.txt')}"
         return
@@ -464,3 +474,15 @@ def sweep_table(sweep: str, runs: list[SweepRun], shown: int = 20) -> Table:
     if len(runs) > shown:
         table.caption = f"{len(runs) - shown} more not listed"
     return table
+
+
+def environment() -> pd.DataFrame:
+    """What this notebook runs on: versions, device, and why that device; the setup cell shows it."""
+    import pandas as pd
+    import torch
+
+    versions = provenance()["versions"]
+    shown = {name: versions[name] for name in ("python", "confitlib", "torch", "transformers") if name in versions}
+    why = "torch sees a CUDA card" if torch.cuda.is_available() else "torch sees no CUDA card"
+    rows = {**shown, "device": f"{device_name()}: {why}", "threads": str(torch.get_num_threads())}
+    return pd.DataFrame({"value": rows})

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+PANELS = {
+    "resume ndcg@100": "nDCG@100, rank resumes",
+    "job ndcg@10": "nDCG@10, rank jobs",
+    "false negatives": "false negatives (share of mined)",
+    "hardness": "score gap to the positive (cosine)",
+}
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -73,8 +79,8 @@ def _unlabelled(axes: Axes) -> bool:
     return not (named_x and any(panel.get_ylabel().strip() for panel in vertical))
 
 
-def summarise(data: pd.DataFrame, by: list[str], value: str = "value", confidence: float = 0.95) -> pd.DataFrame:
-    """Mean of a column for every group with Student's confidence interval, e.g. over seeds.
+def over_seeds(data: pd.DataFrame, by: list[str], value: str = "value", confidence: float = 0.95) -> pd.DataFrame:
+    """Mean of a column for every group with Student's confidence interval; the rest, e.g. seeds, varies.
 
     Returns the `by` columns, mean, low, high and n, groups in order of appearance; low and high are
     NaN where a group holds one value.
@@ -120,28 +126,37 @@ def _series(table: pd.DataFrame, hue: str | None) -> list[tuple[str | None, pd.D
 
 @recorded("05_percentile", notebook="05", table="bands")
 def percentile(bands: pd.DataFrame) -> Figure:
-    """Quantities against the percentile band that negatives were mined from, one panel each, with intervals.
+    """Quality, false negatives and hardness against the percentile band that negatives were mined from.
 
-    `bands`: one row a measurement with `lo`, `hi` (shares of the ranking; NaN for training without
-    mined negatives, drawn as a dashed line), `seed`, `quantity` (name with unit, the panel's label)
-    and `value`. Intervals are Student's 95 % over seeds.
+    `bands`: rows of `confitlib.ablation.ablate_bands`: `lo`, `hi` (shares of the ranking; NaN for
+    training without mined negatives, drawn as a dashed line), `seed`, `quantity`, `value`. Bands are
+    Student's 95 % intervals over seeds. Raises ValueError if the table holds none of `PANELS`.
     """
     import matplotlib.pyplot as plt
 
-    table = summarise(bands, ["quantity", "lo", "hi"]).sort_values(["lo", "hi"], kind="stable")
-    quantities = list(dict.fromkeys(bands["quantity"]))
-    fig, panels = plt.subplots(1, len(quantities), figsize=(4.6 * len(quantities), 3.8), squeeze=False)
-    for axes, quantity in zip(panels[0], quantities, strict=True):
-        mine = table[table["quantity"] == quantity]
-        mined = mine.dropna(subset=["lo", "hi"])
-        names = [f"{100 * lo:g}–{100 * hi:g}" for lo, hi in zip(mined["lo"], mined["hi"], strict=True)]
-        line_with_band(axes, mined.assign(band=names), "band")
-        for row in mine[mine["lo"].isna()].itertuples():
-            axes.axhline(row.mean, linestyle="--", color="0.4", label="no mined negatives")
-            axes.axhspan(row.low, row.high, color="0.4", alpha=0.15, linewidth=0)
-            axes.legend()
-        axes.set(xlabel="percentile band of the ranking (%)", ylabel=quantity)
+    quantities = [quantity for quantity in PANELS if quantity in set(bands["quantity"])]
+    if not quantities:
+        raise ValueError(f"the table holds none of {list(PANELS)}")
+    table = over_seeds(bands, ["quantity", "lo", "hi"]).sort_values(["lo", "hi"], kind="stable")
+    rows = -(-len(quantities) // 2)
+    fig, panels = plt.subplots(rows, 2, figsize=(10, 3.6 * rows), squeeze=False)
+    for axes, quantity in zip(panels.flat, quantities, strict=False):
+        _percentile_panel(axes, table[table["quantity"] == quantity])
+        axes.set(xlabel="percentile band of the ranking (%)", ylabel=PANELS[quantity])
+    for spare in panels.flat[len(quantities) :]:
+        spare.set_axis_off()
     return fig
+
+
+def _percentile_panel(axes: Axes, table: pd.DataFrame) -> None:
+    mined = table.dropna(subset=["lo", "hi"])
+    names = [f"{100 * lo:g}–{100 * hi:g}" for lo, hi in zip(mined["lo"], mined["hi"], strict=True)]
+    line_with_band(axes, mined.assign(band=names), "band")
+    axes.tick_params(axis="x", rotation=45)
+    for baseline in table[table["lo"].isna()].to_dict("records"):
+        axes.axhline(baseline["mean"], linestyle="--", color="0.4", label="no mined negatives")
+        axes.axhspan(baseline["low"], baseline["high"], color="0.4", alpha=0.15, linewidth=0)
+        axes.legend()
 
 
 def redraw(records: pd.DataFrame, folder: str | Path, profile: str) -> dict[str, str]:
@@ -178,7 +193,8 @@ def results_markdown(records: pd.DataFrame, profile: str) -> str:
 
 def _markdown(record: pd.Series) -> str:
     table = pd.DataFrame(record["tables"]["results"])
-    rows = [list(table.columns), [":--" if table[name].dtype == object else "--:" for name in table.columns]]
+    numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+    rows = [list(table.columns), ["--:" if number else ":--" for number in numeric]]
     rows += [["" if pd.isna(value) else _cell(value) for value in row] for row in table.itertuples(index=False)]
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     commit = (record["commit"] or "no git")[:7]

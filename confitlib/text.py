@@ -29,9 +29,9 @@ WORD = re.compile(r"[^\W_]+[+#]*")  # the signs keep "c++" and "c#" apart from "
 def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] | None = None) -> pd.Series:
     """Every document of a side as one text; the index holds the ids, in frame order.
 
-    Fields follow the official format `{source}: section {field}:\\n{value}\\n` (A.5 of the facts:
-    src/preprocess/dataset.py with encode_all); a lone field named `text` is used as it is.
-    With `hyre`, a job's hypothetical resume is appended after `[Example resume]` (merge_json.py).
+    Fields follow the official format `{source}: section {field}:\\n{value}\\n` of ConFit-v2
+    (src/preprocess/dataset.py, encode_all); a lone field named `text` is used as it is. With
+    `hyre`, a job's hypothetical resume is appended after `[Example resume]` (merge_json.py).
     `fields` selects and orders the fields (default: all). Raises KeyError on an unknown field.
     """
     chosen = list(corpus.fields(side) if fields is None else fields)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from confitlib.cache import code_hash, content_key
 from confitlib.corpus import SIDES, Corpus, Side, Split, other
@@ -43,7 +43,7 @@ class TrainingConfig:
     epochs: int = 4
     batch_size: int = 4
     gradient_accumulation: int = 1
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup: float = 0.05
     weight_decay: float = 0.01
     max_grad_norm: float = 10.0
@@ -105,7 +105,7 @@ def info_nce(anchors: Tensor, candidates: Tensor, temperature: float, masked: Te
 # --- batches ------------------------------------------------------------------------------------------
 
 
-class PositivePairs(torch.utils.data.Dataset):  # type: ignore[type-arg]
+class PositivePairs(torch.utils.data.Dataset):
     """The positive pairs of a split, each with hard negatives drawn by (seed, epoch, pair).
 
     Documents are row numbers of the corpus frames, so a draw does not depend on anything drawn before:
@@ -161,12 +161,14 @@ def _pools(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int,
 class DocumentStore:
     """Model inputs of every document of a side, prepared once: token ids, or vectors in adapter mode."""
 
-    def __init__(self, encoder: TextEncoder, corpus: Corpus, side: Side, frozen: bool) -> None:
-        self.encoder, documents = encoder, texts(corpus, side)
+    def __init__(
+        self, encoder: TextEncoder, corpus: Corpus, side: Side, frozen: bool, cache: Path | None = None
+    ) -> None:
+        self.encoder, documents = encoder, list(texts(corpus, side))
         if frozen:
-            self.vectors: Tensor | None = torch.from_numpy(encoder.embed_frozen(list(documents)))
+            self.vectors: Tensor | None = torch.from_numpy(encoder.embed_frozen(documents, cache=cache))
         else:
-            self.vectors, self.tokens = None, encoder.tokenize(list(documents))
+            self.vectors, self.tokens = None, encoder.tokenize(documents)
 
     def features(self, rows: Sequence[int] | NDArray[np.intp]) -> dict[str, Tensor]:
         """Encoder inputs for the given documents, padded to the longest of them."""
@@ -187,7 +189,7 @@ class PairCollator:
         self.same_text = {side: _first_with_text(texts(corpus, side)) for side in SIDES}
         known = corpus.known_positives().tocoo()
         self.n_jobs = len(corpus.jobs)
-        self.known = np.unique(self._pair_keys(known.coords[0], known.coords[1]))
+        self.known = np.unique(self._pair_keys(*(rows.astype(np.intp) for rows in known.coords)))
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         rows = {side: np.array([item[side] for item in items]) for side in SIDES}
@@ -282,11 +284,11 @@ class ContrastiveTrainer(Trainer):
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
         """SparseAdam where only the tokens of a batch change, else the Trainer's AdamW."""
-        if self.optimizer is None and self._sparse:
-            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-            self.optimizer = torch.optim.SparseAdam(trained, lr=self.args.learning_rate)
-            return self.optimizer
-        return super().create_optimizer(*args)
+        if not self._sparse:
+            return super().create_optimizer(*args)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer: torch.optim.Optimizer = torch.optim.SparseAdam(trained, lr=self.args.learning_rate)
+        return self.optimizer
 
     @property
     def _sparse(self) -> bool:
@@ -348,21 +350,22 @@ def train(
     negatives: Mapping[Side, Negatives] | None = None,
     *,
     output_dir: Path | None = None,
+    cache: Path | None = None,
     validator: Validator | None = None,
-    resume: bool = True,
     progress: bool = True,
 ) -> TrainingResult:
     """Train `encoder` in place on the accepted training pairs and return it at its best validation epoch.
 
     `negatives`: hard negatives by target side: mined (ConFit v2) or labelled rejections (ConFit v1);
     None trains with in-batch negatives only. With `output_dir`, checkpoints are kept there and a rerun
-    resumes from the last one, ending in the same weights as an uninterrupted run.
+    resumes from the last one, ending in the same weights as an uninterrupted run. `cache` keeps the
+    embeddings that an adapter is trained on.
     """
     config = config or TrainingConfig()
     if config.mode == "adapter" and encoder.adapter is None:
         encoder.add_adapter()
     encoder.freeze("adapter" if config.mode == "adapter" else "all" if config.mode == "full" else config.mode)
-    stores = {side: DocumentStore(encoder, corpus, side, config.mode == "adapter") for side in SIDES}
+    stores = {side: DocumentStore(encoder, corpus, side, config.mode == "adapter", cache) for side in SIDES}
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = output_dir or Path(scratch)
@@ -376,7 +379,8 @@ def train(
             data_collator=PairCollator(stores, corpus, config.negatives_per_batch),
             callbacks=[_EpochCallback(pairs)],
         )
-        outcome = trainer.train(resume_from_checkpoint=resume and any(folder.glob("checkpoint-*")))
+        trainer.remove_callback(PrinterCallback)  # the log is in the result; without a bar it would be printed
+        outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
     encoder.eval()
     return TrainingResult(encoder, _history(trainer), outcome.metrics["train_runtime"], config)
 
@@ -396,7 +400,7 @@ def train_once(
     parts = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
     folder = cache / content_key(**parts, negatives=mined, code=code_hash())
     if not (folder / "training.json").exists():
-        train(encoder, corpus, config, negatives, **options).save(folder)
+        train(encoder, corpus, config, negatives, cache=cache / "embeddings", **options).save(folder)
     return TrainingResult.load(folder)
 
 

@@ -21,8 +21,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from confitlib.encoder import StaticBackbone, TextEncoder, load_encoder, vector_cache
+from confitlib.encoder.batching import length_sorted_batches, side_by_side
 from confitlib.encoder.loading import recipe_for
-from confitlib.encoder.model import length_sorted_batches
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = ["python", "nurse", "welder", "berlin", "senior", "driver", "query:", "c++", "sales", "audit"]
@@ -159,20 +159,43 @@ def test_batches_partition_the_texts_within_both_limits(lengths: list[int], batc
     assert flat == sorted(lengths, reverse=True)
 
 
-DOCUMENTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), min_size=1, max_size=12)
+def test_batches_side_by_side_keep_order_and_restore_the_threads() -> None:
+    threads, seen = torch.get_num_threads(), []
+
+    def double(rows: np.ndarray) -> int:
+        seen.append(torch.get_num_threads())
+        return 2 * int(rows[0])
+
+    batches = [np.array([number]) for number in range(20)]
+    assert list(side_by_side(double, batches, workers=3)) == list(range(0, 40, 2))
+    assert set(seen) == {1} and torch.get_num_threads() == threads
+    with pytest.raises(IndexError):
+        list(side_by_side(double, [*batches, np.array([])], workers=3))
+    assert torch.get_num_threads() == threads
+
+
+DOCUMENTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), min_size=1, max_size=8)
 
 
 @pytest.mark.parametrize("kind", ["static", "bert"])
 def test_vectors_do_not_depend_on_batch_or_neighbours(kind: str, request: pytest.FixtureRequest) -> None:
     encoder = static_encoder() if kind == "static" else request.getfixturevalue("bert")
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(texts=DOCUMENTS, batch_size=st.integers(1, 8))
     def check(texts: list[str], batch_size: int) -> None:
         alone = np.concatenate([quietly(encoder, [text]) for text in texts])
         np.testing.assert_allclose(quietly(encoder, texts, batch_size=batch_size), alone, atol=1e-5)
 
     check()
+
+
+def test_threads_do_not_change_the_vectors(bert: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = TEXTS * 20
+    alone = quietly(bert, texts, batch_size=3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    np.testing.assert_allclose(quietly(bert, texts, batch_size=3), alone, atol=1e-6)
 
 
 def test_encode_many_chunks_keeps_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,12 +358,12 @@ def test_damaged_cache_files_are_reported_and_replaced(
     encoder = static_encoder()
     expected = quietly(encoder, TEXTS, cache=tmp_path)
     (path,) = cached_files(tmp_path)
-    sound = path.read_bytes()
+    stored = vector_cache.read(path, path.stem, expected.shape)
     damage(path)  # type: ignore[operator]
     with caplog.at_level(logging.WARNING):
         np.testing.assert_array_equal(quietly(encoder, TEXTS, cache=tmp_path), expected)
     assert path.name in caplog.text
-    assert path.read_bytes() == sound
+    np.testing.assert_array_equal(vector_cache.read(path, path.stem, expected.shape), stored)
 
 
 def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """The notebook runner: strict about parameters, honest about failures, resumable in sweeps."""
 
 import json
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -213,18 +213,60 @@ def test_a_run_is_finished_only_for_the_code_and_data_it_ran_on(project):
     assert len(set(keys)) == len(keys)
 
 
-def test_a_sweep_records_what_worked_names_what_failed_and_repeats_only_that(project):
-    fails_once = "import os\nif seed == 1 and not os.path.exists('fixed'):\n    raise ValueError('not yet')"
-    write_notebook(project / "notebooks/05_percentile.ipynb", fails_once, RECORD_CELL)
-    plan(project, grid={})
+STAND_IN = """
+import json, pathlib, sys, time
+folder, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+while seed == 1 and not pathlib.Path("go").exists():
+    time.sleep(0.05)
+if seed == 2 and not pathlib.Path("fixed").exists():
+    sys.exit("noise\\n[FAIL] 05_percentile.ipynb, cell 2: not yet")
+if seed != 3:
+    (folder / "records").mkdir()
+    (folder / "records/runs.jsonl").write_text(json.dumps({"seed": seed}) + "\\n")
+"""
+
+
+@pytest.fixture
+def stand_in(project, monkeypatch):
+    """Sweeps run a script in place of `confit run`: 1 waits for `go`, 2 fails until `fixed`, 3 records nothing."""
+
+    def command(run: lab.SweepRun, folder: Path) -> list[str]:
+        return [sys.executable, "-c", STAND_IN, str(folder), str(run.parameters["seed"])]
+
+    monkeypatch.setattr(lab, "_command", command)
+    return project
+
+
+def test_a_sweep_records_what_worked_names_what_failed_and_repeats_only_that(stand_in):
+    (stand_in / "go").touch()
+    plan(stand_in, grid={}, seeds=[0, 1, 2, 3])
     first = lab.run_sweep("sweeps/rates.yaml", workers=2)
-    assert [run.state for run in first] == ["done", "failed"]
-    assert "cell 2: ValueError: not yet" in first[1].reason and "log.txt" in first[1].reason
-    (project / "fixed").touch()
+    assert [run.state for run in first] == ["done", "done", "failed", "failed"]
+    assert "cell 2: not yet" in first[2].reason and "log.txt" in first[2].reason
+    assert "no record" in first[3].reason
+    (stand_in / "fixed").touch()
+    second = lab.run_sweep("sweeps/rates.yaml")
+    assert [run.state for run in second] == ["done", "done", "done", "failed"] and second[0].seconds == 0
+    entries = read_entries(stand_in / "records/rates.jsonl")
+    assert sorted(entry["seed"] for entry in entries) == [0, 1, 2]
+    assert {entry["key"] for entry in entries} == {run.key for run in first[:3]}
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped(stand_in):
+    plan(stand_in, grid={})
+    recorded = stand_in / "records/rates.jsonl"
+    sweep = multiprocessing.get_context("fork").Process(target=lab.run_sweep, args=["sweeps/rates.yaml"])
+    sweep.start()
+    while not recorded.is_file() or not recorded.read_bytes():
+        assert sweep.is_alive(), "the sweep ended before its first record"
+        time.sleep(0.05)
+    with pytest.raises(NotebookError, match="another process"):
+        lab.run_sweep("sweeps/rates.yaml")
+    sweep.kill()
+    sweep.join()
+    (stand_in / "go").touch()
     assert [run.state for run in lab.run_sweep("sweeps/rates.yaml")] == ["done", "done"]
-    entries = read_entries(project / "records/rates.jsonl")
-    assert [(entry["seed"], entry["sweep"]) for entry in entries] == [(0, "rates"), (1, "rates")]
-    assert [entry["key"] for entry in entries] == [run.key for run in first]
+    assert [entry["seed"] for entry in read_entries(recorded)] == [0, 1]
 
 
 def test_a_finished_sweep_starts_nothing_and_loads_nothing_heavy(project):
@@ -239,21 +281,3 @@ def test_a_finished_sweep_starts_nothing_and_loads_nothing_heavy(project):
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["done done done done", "set()"]
-
-
-def test_a_killed_sweep_goes_on_where_it_stopped(project):
-    waits = "import time\nfrom pathlib import Path\nwhile seed == 1 and not Path('go').exists():\n    time.sleep(0.1)"
-    write_notebook(project / "notebooks/05_percentile.ipynb", waits, RECORD_CELL)
-    plan(project, grid={})
-    recorded = project / "records/rates.jsonl"
-    command = [sys.executable, "-m", "confitlib.cli", "sweep", "sweeps/rates.yaml"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as sweep:
-        while not recorded.is_file() or not recorded.read_bytes():
-            assert sweep.poll() is None, "the sweep ended before its first record"
-            time.sleep(0.1)
-        with pytest.raises(NotebookError, match="another process"):
-            lab.run_sweep("sweeps/rates.yaml")
-        sweep.send_signal(signal.SIGKILL)
-    (project / "go").touch()
-    assert [run.state for run in lab.run_sweep("sweeps/rates.yaml")] == ["done", "done"]
-    assert [entry["seed"] for entry in read_entries(recorded)] == [0, 1]

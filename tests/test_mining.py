@@ -7,6 +7,7 @@ import faiss
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
@@ -15,7 +16,7 @@ from scipy.sparse import csr_array
 from confitlib.corpus import LABEL_COLUMNS, RANKING_COLUMNS, Corpus, other
 from confitlib.mining import STRATEGIES, Embeddings, Negatives, mine, read_official, write_official
 from confitlib.mining.band import band_window
-from confitlib.mining.kernel import full_ranking, select_band
+from confitlib.mining.kernel import _encode, full_ranking, select_band
 
 SIZE = {"random": {"n": 3}, "rejected": {}, "top": {"n": 3}, "band": {"lo": 0.1, "hi": 0.5}}
 
@@ -129,17 +130,17 @@ def test_full_ranking_equals_a_full_sort(case):
     assert seen == len(queries)
 
 
-def test_select_band_ranks_zero_and_minus_zero_as_equal():
-    queries, pool = np.array([[1.0]], dtype=np.float32), np.array([[-0.0], [0.0], [-0.0]], dtype=np.float32)
-    (picks,) = select_band(queries, pool, csr_array((1, 3)), np.array([0]), np.array([3]))
-    assert picks.item.tolist() == [0, 1, 2]
+def test_zero_and_minus_zero_tie():
+    keys = torch.empty(1, 5, dtype=torch.int64)
+    _encode(torch.tensor([[-0.0, 0.0, -1.0, 1.0, -0.0]]), keys)
+    assert keys[0].argsort(descending=True).tolist() == [3, 0, 1, 4, 2]
 
 
 @pytest.mark.parametrize(
     ("candidates", "lo", "hi", "window"),
     [
         (100, 0.03, 0.04, (3, 4)),
-        (100, 0.07, 0.29, (7, 29)),  # 0.07 * 100 and 0.29 * 100 are not whole in floating point
+        (100, 0.29, 0.57, (29, 57)),  # both products fall just short of a whole number in floating point
         (20, 0.03, 0.04, (0, 1)),
         (34, 0.03, 0.04, (1, 2)),
         (1, 0.9, 1.0, (0, 1)),
@@ -334,6 +335,17 @@ def test_a_draw_keeps_part_of_the_band_in_rank_order():
         assert set(part["negative_id"]) < set(whole.of(query))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_query_draws_the_same_whoever_else_asks(strategy):
+    corpus, embeddings = random_case(12, n_jobs=12)
+    settings = {**SIZE[strategy], "n": 3, "target": "resume", "embeddings": embeddings}
+    fewer = corpus.labels[corpus.labels["job_id"] > "j003"]
+    mined = mine(strategy, corpus, **settings)
+    rest = mine(strategy, Corpus(corpus.resumes, corpus.jobs, fewer), **settings)
+    assert len(rest.queries) == len(mined.queries) - 4
+    assert {job: rest.of(job) for job in rest.queries.index} == {job: mined.of(job) for job in rest.queries.index}
+
+
 def test_random_draws_are_uniform_over_the_allowed_pool():
     resumes, jobs = {f"r{i}": f"resume {i}" for i in range(600)}, {f"j{i}": f"job {i}" for i in range(8)}
     corpus = make_corpus(resumes, jobs, [(resume, job, 1) for resume in resumes for job in ("j2", "j3", "j7")])
@@ -466,6 +478,12 @@ def test_save_and_load_round_trip(strategy, tmp_path):
     assert_frame_equal(again.queries, mined.queries)
     assert (again.target, again.statistics, again.parameters) == (mined.target, mined.statistics, mined.parameters)
     assert again.of(mined.queries.index[0]) == mined.of(mined.queries.index[0])
+
+
+def test_fingerprint_tells_contents_apart():
+    corpus, embeddings = random_case(17)
+    prints = [mine("top", corpus, embeddings=embeddings, target="job", n=n).fingerprint() for n in (2, 2, 3)]
+    assert prints[0] == prints[1] != prints[2]
 
 
 def test_an_incomplete_folder_is_refused(tmp_path):

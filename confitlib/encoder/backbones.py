@@ -30,6 +30,8 @@ class Backbone(nn.Module, ABC):
     dim: int
     pooling: Pooling
     sparse_parameters = False
+    tokens_per_cpu_batch = 1024  # so few that the activations stay in a core's caches
+    runs_in_threads = True
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, special_tokens: bool) -> None:
         super().__init__()
@@ -76,6 +78,7 @@ class StaticBackbone(Backbone):
     """
 
     sparse_parameters = True
+    tokens_per_cpu_batch = 65_536  # no activations to keep: only the overhead of a call counts
     pooling: Pooling = "mean"
 
     def __init__(
@@ -114,6 +117,8 @@ class TransformerBackbone(Backbone):
             raise ValueError(f"{type(tokenizer).__name__} has no fast version; choose a model with a tokenizer.json")
         super().__init__(tokenizer.backend_tokenizer, max_length, special_tokens=True)
         self.model: Any = model
+        # A model's own code may grow its buffers while it runs, as the ALiBi table of Jina v2 does.
+        self.runs_in_threads = type(model).__module__.startswith("transformers.")
         self.saved_tokenizer = tokenizer
         self.padding_id = tokenizer.pad_token_id or 0
         self.pooling = pooling

@@ -12,16 +12,15 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from confitlib.encoder import layout, vector_cache
 from confitlib.encoder.backbones import AnyBackbone, Pooling, TokenIds
+from confitlib.encoder.batching import Rows, length_sorted_batches, side_by_side
 from confitlib.encoder.vector_cache import Vectors
 
-# A CPU is fastest while a batch's activations stay in its caches; a GPU wants many tokens at once.
-TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65_536}
+TOKENS_PER_GPU_BATCH = 65_536
 TEXTS_PER_CHUNK = 16_384
 
 
@@ -166,16 +165,24 @@ class TextEncoder(nn.Module):
 
     def _embed(self, texts: list[str], batch_size: int, progress: bool) -> Vectors:
         vectors = np.empty((len(texts), self.backbone.dim), dtype=np.float32)
-        budget = TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cuda"])
         bar = tqdm(total=len(texts), desc=f"encode ({self.name})", unit="text", disable=not progress)
-        with bar, evaluating(self), torch.inference_mode():
+        with bar, evaluating(self):
             for start in range(0, len(texts), TEXTS_PER_CHUNK):
                 ids = self.tokenize(texts[start : start + TEXTS_PER_CHUNK])
-                for rows in length_sorted_batches([len(row) for row in ids], batch_size, budget):
-                    vectors[start + rows] = self._embed_batch([ids[row] for row in rows])
+                for rows, block in self._embed_chunk(ids, batch_size):
+                    vectors[start + rows] = block
                     bar.update(len(rows))
         return vectors
 
+    def _embed_chunk(self, ids: list[TokenIds], batch_size: int) -> Iterator[tuple[Rows, Vectors]]:
+        on_cpu = self.device.type == "cpu"
+        tokens = self.backbone.tokens_per_cpu_batch if on_cpu else TOKENS_PER_GPU_BATCH
+        batches = list(length_sorted_batches([len(row) for row in ids], batch_size, tokens))
+        workers = torch.get_num_threads() if on_cpu and self.backbone.runs_in_threads else 1
+        blocks = side_by_side(lambda rows: self._embed_batch([ids[row] for row in rows]), batches, workers)
+        yield from zip(batches, blocks, strict=True)
+
+    @torch.inference_mode()
     def _embed_batch(self, ids: list[TokenIds]) -> Vectors:
         device, precision = self.device, self._precision()
         features = {name: tensor.to(device, non_blocking=True) for name, tensor in self.collate(ids).items()}
@@ -192,20 +199,6 @@ def check_texts(texts: Sequence[str]) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(f"text {position} is {text!r} ({type(text).__name__}); fill or drop it before encoding")
     return checked
-
-
-def length_sorted_batches(lengths: Sequence[int], batch_size: int, tokens: int) -> Iterator[NDArray[np.intp]]:
-    """Positions in batches of similar length, longest first so that a lack of memory shows at once.
-
-    A batch holds at most `batch_size` texts and, padded, `tokens` tokens (one text at least).
-    """
-    order = np.argsort(-np.asarray(lengths, dtype=np.intp), kind="stable")
-    start = 0
-    while start < len(order):
-        longest = max(lengths[order[start]], 1)
-        size = max(1, min(batch_size, tokens // longest))
-        yield order[start : start + size]
-        start += size
 
 
 def update_with_weights(digest: hashlib.blake2b, module: nn.Module) -> None:

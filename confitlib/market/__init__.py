@@ -1,7 +1,6 @@
-"""The synthetic labour market: a seeded corpus of resumes and jobs whose true fit is known for every pair."""
+"""The synthetic labour market: resumes and jobs from one seed, with the true fit of every pair."""
 
-from __future__ import annotations
-
-from confitlib.market.market import PRESETS, Market, Preset, compose
+from confitlib.market.market import Market, compose
+from confitlib.market.presets import PRESETS, Preset
 
 __all__ = ["PRESETS", "Market", "Preset", "compose"]

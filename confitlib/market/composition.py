@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from confitlib.market.phrases import Bank, Occupation, Skill, phrases
-from confitlib.market.world import CITIES, LEVELS, Latents
+from confitlib.market.world import CITIES, Latents
 
 T = TypeVar("T")
 
 THIS_YEAR = 2024
 POSITIONS = (1, 2, 3, 3)  # employers named on a resume, by level
-TEAM_SIZES = ((2, 5), (3, 7), (4, 9), (6, 16))
-SCHOOLS = ("University of {city}", "{city} University of Applied Sciences", "{city} Institute of Technology")
-# "a 12% rise" must read well after "a" whatever the number: none of these starts with a vowel sound.
-COUNTS = tuple(n for n in range(3, 41) if n not in (8, 11, 18))
-PERCENTAGES = tuple(n for n in range(5, 61) if n not in (8, 11, 18))
-# Applicants and employers do not use the same titles for the same work.
+ALSO_SHOWN = 0.4  # share of the listed skills that a bullet shows as well
+DUTIES = 3  # responsibilities named by a job post
+# Applicants and employers do not use the same titles for the same work, and titles are a loose
+# guide to it: some are those of a neighbouring occupation.
 RESUME_TITLES, JOB_TITLES = slice(0, -1), slice(-1, None)
 BORROWED_TITLES = 0.2
+# "a 12% rise": numbers that would need "an" are left out.
+AN = (8, 11, 18)
+COUNTS = tuple(n for n in range(3, 41) if n not in AN)
+PERCENTAGES = tuple(n for n in range(5, 61) if n not in AN)
+TEAMS = tuple([n for n in range(*sizes) if n not in AN] for sizes in ((2, 6), (3, 8), (4, 10), (6, 17)))  # by level
+SCHOOLS = ("University of {city}", "{city} University of Applied Sciences", "{city} Institute of Technology")
+DEGREE_NOTES = ("vocational qualification", "bachelor's level", "master's level", "doctorate")
 ABOUT = (
     "An established name in {industry} with {staff} employees, based in {city}.",
     "We work in {industry}. Our {city} office is home to {staff} people.",
@@ -33,7 +40,7 @@ ABOUT = (
 
 
 class Dice:
-    """Cheap single draws from one seeded generator (uniform numbers drawn in bulk)."""
+    """Cheap single draws from one seeded generator (uniform numbers are drawn in bulk)."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -54,70 +61,98 @@ class Dice:
         """One of the options."""
         return options[int(self.roll() * len(options))]
 
-    def shuffled(self, options: Sequence[T]) -> list[T]:
+    def shuffled(self, options: Iterable[T]) -> list[T]:
         """All options in random order."""
         return sorted(options, key=lambda _: self.roll())
 
 
-def write_resumes(bank: Bank, latents: Latents, held_out: Sequence[bool], rng: np.random.Generator) -> pd.DataFrame:
-    """Compose one resume a row: title, location, summary, skills, experience, education."""
+@dataclass(frozen=True)
+class Sheet:
+    """What the writer of one document knows: the latents spelled out, and which phrases are allowed."""
+
+    occupation: Occupation
+    neighbours: Sequence[Occupation]
+    level: int
+    years: int
+    city: str
+    degree: int
+    skills: Sequence[Skill]
+    held_out: bool
+
+
+def write_resumes(bank: Bank, latents: Latents, held_out: NDArray[np.bool_], rng: np.random.Generator) -> pd.DataFrame:
+    """Compose a resume per row of the latents: title, summary, skills, experience, education, location.
+
+    Half of the skills (rounded down) are listed by name; bullets show all the others. Rows marked
+    `held_out` use the held-out phrases.
+    """
     dice = Dice(rng)
-    return pd.DataFrame([_resume(bank, latents, row, bool(held_out[row]), dice) for row in range(len(latents))])
+    return pd.DataFrame([_resume(sheet, dice) for sheet in _sheets(bank, latents, held_out)])
 
 
-def write_jobs(bank: Bank, latents: Latents, held_out: Sequence[bool], rng: np.random.Generator) -> pd.DataFrame:
-    """Compose one job post a row: title, location, requirements, responsibilities, skills, about."""
+def write_jobs(bank: Bank, latents: Latents, held_out: NDArray[np.bool_], rng: np.random.Generator) -> pd.DataFrame:
+    """Compose a job post per row of the latents: title, skills, requirements, responsibilities, about, location.
+
+    Every required skill has a requirement and one of the employers' names for it. Rows marked
+    `held_out` use the held-out phrases.
+    """
     dice = Dice(rng)
-    return pd.DataFrame([_job(bank, latents, row, bool(held_out[row]), dice) for row in range(len(latents))])
+    return pd.DataFrame([_job(sheet, dice) for sheet in _sheets(bank, latents, held_out)])
 
 
-def _skills_of(bank: Bank, latents: Latents, row: int) -> list[Skill]:
-    return [bank.skills[code] for code in np.flatnonzero(latents.skills[row])]
+def _sheets(bank: Bank, latents: Latents, held_out: NDArray[np.bool_]) -> Iterator[Sheet]:
+    for row in range(len(latents)):
+        occupation = bank.occupations[latents.occupation[row]]
+        yield Sheet(
+            occupation=occupation,
+            neighbours=bank.neighbours[occupation.family],
+            level=int(latents.level[row]),
+            years=int(latents.years[row]),
+            city=CITIES[latents.city[row]],
+            degree=int(latents.degree[row]),
+            skills=[bank.skills[code] for code in np.flatnonzero(latents.skills[row])],
+            held_out=bool(held_out[row]),
+        )
 
 
-def _resume(bank: Bank, latents: Latents, row: int, held_out: bool, dice: Dice) -> dict[str, str]:
-    occupation, level = bank.occupations[latents.occupation[row]], int(latents.level[row])
-    years, city = int(latents.years[row]), CITIES[latents.city[row]]
-    skills = dice.shuffled(_skills_of(bank, latents, row))
-    half = len(skills) // 2
-    listed, shown = skills[: len(skills) - half], skills[len(skills) - half :]
+def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
+    skills = dice.shuffled(sheet.skills)
+    listed, unlisted = skills[: len(skills) // 2], skills[len(skills) // 2 :]
     terms = [dice.pick(skill.resume_terms) for skill in listed]
-    summary = dice.pick(phrases(occupation.summaries, "summaries", held_out))
-    told = shown + [skill for skill in listed if dice.roll() < 0.4]
-    bullets = [dice.pick(phrases(skill.bullets, "bullets", held_out)) for skill in dice.shuffled(told)]
+    summary = dice.pick(phrases(sheet.occupation.summaries, "summaries", sheet.held_out))
+    shown = dice.shuffled([*unlisted, *(skill for skill in listed if dice.roll() < ALSO_SHOWN)])
+    bullets = [dice.pick(phrases(skill.bullets, "bullets", sheet.held_out)) for skill in shown]
     return {
-        "title": _title(bank, occupation, level, RESUME_TITLES, dice),
-        "summary": fill(summary, dice, level, years, terms),
+        "title": _title(sheet, RESUME_TITLES, dice),
+        "summary": fill(summary, sheet, terms, dice),
         "skills": ", ".join(terms),
-        "experience": _experience(
-            bank, occupation, level, years, [fill(b, dice, level, years, terms) for b in bullets], dice
-        ),
-        "education": _education(occupation, int(latents.degree[row]), years, city, dice),
-        "location": city,
+        "experience": _experience(sheet, [fill(bullet, sheet, terms, dice) for bullet in bullets], dice),
+        "education": _education(sheet, dice),
+        "location": sheet.city,
     }
 
 
-def _job(bank: Bank, latents: Latents, row: int, held_out: bool, dice: Dice) -> dict[str, str]:
-    occupation, level = bank.occupations[latents.occupation[row]], int(latents.level[row])
-    years, city = int(latents.years[row]), CITIES[latents.city[row]]
-    skills = dice.shuffled(_skills_of(bank, latents, row))
+def _job(sheet: Sheet, dice: Dice) -> dict[str, str]:
+    skills = dice.shuffled(sheet.skills)
     terms = [dice.pick(skill.job_terms) for skill in skills]
-    asked = [dice.pick(phrases(skill.requirements, "requirements", held_out)) for skill in skills]
-    duties = dice.shuffled(phrases(occupation.responsibilities, "responsibilities", held_out))[:3]
-    about = dice.pick(ABOUT).format(
-        industry=dice.pick(occupation.industries), city=city, staff=dice.integer(2, 90) * 10
-    )
+    asked = [dice.pick(phrases(skill.requirements, "requirements", sheet.held_out)) for skill in skills]
+    duties = dice.shuffled(phrases(sheet.occupation.responsibilities, "responsibilities", sheet.held_out))[:DUTIES]
     return {
-        "title": _title(bank, occupation, level, JOB_TITLES, dice),
-        "skills": ", ".join(terms),
-        "requirements": _lines(fill(line, dice, level, years, terms) for line in asked),
-        "responsibilities": _lines(fill(line, dice, level, years, terms) for line in duties),
-        "about": about,
-        "location": city,
+        "title": _title(sheet, JOB_TITLES, dice),
+        "skills": ", ".join(dice.shuffled(terms)),
+        "requirements": _lines(fill(line, sheet, terms, dice) for line in asked),
+        "responsibilities": _lines(fill(line, sheet, terms, dice) for line in duties),
+        "about": _about(sheet, dice),
+        "location": sheet.city,
     }
 
 
-def fill(sentence: str, dice: Dice, level: int, years: int, terms: Sequence[str]) -> str:
+def _title(sheet: Sheet, part: slice, dice: Dice) -> str:
+    occupation = dice.pick(sheet.neighbours) if dice.roll() < BORROWED_TITLES else sheet.occupation
+    return dice.pick(occupation.titles[sheet.level][part])
+
+
+def fill(sentence: str, sheet: Sheet, terms: Sequence[str], dice: Dice) -> str:
     """Fill the slots of a sentence in agreement with the document's level, years and listed skills."""
     if "{" not in sentence:
         return sentence
@@ -125,52 +160,37 @@ def fill(sentence: str, dice: Dice, level: int, years: int, terms: Sequence[str]
     return sentence.format(
         n=dice.pick(COUNTS),
         pct=dice.pick(PERCENTAGES),
-        team=_team(level, dice),
-        years=years,
+        team=dice.pick(TEAMS[sheet.level]),
+        years=sheet.years,
         skill_a=first,
         skill_b=second,
     )
 
 
-def _team(level: int, dice: Dice) -> int:
-    size = dice.integer(*TEAM_SIZES[level])
-    return size + 1 if size in (8, 11) else size  # "a 9-person team", never "a 8-person team"
-
-
-def _lines(sentences: Iterator[str]) -> str:
+def _lines(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def _title(bank: Bank, occupation: Occupation, level: int, part: slice, dice: Dice) -> str:
-    """A title of the occupation or, at times, of a neighbouring one: titles are a loose guide to the work."""
-    if dice.roll() < BORROWED_TITLES:
-        occupation = dice.pick(bank.neighbours(occupation))
-    return dice.pick(occupation.titles[level][part])
-
-
-def _experience(bank: Bank, occupation: Occupation, level: int, years: int, bullets: list[str], dice: Dice) -> str:
-    """Positions from the latest to the first, the bullets dealt over them, the years adding up."""
-    positions = min(POSITIONS[level], years, len(bullets))
-    starts = _spread(THIS_YEAR - years, positions, dice)
+def _experience(sheet: Sheet, bullets: Sequence[str], dice: Dice) -> str:
+    """Employers from the latest to the first; the years add up and the bullets are dealt over them."""
+    first = THIS_YEAR - sheet.years
+    later = dice.shuffled(range(first + 1, THIS_YEAR))[: POSITIONS[sheet.level] - 1]
     parts, until = [], "present"
+    starts = sorted([first, *later], reverse=True)
     for position, start in enumerate(starts):
-        industry = dice.pick(dice.pick(bank.neighbours(occupation)).industries)
-        header = f"{industry}, {start} to {until}"
-        parts.append("\n".join([header, *(f"- {line}" for line in bullets[position::positions])]))
+        industry = dice.pick(dice.pick(sheet.neighbours).industries)
+        parts += [f"{industry}, {start} to {until}", _lines(bullets[position :: len(starts)])]
         until = str(start)
     return "\n".join(parts)
 
 
-def _spread(first: int, positions: int, dice: Dice) -> list[int]:
-    """Start years of the positions, latest first; the earliest is `first`."""
-    later = dice.shuffled(range(first + 1, THIS_YEAR))[: positions - 1]
-    return sorted([first, *later], reverse=True)
+def _education(sheet: Sheet, dice: Dice) -> str:
+    city = dice.pick(CITIES)
+    school = f"{city} College" if sheet.degree == 0 else dice.pick(SCHOOLS).format(city=city)
+    year = THIS_YEAR - sheet.years - dice.integer(0, 1)
+    return f"{dice.pick(sheet.occupation.degrees)}, {school}, {year} ({DEGREE_NOTES[sheet.degree]})"
 
 
-def _education(occupation: Occupation, degree: int, years: int, city: str, dice: Dice) -> str:
-    subject, year = dice.pick(occupation.degrees), THIS_YEAR - years - dice.integer(0, 1)
-    if degree == 0:
-        return f"{subject}, {city} College, {year} (vocational qualification)"
-    levels = ("", "bachelor's level", "master's level", "doctorate")
-    school = dice.pick(SCHOOLS).format(city=dice.pick(CITIES))
-    return f"{subject}, {school}, {year} ({levels[degree]})"
+def _about(sheet: Sheet, dice: Dice) -> str:
+    industry, staff = dice.pick(sheet.occupation.industries), dice.integer(2, 90) * 10
+    return dice.pick(ABOUT).format(industry=industry, staff=staff, city=sheet.city)

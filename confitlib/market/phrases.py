@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -56,9 +56,10 @@ class Bank:
         """The twelve families of occupations."""
         return list(dict.fromkeys(occupation.family for occupation in self.occupations))
 
-    def neighbours(self, occupation: Occupation) -> list[Occupation]:
-        """The occupations of the same family, this one included."""
-        return [entry for entry in self.occupations if entry.family == occupation.family]
+    @cached_property
+    def neighbours(self) -> dict[str, list[Occupation]]:
+        """The occupations of every family."""
+        return {name: [entry for entry in self.occupations if entry.family == name] for name in self.families}
 
     def first(self, n: int) -> Bank:
         """A bank of the first `n` families and the general skills."""

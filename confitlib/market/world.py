@@ -12,10 +12,13 @@ from scipy.sparse import csr_array
 
 from confitlib.market.phrases import GENERAL, Bank
 
+Weights = tuple[float, float, float]  # of core, adjacent and general skills
+Ranges = tuple[tuple[int, int], ...]  # fewest and most, by level
+
 LEVELS = ("entry", "mid", "senior", "lead")
 LEVEL_SHARES = (0.20, 0.35, 0.30, 0.15)
-YEARS_FROM = (2, 4, 7, 11)  # least years of experience at each level
-YEARS_TO = (3, 6, 10, 20)
+YEARS_HELD = ((2, 3), (4, 6), (7, 10), (11, 20))  # fewest and most years of experience, by level
+YEARS_ASKED = ((2, 2), (3, 5), (5, 8), (8, 12))
 DEGREES = ("vocational", "bachelor", "master", "doctorate")
 DEGREE_SHARES = (0.20, 0.45, 0.30, 0.05)
 CITIES = (
@@ -28,11 +31,11 @@ CITIES = (
 RESUME_WEIGHTS = (1.0, 0.3, 0.06)
 JOB_WEIGHTS = (1.0, 0.25, 0.03)
 SKILLS_HELD = ((7, 9), (8, 10), (9, 11), (9, 12))  # fewest and most skills of a resume, by level
-SKILLS_ASKED = (5, 7)
+SKILLS_ASKED = ((5, 7),) * 4
 
 LEVEL_PENALTY = 0.15  # fit lost per level of difference
 LEVEL_REACH = 1  # largest level difference of a suitable pair
-BLOCK_CELLS = 16_000_000  # cells of one dense block of pairs
+BLOCK_CELLS = 4_000_000  # cells of one dense block of pairs
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Latents:
     """
 
     occupation: NDArray[np.int64]
-    level: NDArray[np.int64]
+    level: NDArray[np.int8]
     city: NDArray[np.int64]
     degree: NDArray[np.int64]
     years: NDArray[np.int64]
@@ -60,36 +63,34 @@ class Latents:
 
 def draw_resumes(bank: Bank, n: int, rng: np.random.Generator) -> Latents:
     """Draw `n` applicants: occupation, level, skills held, city, degree and years."""
-    return _draw(bank, n, RESUME_WEIGHTS, SKILLS_HELD, rng)
+    return _draw(bank, n, RESUME_WEIGHTS, SKILLS_HELD, YEARS_HELD, rng)
 
 
 def draw_jobs(bank: Bank, n: int, rng: np.random.Generator) -> Latents:
     """Draw `n` positions: occupation, level, about six required skills, city, degree and years."""
-    return _draw(bank, n, JOB_WEIGHTS, (SKILLS_ASKED,) * len(LEVELS), rng)
+    return _draw(bank, n, JOB_WEIGHTS, SKILLS_ASKED, YEARS_ASKED, rng)
 
 
-def _draw(
-    bank: Bank,
-    n: int,
-    weights: tuple[float, float, float],
-    counts: tuple[tuple[int, int], ...],
-    rng: np.random.Generator,
-) -> Latents:
+def _draw(bank: Bank, n: int, weights: Weights, skills: Ranges, years: Ranges, rng: np.random.Generator) -> Latents:
     occupation = rng.integers(len(bank.occupations), size=n)
     level = rng.choice(len(LEVELS), size=n, p=LEVEL_SHARES)
-    fewest, most = np.array(counts).T
-    count = rng.integers(fewest[level], most[level] + 1)
+    count = _in_range(skills, level, rng)
     return Latents(
         occupation=occupation,
-        level=level,
+        level=level.astype(np.int8),
         city=rng.integers(len(CITIES), size=n),
         degree=rng.choice(len(DEGREES), size=n, p=DEGREE_SHARES),
-        years=rng.integers(np.take(YEARS_FROM, level), np.take(YEARS_TO, level) + 1),
+        years=_in_range(years, level, rng),
         skills=_draw_skills(skill_weights(bank, weights)[occupation], count, rng),
     )
 
 
-def skill_weights(bank: Bank, weights: tuple[float, float, float]) -> NDArray[np.float64]:
+def _in_range(ranges: Ranges, level: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    fewest, most = np.array(ranges).T
+    return rng.integers(fewest[level], most[level] + 1)
+
+
+def skill_weights(bank: Bank, weights: Weights) -> NDArray[np.float64]:
     """The weight of every skill for every occupation, `[n_occupations, n_skills]`."""
     core, adjacent, general = weights
     ids = [skill.id for skill in bank.skills]
@@ -116,20 +117,30 @@ def coverage(resumes: Latents, jobs: Latents) -> NDArray[np.float32]:
     return (resumes.skills @ jobs.skills.T) / jobs.skills.sum(axis=1)
 
 
-def level_gap(resumes: Latents, jobs: Latents) -> NDArray[np.int64]:
+def level_gap(resumes: Latents, jobs: Latents) -> NDArray[np.int8]:
     """The difference in level of each pair, `[n_resumes, n_jobs]`."""
     return np.abs(resumes.level[:, None] - jobs.level[None, :])
 
 
 def fit(resumes: Latents, jobs: Latents) -> NDArray[np.float32]:
     """Coverage less a penalty for the level gap, `[n_resumes, n_jobs]`."""
-    return coverage(resumes, jobs) - np.float32(LEVEL_PENALTY) * level_gap(resumes, jobs).astype(np.float32)
+    return coverage(resumes, jobs) - np.float32(LEVEL_PENALTY) * level_gap(resumes, jobs)
 
 
 def suitable(resumes: Latents, jobs: Latents) -> NDArray[np.bool_]:
-    """Whether at least two thirds of the skills are covered and levels differ by one at most."""
+    """The truth of every pair, `[n_resumes, n_jobs]`: enough skills covered, and levels close enough."""
     hits = resumes.skills @ jobs.skills.T  # whole numbers, exact in float32
-    return (3 * hits >= 2 * jobs.skills.sum(axis=1)) & (level_gap(resumes, jobs) <= LEVEL_REACH)
+    return _is_suitable(hits, jobs.skills.sum(axis=1), level_gap(resumes, jobs))
+
+
+def suitable_rows(resumes: Latents, jobs: Latents) -> NDArray[np.bool_]:
+    """The truth of each resume with the job of the same row, `[n]`."""
+    hits = np.einsum("ij,ij->i", resumes.skills, jobs.skills)
+    return _is_suitable(hits, jobs.skills.sum(axis=1), np.abs(resumes.level - jobs.level))
+
+
+def _is_suitable(hits: NDArray[np.float32], required: NDArray[np.float32], gap: NDArray[np.int8]) -> NDArray[np.bool_]:
+    return (3 * hits >= 2 * required) & (gap <= LEVEL_REACH)
 
 
 def blocks(n_rows: int, n_columns: int) -> Iterator[slice]:

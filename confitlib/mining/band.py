@@ -38,7 +38,7 @@ def top(task: Task) -> Selection:
 
 def band_window(candidates: IntArray, lo: float, hi: float) -> tuple[IntArray, IntArray]:
     """First rank and end rank of a percentile band among so many candidates; one wide unless there are none."""
-    slack = 1e-9  # 0.07 * 100 must floor to 7
+    slack = 1e-9  # 0.29 * 100 is 28.999… and must floor to 29
     start = np.minimum(np.floor(lo * candidates + slack), candidates - 1).clip(0).astype(np.intp)
     stop = np.maximum(np.floor(hi * candidates + slack).astype(np.intp), start + 1)
     return start, np.minimum(stop, candidates)

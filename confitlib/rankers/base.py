@@ -18,7 +18,7 @@ from confitlib.corpus import Corpus, Side
 Scores = NDArray[np.float32]
 
 
-class Ranker(BaseEstimator):  # type: ignore[misc]
+class Ranker(BaseEstimator):
     """Base of all rankers, scikit-learn style: constructor arguments are the parameters.
 
     `fit` learns from the training split and indexes the corpus; `index` alone prepares to score another
@@ -50,7 +50,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         pairs = pd.DataFrame({"resume": list(resume_ids), "job": list(job_ids)})
         scores = np.empty(len(pairs), dtype=np.float32)
         for job, group in pairs.groupby("job"):
-            scores[group.index] = self.score(group["resume"], [job])[:, 0]
+            scores[group.index] = self.score(group["resume"], [str(job)])[:, 0]
         return scores
 
     def save(self, folder: Path) -> None:

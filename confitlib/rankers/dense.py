@@ -30,9 +30,13 @@ class RawEmbed(Ranker):
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus."""
         self.corpus = corpus
-        cache = Path(self.cache) if self.cache else None
-        self.embeddings = Embeddings.of_corpus(self._model(), corpus, hyre=self.hyre, cache=cache)
+        self.embeddings = self._embed(self._model(), corpus)
         return self
+
+    def _embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
+        slow = not model.sparse_parameters  # a mean of token vectors is computed faster than it is read
+        cache = Path(self.cache) / "embeddings" if self.cache and slow else None
+        return Embeddings.of_corpus(model, corpus, hyre=self.hyre, cache=cache)
 
     def _model(self) -> TextEncoder:
         return load_encoder(self.encoder)
@@ -58,7 +62,7 @@ class InBatch(RawEmbed):
     def __init__(
         self,
         encoder: str = "static",
-        config: TrainingConfig | None = None,
+        config: TrainingConfig = TrainingConfig(),
         hyre: bool = True,
         cache: str | None = None,
     ) -> None:
@@ -76,24 +80,23 @@ class InBatch(RawEmbed):
         return {}
 
     def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None) -> TrainingResult:
-        config = self.config or TrainingConfig()
         if self.cache:
-            return train_once(self.encoder, corpus, config, negatives, cache=Path(self.cache), progress=False)
-        return train(load_encoder(self.encoder, seed=config.seed), corpus, config, negatives, progress=False)
+            return train_once(self.encoder, corpus, self.config, negatives, cache=Path(self.cache), progress=False)
+        encoder = load_encoder(self.encoder, seed=self.config.seed)
+        return train(encoder, corpus, self.config, negatives, progress=False)
 
     def _model(self) -> TextEncoder:
         return self.result.encoder
 
     def _parameters(self) -> dict[str, Any]:
-        parameters = super()._parameters()
-        return {**parameters, "config": asdict(self.config) if self.config else None}
+        return {**super()._parameters(), "config": asdict(self.config)}
 
     def _save_learnt(self, folder: Path) -> None:
         self.result.save(folder / "encoder")
 
     def _load_learnt(self, folder: Path) -> None:
-        self.config = TrainingConfig(**self.config) if isinstance(self.config, dict) else self.config
         self.result = TrainingResult.load(folder / "encoder")
+        self.config = self.result.config
 
 
 class ConFitV1(InBatch):
@@ -106,8 +109,7 @@ class ConFitV1(InBatch):
     name = "ConFit v1"
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
-        seed = (self.config or TrainingConfig()).seed
-        return {side: mine("rejected", corpus, target=side, seed=seed) for side in SIDES}
+        return {side: mine("rejected", corpus, target=side, seed=self.config.seed) for side in SIDES}
 
 
 class ConFitV2(InBatch):
@@ -122,7 +124,7 @@ class ConFitV2(InBatch):
     def __init__(
         self,
         encoder: str = "static",
-        config: TrainingConfig | None = None,
+        config: TrainingConfig = TrainingConfig(),
         band: tuple[float, float] = (0.03, 0.04),
         hyre: bool = True,
         cache: str | None = None,
@@ -131,9 +133,9 @@ class ConFitV2(InBatch):
         self.band = band
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
-        seed, (lo, hi) = (self.config or TrainingConfig()).seed, self.band
+        seed, (lo, hi) = self.config.seed, self.band
         first = self._train(corpus, None).encoder
-        embeddings = Embeddings.of_corpus(first, corpus, cache=Path(self.cache) if self.cache else None)
+        embeddings = self._embed(first, corpus)
         return {
             side: mine("band", corpus, embeddings=embeddings, target=side, seed=seed, lo=lo, hi=hi) for side in SIDES
         }

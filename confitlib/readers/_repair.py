@@ -90,10 +90,11 @@ def document_frame(side: Side, ids: pd.Series, fields: pd.DataFrame) -> pd.DataF
 
 
 def label_column(values: pd.Series) -> pd.Series:
-    """Labels as integers if all are whole numbers; else as they are, for the check to name the odd ones."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    whole = numbers.notna() & (numbers % 1 == 0)
-    return numbers.astype("int64") if whole.all() else numbers.astype(object).where(whole, values)
+    """Labels as integers if all are whole numbers; else the odd ones as text, for the check to name them."""
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    whole = (numbers % 1 == 0) & (numbers.abs() < 2**53)
+    integers = numbers.where(whole).astype("Int64")
+    return integers.astype("int64") if whole.all() else integers.astype(object).where(whole, values.map(str))
 
 
 def merge_events(events: pd.DataFrame, found: Findings) -> pd.DataFrame:

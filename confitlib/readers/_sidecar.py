@@ -49,17 +49,18 @@ def write(corpus: Corpus, folder: Path) -> None:
         "regime": corpus.regime,
         "accepted": sorted(corpus.accepted),
         "notes": corpus.notes,
-        "columns": {table: list(frame.columns) for table, frame in frames.items()},
+        "columns": {table: list(map(str, frame.columns)) for table, frame in frames.items()},
         "order": {"labels": _moved(_label_order(corpus.labels)), "rankings": _moved(_list_order(corpus.rankings))},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="")
 
 
-def restore(folder: Path, tables: Tables) -> Saved | None:
-    """Give tables read from a folder what their sidecar holds; None if there is no sidecar."""
-    if not (folder / MANIFEST).exists():
-        return None
+def restore(folder: Path, tables: Tables) -> Saved:
+    """Give tables read from a folder what their sidecar holds."""
     manifest = read_json(folder / MANIFEST)
+    missing = sorted({"name", "regime", "accepted", "notes", "columns", "order"} - manifest.keys())
+    if missing:
+        raise fail("stale_sidecar", str(folder / MANIFEST), f"{missing} are missing", STALE)
     columns, order = manifest["columns"], manifest["order"]
     tables.resumes = _with_reserved(folder, "resume", tables.resumes, columns["resumes"])
     tables.jobs = _with_reserved(folder, "job", tables.jobs, columns["jobs"])

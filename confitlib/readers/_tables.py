@@ -87,8 +87,7 @@ def read_table(path: Path, found: Findings, encoding: str = "utf-8") -> pd.DataF
 
 def read_csv(path: Path, found: Findings, encoding: str = "utf-8") -> pd.DataFrame:
     """Read a comma-separated file with a header; quoted cells may hold line breaks."""
-    text = _decode(path, encoding, lambda prefix: len(list(_csv_rows(prefix))) - 1)
-    rows = _csv_rows(text)
+    rows = _csv_rows(_decode(path, encoding, lambda prefix: _row(len(list(_csv_rows(prefix, strict=False))))))
     try:
         return _rectangle(path, list(rows), found)
     except csv.Error as error:
@@ -98,7 +97,7 @@ def read_csv(path: Path, found: Findings, encoding: str = "utf-8") -> pd.DataFra
 
 def read_tsv(path: Path, found: Findings, encoding: str = "utf-8") -> pd.DataFrame:
     """Read a tab-separated file with a header; quotes are text, a row is a line."""
-    text = _decode(path, encoding, lambda prefix: prefix.count("\n"))
+    text = _decode(path, encoding, lambda prefix: _row(prefix.count("\n") + 1))
     lines = text.removesuffix("\n").split("\n")
     return _rectangle(path, [line.removesuffix("\r").split("\t") for line in lines], found)
 
@@ -106,7 +105,7 @@ def read_tsv(path: Path, found: Findings, encoding: str = "utf-8") -> pd.DataFra
 def read_jsonl(path: Path, found: Findings, encoding: str = "utf-8", required: Sequence[str] = ()) -> pd.DataFrame:
     """Read one JSON object a line; `required` keys must be in every line."""
     records = []
-    for number, line in enumerate(_decode(path, encoding, lambda prefix: prefix.count("\n") + 1).split("\n"), 1):
+    for number, line in enumerate(_decode(path, encoding, _line).split("\n"), 1):
         record = _json_line(line, f"{path}, line {number}", found) if line.strip() else None
         missing = [key for key in required if record is not None and key not in record]
         if missing:
@@ -120,7 +119,7 @@ def read_jsonl(path: Path, found: Findings, encoding: str = "utf-8", required: S
 
 def read_json(path: Path, encoding: str = "utf-8") -> Any:
     """Read a JSON file; a key that occurs twice in one object is an error, not the last one."""
-    text = _decode(path, encoding, lambda prefix: prefix.count("\n") + 1)
+    text = _decode(path, encoding, _line)
     try:
         return json.loads(text, object_pairs_hook=_unique_keys)
     except ValueError as error:
@@ -154,20 +153,40 @@ def require_columns(
     return pd.DataFrame({canonical: present.get(canonical) for canonical in chosen}, index=frame.index)
 
 
+def check_columns(columns: Mapping[str, Mapping[str, Any]], allowed: Mapping[str, Iterable[str]]) -> None:
+    """Raise ValueError for a table or a name in `columns` that a reader does not know."""
+    for table, names in columns.items():
+        if table not in allowed:
+            raise ValueError(f"columns: {table!r} is an unknown table; choose from {sorted(allowed)}")
+        unknown = sorted(set(names) - set(allowed[table]))
+        if unknown:
+            raise ValueError(f"columns: {unknown} are unknown names of {table!r}; choose from {sorted(allowed[table])}")
+
+
 def _listed(frame: pd.DataFrame) -> str:
     return ", ".join(map(str, frame.columns)) or "none"
 
 
-def _decode(path: Path, encoding: str, row_of: Callable[[str], int]) -> str:
+def _line(prefix: str) -> str:
+    return f"line {prefix.count(chr(10)) + 1}"
+
+
+def _row(records: int) -> str:
+    """The place of the last of some records, the first of which is the header."""
+    return f"row {records - 1}" if records > 1 else "header"
+
+
+def _decode(path: Path, encoding: str, place_of: Callable[[str], str]) -> str:
+    """The text of a file; `place_of` names the place where a prefix of the text ends."""
     raw = _bytes_of(path)
     try:
         return raw.decode(encoding).removeprefix("\ufeff")
     except LookupError:
         raise ValueError(f"encoding {encoding!r} is unknown to Python: use e.g. 'utf-8', 'cp1252', 'gb18030'") from None
     except UnicodeDecodeError as error:
-        row = row_of(raw[: error.start].decode(encoding).removeprefix("\ufeff") + "?")
+        place = place_of(raw[: error.start].decode(encoding).removeprefix("\ufeff") + "?")
         what = f"byte 0x{raw[error.start]:02x} at offset {error.start} is not {encoding}"
-        raise fail("encoding", f"{path}, {f'row {row}' if row else 'header'}", what, ENCODINGS) from None
+        raise fail("encoding", f"{path}, {place}", what, ENCODINGS) from None
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -180,8 +199,8 @@ def _bytes_of(path: Path) -> bytes:
         raise fail("unreadable", str(path), str(error), "Fetch or pack the file again.") from None
 
 
-def _csv_rows(text: str) -> Any:
-    return csv.reader(io.StringIO(text, newline=""), strict=True)
+def _csv_rows(text: str, strict: bool = True) -> Any:
+    return csv.reader(io.StringIO(text, newline=""), strict=strict)
 
 
 def _rectangle(path: Path, rows: list[list[str]], found: Findings) -> pd.DataFrame:

