@@ -1,4 +1,4 @@
-# make reproduce  notebooks with the laptop profile, claims, figures   (PROFILE=tiny for a quick look)
+# make reproduce  notebooks with the laptop profile, claims, figures
 # make test       linters, types, unit tests, every notebook with the tiny profile
 # make lab        JupyterLab on the notebooks
 # make lock       renew requirements.lock from a fresh environment
@@ -6,7 +6,7 @@
 
 SHELL := /bin/bash
 BIN := .venv/bin
-PROFILE ?= laptop
+TORCH := 2.13.0
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c "$(NEW_ENOUGH)" >/dev/null 2>&1 && echo $$p && break; done)
@@ -15,25 +15,25 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/installed
-	$(BIN)/confit run all --profile $(PROFILE)
-	$(BIN)/confit claims --profile $(PROFILE)
-	$(BIN)/confit figures --profile $(PROFILE)
+	$(BIN)/confit run all --profile laptop
+	$(BIN)/confit claims --profile laptop
+	$(BIN)/confit figures --profile laptop
 
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 lock:
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet -e '.[dev,zh]'
+	build/lock/bin/python -m pip install --quiet -e '.[dev,zh]' torch==$(TORCH)
 	grep '^#' requirements.lock > build/requirements.lock
-	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+.*//' \
-		| grep -v -i -E '^(nvidia|cuda|triton)' >> build/requirements.lock
+	build/lock/bin/python -m pip freeze --all --exclude-editable | sed 's/+.*//' \
+		| grep -v -i -E '^(nvidia|cuda|triton|pip=)' >> build/requirements.lock
 	mv build/requirements.lock requirements.lock
 
 clean:

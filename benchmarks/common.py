@@ -81,12 +81,11 @@ def report(
     file: Path | None = None,
 ) -> None:
     """Print environment, table and, last, the line `NAME: key=value …`; write everything as JSON if asked."""
-    console = Console()
-    console.print(" · ".join(f"{key} {value}" for key, value in where.items()), highlight=False)
+    print(" · ".join(f"{key} {value}" for key, value in where.items()))
     table = Table(*rows[0], title=name)
     for row in rows:
         table.add_row(*(shown(value) for value in row.values()))
-    console.print(table)
+    Console().print(table)
     if file is not None:
         content = {"benchmark": name, "environment": dict(where), "rows": list(rows), "summary": dict(summary)}
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -94,7 +93,7 @@ def report(
 
 
 def shown(value: Any) -> str:
-    """A number with three significant digits, anything else as it is."""
+    """A fraction with three significant digits, anything else as it is."""
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return str(value)

@@ -209,6 +209,8 @@ def claims(
     root = project_root()
     with _plain_errors():
         asserted = [claim for claim in load_claims(root / file) if claim.profile == profile]
+        if not asserted:
+            raise LookupError(f"{file} holds no claim of profile {profile!r}")
         known = standard_records(load_records(root / records), profile)
         if measure:
             typer.echo(measure_claims(known, asserted).to_string(index=False))

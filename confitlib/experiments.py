@@ -112,6 +112,11 @@ def ablate_bands(
     return pd.DataFrame(rows)
 
 
+def band_name(lo: float, hi: float) -> str:
+    """A band as metric names spell it: "3-4%", or "no band" for training without mined negatives."""
+    return "no band" if pd.isna(lo) else f"{100 * lo:g}-{100 * hi:g}%"
+
+
 def _measure_band(
     corpus: Corpus, band: Band | None, config: TrainingConfig, encoder: str, cache: str | None
 ) -> dict[str, float]:

@@ -327,7 +327,8 @@ def plan_sweep(file: str | Path) -> list[SweepRun]:
     """The runs that a sweep file asks for: every combination of its grid, for every seed and notebook.
 
     The YAML holds `notebook` (a number or a list of them), `profile`, `grid` (parameter to list of
-    values) and `seeds`. Raises NotebookError for unknown keys or parameters.
+    values) and `seeds` (values of the parameter `seed`; 0 alone by default). Raises NotebookError for
+    unknown keys or parameters.
     """
     import yaml
 

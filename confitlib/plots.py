@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
-PANELS = {
-    "resume ndcg@100": "nDCG@100, rank resumes",
-    "job ndcg@10": "nDCG@10, rank jobs",
-    "false negatives": "false negatives (share of mined)",
-    "hardness": "score gap to the positive (cosine)",
-}
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -79,7 +73,7 @@ def _unlabelled(axes: Axes) -> bool:
     return not (named_x and any(panel.get_ylabel().strip() for panel in vertical))
 
 
-def over_seeds(data: pd.DataFrame, by: list[str], value: str = "value", confidence: float = 0.95) -> pd.DataFrame:
+def summarise(data: pd.DataFrame, by: list[str], value: str = "value", confidence: float = 0.95) -> pd.DataFrame:
     """Mean of a column for every group with Student's confidence interval; the rest, e.g. seeds, varies.
 
     Returns the `by` columns, mean, low, high and n, groups in order of appearance; low and high are
@@ -126,23 +120,22 @@ def _series(table: pd.DataFrame, hue: str | None) -> list[tuple[str | None, pd.D
 
 @recorded("05_percentile", notebook="05", table="bands")
 def percentile(bands: pd.DataFrame) -> Figure:
-    """Quality, false negatives and hardness against the percentile band that negatives were mined from.
+    """Quantities against the percentile band that negatives were mined from, one panel each.
 
-    `bands`: rows of `confitlib.ablation.ablate_bands`: `lo`, `hi` (shares of the ranking; NaN for
-    training without mined negatives, drawn as a dashed line), `seed`, `quantity`, `value`. Bands are
-    Student's 95 % intervals over seeds. Raises ValueError if the table holds none of `PANELS`.
+    `bands`: rows as of `ablate_bands`: `lo`, `hi` (shares of the ranking; NaN for training without
+    mined negatives, drawn as a dashed line), `seed`, `quantity` (with its unit: the panel's label)
+    and `value`. Shaded are Student's 95 % intervals over seeds.
     """
     import matplotlib.pyplot as plt
 
-    quantities = [quantity for quantity in PANELS if quantity in set(bands["quantity"])]
-    if not quantities:
-        raise ValueError(f"the table holds none of {list(PANELS)}")
-    table = over_seeds(bands, ["quantity", "lo", "hi"]).sort_values(["lo", "hi"], kind="stable")
+    measured = bands.drop_duplicates()  # every run of a sweep repeats the training without mined negatives
+    table = summarise(measured, ["quantity", "lo", "hi"]).sort_values(["lo", "hi"], kind="stable")
+    quantities = list(dict.fromkeys(measured["quantity"]))
     rows = -(-len(quantities) // 2)
     fig, panels = plt.subplots(rows, 2, figsize=(10, 3.6 * rows), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=False):
         _percentile_panel(axes, table[table["quantity"] == quantity])
-        axes.set(xlabel="percentile band of the ranking (%)", ylabel=PANELS[quantity])
+        axes.set(xlabel="percentile band of the ranking (%)", ylabel=quantity)
     for spare in panels.flat[len(quantities) :]:
         spare.set_axis_off()
     return fig

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -286,15 +287,14 @@ class ContrastiveTrainer(Trainer):
         """SparseAdam where only the tokens of a batch change, else the Trainer's AdamW."""
         if not self._sparse:
             return super().create_optimizer(*args)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in self.model.encoder.backbone.parameters() if parameter.requires_grad]
         self.optimizer: torch.optim.Optimizer = torch.optim.SparseAdam(trained, lr=self.args.learning_rate)
         return self.optimizer
 
     @property
     def _sparse(self) -> bool:
         """Whether gradients are sparse: the static encoder's own parameters are being trained."""
-        encoder = self.model.encoder
-        return encoder.sparse_parameters and any(p.requires_grad for p in encoder.backbone.parameters())
+        return bool(self.model.encoder.sparse_parameters)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # torch has no norm of sparse gradients, and the Trainer asks for one even when it does not clip
@@ -362,16 +362,14 @@ def train(
     embeddings that an adapter is trained on.
     """
     config = config or TrainingConfig()
-    if config.mode == "adapter" and encoder.adapter is None:
-        encoder.add_adapter()
-    encoder.freeze("adapter" if config.mode == "adapter" else "all" if config.mode == "full" else config.mode)
+    _set_trainable(encoder, config.mode)
     stores = {side: DocumentStore(encoder, corpus, side, config.mode == "adapter", cache) for side in SIDES}
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = output_dir or Path(scratch)
         trainer = ContrastiveTrainer(
             DualEncoder(encoder),
-            _arguments(config, encoder, folder, len(pairs), progress),
+            _arguments(config, encoder, folder, len(pairs), resumable=output_dir is not None, progress=progress),
             config=config,
             validator=validator,
             train_dataset=pairs,
@@ -380,7 +378,8 @@ def train(
             callbacks=[_EpochCallback(pairs)],
         )
         trainer.remove_callback(PrinterCallback)  # the log is in the result; without a bar it would be printed
-        outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
+        with _threads(1 if encoder.sparse_parameters or config.mode == "adapter" else None):
+            outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
     encoder.eval()
     return TrainingResult(encoder, _history(trainer), outcome.metrics["train_runtime"], config)
 
@@ -404,8 +403,27 @@ def train_once(
     return TrainingResult.load(folder)
 
 
+@contextmanager
+def _threads(limit: int | None) -> Iterator[None]:
+    """Run on so many threads: small matrices gain nothing from more, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(limit or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _set_trainable(encoder: TextEncoder, mode: Literal["full", "adapter"] | int) -> None:
+    if mode == "adapter" and encoder.adapter is None:
+        encoder.add_adapter()
+    encoder.freeze("all" if mode == "full" else mode)
+    if mode == "full" and encoder.adapter is not None and encoder.sparse_parameters:
+        raise ValueError("a static encoder with an adapter mixes sparse and dense gradients: use mode='adapter'")
+
+
 def _arguments(
-    config: TrainingConfig, encoder: TextEncoder, folder: Path, n_pairs: int, progress: bool
+    config: TrainingConfig, encoder: TextEncoder, folder: Path, n_pairs: int, *, resumable: bool, progress: bool
 ) -> TrainingArguments:
     steps = max(1, n_pairs // (config.batch_size * config.gradient_accumulation)) * config.epochs
     return TrainingArguments(
@@ -417,12 +435,13 @@ def _arguments(
         learning_rate=config.learning_rate,
         warmup_steps=int(config.warmup * steps),
         weight_decay=config.weight_decay,
-        max_grad_norm=0.0 if encoder.sparse_parameters and config.mode != "adapter" else config.max_grad_norm,
+        max_grad_norm=0.0 if encoder.sparse_parameters else config.max_grad_norm,
         bf16=encoder.device.type == "cuda",
         use_cpu=encoder.device.type == "cpu",
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=2,
+        save_only_model=not resumable,
         load_best_model_at_end=True,
         metric_for_best_model=config.best_metric,
         greater_is_better=config.best_metric != "loss",

@@ -102,6 +102,13 @@ def test_claims_decide_the_exit_status(value, status, verdict, project):
     assert "other" not in result.output
 
 
+def test_a_profile_without_claims_does_not_pass(project):
+    (project / "claims.yaml").write_text(json.dumps([CLAIM]))
+    standard_run(project, 1.0)
+    result = confit("claims", "--profile", "gpu")
+    assert result.exit_code == 1 and "no claim of profile 'gpu'" in result.output
+
+
 def test_claims_measure_expectation_and_tolerance_over_seeds(project):
     (project / "claims.yaml").write_text(json.dumps([CLAIM]))
     for seed, value in enumerate((0.9, 1.0, 1.1)):

@@ -61,7 +61,7 @@ def test_shared_axes_need_their_label_once_and_colour_bars_none(tmp_path):
 def test_summaries_are_students_intervals():
     values = np.random.default_rng(0).normal(size=5)
     data = pd.DataFrame({"band": ["a"] * 5 + ["b"], "value": [*values, 1.0]})
-    table = plots.over_seeds(data, ["band"]).set_index("band")
+    table = plots.summarise(data, ["band"]).set_index("band")
     low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
     assert table.loc["a", ["mean", "low", "high"]].tolist() == pytest.approx([values.mean(), low, high])
     assert table.loc["b", "mean"] == 1.0 and np.isnan(table.loc["b", "low"])
@@ -89,7 +89,7 @@ def test_grouped_bars_do_not_overlap():
 def bands() -> pd.DataFrame:
     rows = [
         {"lo": lo, "hi": hi, "seed": seed, "quantity": quantity, "value": 0.1 * seed + (lo if lo == lo else 0)}
-        for quantity in ("false negatives", "resume ndcg@100", "resume map")
+        for quantity in ("nDCG@100, rank resumes", "nDCG@10, rank jobs", "false negatives (share)")
         for lo, hi in ((0.03, 0.04), (0.0, 0.01), (np.nan, np.nan))
         for seed in range(3)
     ]
@@ -98,11 +98,17 @@ def bands() -> pd.DataFrame:
 
 def test_the_percentile_figure_orders_bands_and_shows_the_baseline(tmp_path):
     fig = plots.percentile(bands())
-    assert [axes.get_ylabel() for axes in fig.axes] == ["nDCG@100, rank resumes", "false negatives (share of mined)"]
+    assert [axes.get_ylabel() for axes in fig.axes if axes.axison] == list(bands()["quantity"].unique())
     line, baseline = fig.axes[0].lines
     assert line.get_ydata().tolist() == pytest.approx([0.1, 0.13]) and list(line.get_xdata()) == ["0–1", "3–4"]
     assert baseline.get_ydata() == pytest.approx([0.1, 0.1])
     plots.save(fig, "05_percentile", bands(), tmp_path)
+
+
+def test_runs_of_a_sweep_that_repeat_a_training_count_it_once():
+    repeated = pd.concat([bands(), bands()[bands()["lo"].isna()]])
+    once, twice = (plots.percentile(table).axes[0].patches[0].get_extents().height for table in (bands(), repeated))
+    assert once == pytest.approx(twice)
 
 
 def test_figures_are_redrawn_from_records_alone(tmp_path):

@@ -46,12 +46,12 @@ def test_mask_removes_a_known_positive_from_the_denominator():
     resumes, jobs = torch.randn(2, 3, 4, generator=generator).unbind()
     masked = torch.zeros(3, 3, dtype=torch.bool)
     masked[0, 1] = True
-    loss = contrastive_loss(resumes, jobs, masked_jobs=masked, lambda_=1.0)
-    scores = torch.nn.functional.normalize(resumes) @ torch.nn.functional.normalize(jobs).T / 0.05
+    loss = contrastive_loss(resumes, jobs, masked_jobs=masked, lambda_=1.0, temperature=1.0)
+    scores = torch.nn.functional.normalize(resumes) @ torch.nn.functional.normalize(jobs).T
     first = scores[0, [0, 2]].logsumexp(0) - scores[0, 0]
     rest = (scores[1:].logsumexp(1) - scores.diagonal()[1:]).sum()
     assert loss.item() == pytest.approx(((first + rest) / 3).item(), rel=1e-5)
-    unmasked = contrastive_loss(resumes, jobs, masked_jobs=masked, lambda_=1.0, official=True)
+    unmasked = contrastive_loss(resumes, jobs, masked_jobs=masked, lambda_=1.0, temperature=1.0, official=True)
     assert unmasked > loss
 
 

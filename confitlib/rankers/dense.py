@@ -139,3 +139,7 @@ class ConFitV2(InBatch):
         return {
             side: mine("band", corpus, embeddings=embeddings, target=side, seed=seed, lo=lo, hi=hi) for side in SIDES
         }
+
+    def _load_learnt(self, folder: Path) -> None:
+        super()._load_learnt(folder)
+        self.band = (self.band[0], self.band[1])  # JSON made it a list

@@ -1,0 +1,63 @@
+"""The shared experiments return complete tables and do not depend on the number of workers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from confitlib.experiments import ablate_bands, band_name, compare_with, mean_queries, measure_systems, table_of
+from confitlib.rankers import BM25, InBatch, TfIdf
+from confitlib.training import TrainingConfig
+
+QUICK = TrainingConfig(epochs=1, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny):
+    return measure_systems({"BM25": [BM25()], "TF-IDF": [TfIdf()]}, tiny, workers=1)
+
+
+def test_table_has_every_metric_of_every_run(measured):
+    table = table_of(measured)
+    assert table["system"].tolist() == ["BM25", "TF-IDF"]
+    assert {"resume recall@100", "job ndcg@10", "f1_weighted", "roc_auc", "precision", "recall"} <= set(table.columns)
+    assert table.notna().all().all() and (table["seconds"] > 0).all()
+
+
+def test_comparison_is_the_difference_of_the_means(measured):
+    row = compare_with("BM25", measured, "resume", "ndcg@10").iloc[0]
+    means = table_of(measured).set_index("system")["resume ndcg@10"]
+    assert row["against"] == "TF-IDF"
+    assert row["difference"] == pytest.approx(means["BM25"] - means["TF-IDF"])
+    assert row["low"] < row["difference"] < row["high"] and 0 < row["p_holm"] <= 1
+
+
+def test_mean_over_seeds_keeps_every_query(measured):
+    queries = mean_queries([*measured["BM25"], *measured["TF-IDF"]], "job")
+    singles = [measured[name][0].rankings["job"].queries["map"] for name in measured]
+    pd.testing.assert_series_equal(queries["map"], sum(singles) / 2, check_names=False)
+
+
+def test_ablation_has_one_value_for_each_band_seed_and_quantity(tiny, tmp_path):
+    bands = [[0.0, 0.02], [0.2, 0.3]]
+    table = ablate_bands(tiny, bands, [0, 1], QUICK, cache=str(tmp_path), workers=1)
+    rates = table[table["quantity"] == "false negatives"]
+    assert len(rates) == 4 and rates["lo"].notna().all()
+    assert rates[rates["lo"] == 0.0]["value"].min() > rates[rates["lo"] == 0.2]["value"].max()
+    quality = table[table["quantity"] == "resume ndcg@100"]
+    assert len(quality) == 6 and quality["lo"].isna().sum() == 2
+
+
+def test_the_number_of_workers_changes_no_result(tiny):
+    tables = [ablate_bands(tiny, [[0.0, 0.02]], [0], QUICK, workers=workers) for workers in (1, 2)]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_band_names():
+    assert band_name(0.03, 0.04) == "3-4%" and band_name(0.0, 0.005) == "0-0.5%"
+    assert band_name(np.nan, np.nan) == "no band"
+
+
+def test_seeds_change_the_trained_system(tiny):
+    runs = [InBatch(config=TrainingConfig(epochs=1, batch_size=16, seed=seed)) for seed in (0, 1)]
+    table = table_of(measure_systems({"in-batch": runs}, tiny, workers=1))
+    assert table["resume map"].nunique() == 2
