@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmarks.common import arguments, environment, interleaved, report
 from confitlib.evaluation import rank_metrics
 
 KS = (10, 100)
@@ -68,17 +63,6 @@ def one_sort(scores: NDArray[np.float32], relevant: NDArray[np.bool_]) -> pd.Dat
     return pd.DataFrame()
 
 
-def measure(contenders: list[Contender], data: Inputs, repeats: int) -> dict[str, float]:
-    """Median seconds of each contender, run in turns."""
-    seconds: dict[str, list[float]] = {contender.__name__: [] for contender in contenders}
-    for _ in range(repeats):
-        for contender in contenders:
-            start = time.perf_counter()
-            contender(*data)
-            seconds[contender.__name__].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
 def disagreement(contender: Contender, data: Inputs) -> float:
     """The largest difference to ours in any metric of any query, on scores without ties."""
     ours, theirs = confitlib(*data), contender(*data)
@@ -86,34 +70,25 @@ def disagreement(contender: Contender, data: Inputs) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smaller input, under 50 s on two cores")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
+    """Measure, print and, with `--json`, write."""
+    options = arguments(__doc__)
     queries, candidates = (200, 5_000) if options.quick else (1_000, 10_000)
     data = inputs(queries, candidates)
     peers: list[Contender] = [sklearn, trec_eval]
-    seconds = measure([confitlib, *peers, one_sort], data, repeats=3)
+    calls = {contender.__name__: partial(contender, *data) for contender in [confitlib, *peers, one_sort]}
+    seconds = interleaved(calls)
     differences = {peer.__name__: disagreement(peer, (data[0][:50], data[1][:50])) for peer in peers}
-    report(seconds, differences, queries, candidates, options.json)
-
-
-def report(
-    seconds: dict[str, float], differences: dict[str, float], queries: int, candidates: int, path: Path | None
-) -> None:
-    """Print the table and the closing line; write the figures if asked."""
-    threads = os.environ.get("OMP_NUM_THREADS", "default")
-    print(f"{queries} queries x {candidates} candidates, float32, OMP threads: {threads}; medians of 3")
-    print(f"{'':<10} {'seconds':>9} {'x ours':>7}  largest difference to ours")
-    for name, value in seconds.items():
-        difference = f"{differences[name]:.1e}" if name in differences else ""
-        print(f"{name:<10} {value:9.3f} {value / seconds['confitlib']:7.2f}  {difference}")
-    figures: dict[str, Any] = {"queries": queries, "candidates": candidates}
-    figures |= {f"{name}_s": round(value, 4) for name, value in seconds.items()}
-    figures |= {f"{name}_difference": float(f"{value:.1e}") for name, value in differences.items()}
-    if path:
-        path.write_text(json.dumps(figures, indent=1))
-    print("evaluation: " + " ".join(f"{key}={value}" for key, value in figures.items()))
+    rows = [
+        {
+            "program": name,
+            "seconds": value,
+            "times ours": value / seconds["confitlib"],
+            "largest difference to ours": differences.get(name, ""),
+        }
+        for name, value in seconds.items()
+    ]
+    summary = {"queries": queries, "candidates": candidates} | {f"{name}_s": value for name, value in seconds.items()}
+    report("evaluation", rows, summary, environment("scikit-learn", "ir-measures"), options.json)
 
 
 if __name__ == "__main__":

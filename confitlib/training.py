@@ -391,10 +391,11 @@ def train_once(
     negatives: Mapping[Side, Negatives] | None = None,
     *,
     cache: Path,
+    max_length: int | None = None,
     **options: Any,
 ) -> TrainingResult:
     """`train`, unless the same run (weights, data, settings, negatives and code) is already in the cache."""
-    encoder = load_encoder(encoder_name, seed=config.seed)
+    encoder = load_encoder(encoder_name, max_length=max_length, seed=config.seed)
     mined = {side: negatives[side].fingerprint() for side in negatives} if negatives else {}
     parts = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
     folder = cache / content_key(**parts, negatives=mined, code=code_hash())
@@ -449,6 +450,7 @@ def _arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=encoder.device.type == "cuda",
         report_to="none",
+        log_level="error",
         disable_tqdm=not progress,
         seed=config.seed,
         data_seed=config.seed,

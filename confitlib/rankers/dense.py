@@ -19,13 +19,16 @@ from confitlib.training import TrainingConfig, TrainingResult, train, train_once
 class RawEmbed(Ranker):
     """Cosine of the embeddings of an encoder that has not seen the corpus.
 
-    `encoder`: "static", "minilm", a hub name or a local folder. `cache`: folder for embeddings.
+    `encoder`: "static", "minilm", a hub name or a local folder; `max_length`: tokens read of a document, or
+    None for the encoder's own. `hyre`: append hypothetical resumes to jobs. `cache`: folder for embeddings.
     """
 
     name = "RawEmbed"
 
-    def __init__(self, encoder: str = "minilm", hyre: bool = True, cache: str | None = None) -> None:
-        self.encoder, self.hyre, self.cache = encoder, hyre, cache
+    def __init__(
+        self, encoder: str = "minilm", max_length: int | None = None, hyre: bool = True, cache: str | None = None
+    ) -> None:
+        self.encoder, self.max_length, self.hyre, self.cache = encoder, max_length, hyre, cache
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus."""
@@ -39,7 +42,7 @@ class RawEmbed(Ranker):
         return Embeddings.of_corpus(model, corpus, hyre=self.hyre, cache=cache)
 
     def _model(self) -> TextEncoder:
-        return load_encoder(self.encoder)
+        return load_encoder(self.encoder, max_length=self.max_length)
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Cosine of every pair."""
@@ -63,10 +66,11 @@ class InBatch(RawEmbed):
         self,
         encoder: str = "static",
         config: TrainingConfig = TrainingConfig(),
+        max_length: int | None = None,
         hyre: bool = True,
         cache: str | None = None,
     ) -> None:
-        super().__init__(encoder, hyre, cache)
+        super().__init__(encoder, max_length, hyre, cache)
         self.config = config
 
     def learn(self, corpus: Corpus) -> Self:
@@ -81,8 +85,11 @@ class InBatch(RawEmbed):
 
     def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None) -> TrainingResult:
         if self.cache:
-            return train_once(self.encoder, corpus, self.config, negatives, cache=Path(self.cache), progress=False)
-        encoder = load_encoder(self.encoder, seed=self.config.seed)
+            cache, limit = Path(self.cache), self.max_length
+            return train_once(
+                self.encoder, corpus, self.config, negatives, cache=cache, max_length=limit, progress=False
+            )
+        encoder = load_encoder(self.encoder, max_length=self.max_length, seed=self.config.seed)
         return train(encoder, corpus, self.config, negatives, progress=False)
 
     def _model(self) -> TextEncoder:
@@ -126,10 +133,11 @@ class ConFitV2(InBatch):
         encoder: str = "static",
         config: TrainingConfig = TrainingConfig(),
         band: tuple[float, float] = (0.03, 0.04),
+        max_length: int | None = None,
         hyre: bool = True,
         cache: str | None = None,
     ) -> None:
-        super().__init__(encoder, config, hyre, cache)
+        super().__init__(encoder, config, max_length, hyre, cache)
         self.band = band
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
