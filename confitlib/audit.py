@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from confitlib.corpus import Corpus, Side, other
 from confitlib.mining.band import band_window
 from confitlib.mining.kernel import full_ranking
 from confitlib.mining.negatives import Negatives, mined_counts, score_gaps
+from confitlib.mining.registry import mine
 from confitlib.mining.removal import codes_at
 from confitlib.mining.task import DocumentSet, Embeddings, Task, document_ids
 
@@ -90,6 +92,27 @@ def audit_bands(
     positive = task.mean_positive_scores()
     rows = [_band_row(*counts, positive) for counts in zip(stop - start, suitable, score, strict=True)]
     return pd.DataFrame(rows).assign(lo=edges[:-1], hi=edges[1:])[["lo", "hi", *rows[0]]]
+
+
+def same_group_bands(
+    corpus: Corpus, embeddings: Embeddings, target: Side, groups: Mapping[str, str] | pd.Series, edges: Sequence[float]
+) -> pd.DataFrame:
+    """The share of mined documents from the group of the query's best-ranked document, by percentile band.
+
+    A proxy for closeness where the truth is unknown: `groups` maps document ids to, say, a field of work. It
+    says nothing of suitability. A row a band: `lo, hi, rate, low, high` (95 %, see `clustered_wilson`).
+    """
+    ask: dict[str, Any] = {"target": target, "embeddings": embeddings, "queries": "train"}
+    best = mine("top", corpus, n=1, **ask).table.set_index("query_id")["negative_id"].map(groups)
+    rows = []
+    for lo, hi in pairwise(edges):
+        found = mine("band", corpus, lo=lo, hi=hi, **ask).table
+        found = found[found["rank"] > 0]  # the best-ranked one itself proves nothing
+        same = found["negative_id"].map(groups) == found["query_id"].map(best)
+        counts = same.groupby(found["query_id"]).agg(["sum", "size"])
+        rate, low, high = clustered_wilson(counts["sum"].to_numpy(), counts["size"].to_numpy())
+        rows.append({"lo": lo, "hi": hi, "rate": rate, "low": low, "high": high})
+    return pd.DataFrame(rows)
 
 
 def clustered_wilson(hits: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple[float, float, float]:

@@ -211,11 +211,11 @@ def claims(
         asserted = [claim for claim in load_claims(root / file) if claim.profile == profile]
         if not asserted:
             raise LookupError(f"{file} holds no claim of profile {profile!r}")
-        known = standard_records(load_records(root / records), profile)
+        known = load_records(root / records)
         if measure:
             typer.echo(measure_claims(known, asserted).to_string(index=False))
             return
-        checked = check_claims(known, asserted)
+        checked = check_claims(standard_records(known, profile), asserted)
     _print_claims(checked)
     if not passed(checked):
         raise typer.Exit(1)

@@ -20,7 +20,8 @@ SIDES: tuple[Side, Side] = ("resume", "job")
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 ANY_SPLIT = "any"
 HYRE = "hypothetical_resume"
-RESERVED = ("split", HYRE)
+COPY_OF = "copy_of"
+RESERVED = ("split", HYRE, COPY_OF)
 LABEL_COLUMNS = ["resume_id", "job_id", "label", "split"]
 RANKING_COLUMNS = ["target", "split", "query_id", "candidate_id", "label"]
 ENTRY = ["target", "split", "query_id", "candidate_id"]
@@ -64,8 +65,8 @@ class Corpus:
 
     `resumes`, `jobs`: frames indexed by string id (`resume_id`, `job_id`; the two sides have
     separate id spaces, so ids may coincide). Every column is a text field except the reserved
-    `split` (train, valid, test, or `any` in the warm regime) and, for jobs, the optional
-    `hypothetical_resume` (HyRe).
+    `split` (train, valid, test, or `any` in the warm regime) and the optional `hypothetical_resume` of jobs
+    (HyRe) and `copy_of`, which names the original of an augmented document.
     `labels`: `resume_id, job_id, label, split` with label 1 (accepted) or 0 (rejected).
     `rankings`: candidate lists in file order, one row a candidate: `target` (the side that is
     ranked), `split, query_id, candidate_id, label` with label 1, 0 or -1 (unjudged).

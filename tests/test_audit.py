@@ -1,13 +1,16 @@
 """The audit counts false negatives exactly, agrees with mining band by band, and its interval covers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
-from confitlib.audit import audit_bands, clustered_wilson, false_negatives
+from confitlib.audit import audit_bands, batch_collisions, clustered_wilson, false_negatives, same_group_bands
 from confitlib.corpus import LABEL_COLUMNS, Corpus
+from confitlib.encoder import load_encoder
 from confitlib.mining import Embeddings, mine
 
 EDGES = [0.0, 0.02, 0.1, 0.3, 0.7, 1.0]
@@ -124,3 +127,20 @@ def test_interval_covers_the_rate_of_clustered_observations():
         narrow += naive.low <= 0.1 <= naive.high
     assert 910 <= covered <= 980
     assert narrow < 880  # what ignoring the clusters would claim
+
+
+def test_batch_collisions_count_shared_and_suitable_pairs(tiny):
+    rates = batch_collisions(tiny, [2, 16], batches=200, seed=0)
+    assert rates.index.tolist() == [2, 16]
+    assert (rates.loc[2] < rates.loc[16]).all() and (rates["known"] <= 1).all()
+    disjoint = replace(tiny, labels=tiny.labelled("train", 1).drop_duplicates("job_id").drop_duplicates("resume_id"))
+    alone = replace(disjoint, rankings=tiny.rankings[:0], truth=None)
+    assert batch_collisions(alone, [8], batches=50, seed=0)["known"].tolist() == [0.0]
+
+
+def test_same_group_bands_are_shares_of_the_best_documents_group(tiny):
+    embeddings = Embeddings.of_corpus(load_encoder("static"), tiny)
+    everyone = dict.fromkeys(tiny.resumes.index, "one")
+    assert same_group_bands(tiny, embeddings, "resume", everyone, [0, 0.1, 0.5])["rate"].tolist() == [1.0, 1.0]
+    own = {resume: resume for resume in tiny.resumes.index}
+    assert same_group_bands(tiny, embeddings, "resume", own, [0, 0.1])["rate"].tolist() == [0.0]

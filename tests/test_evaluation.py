@@ -20,7 +20,9 @@ from confitlib.evaluation import (
     bootstrap_interval,
     compare,
     evaluate_classification,
+    evaluate_graded,
     evaluate_ranking,
+    graded_baseline,
     holm,
     random_baseline,
     rank_metrics,
@@ -473,3 +475,19 @@ def test_classification_that_cannot_be_done_is_refused(labelled: Callable[..., C
     scores[1, 1] = np.inf
     with pytest.raises(ValueError, match="scores 'r1', 'j1' NaN or infinite"):
         evaluate_classification(Table(scores), labelled("r0 j0 1, r1 j1 0", "r2 j0 1"))
+
+
+def test_graded_lists_use_exponential_gains():
+    grades = pd.DataFrame({"resume_id": ["a", "b", "a"], "job_id": ["y", "y", "x"], "score": [1, 3, 2]})
+
+    class Alphabetical:
+        name = "alphabetical"
+
+        def score_pairs(self, resume_ids, job_ids):
+            return np.array([{"a": 1.0, "b": 0.0}[resume] for resume in resume_ids])
+
+    measured = evaluate_graded(Alphabetical(), grades)["ndcg@10"]
+    discount = 1 / np.log2(3)
+    assert measured["x"] == 1.0
+    assert measured["y"] == pytest.approx((1 + 7 * discount) / (7 + discount))
+    assert graded_baseline(grades)["ndcg@10"]["y"] == pytest.approx((measured["y"] + 1) / 2)

@@ -220,6 +220,13 @@ def test_the_check_of_documented_commands_accepts_real_ones(line):
     check_command(line)
 
 
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    assert [line.split(" {")[0] for line in capsys.readouterr().out.splitlines()] == ["BM25", "ConFit v2"]
+
+
 def test_documents_link_to_files_that_exist():
     for document in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8")):

@@ -8,11 +8,19 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from confitlib import training
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import load_encoder
 from confitlib.mining import Embeddings, mine
-from confitlib.training import PairCollator, PositivePairs, TrainingConfig, TrainingResult, contrastive_loss, train
+from confitlib.training import (
+    DocumentStore,
+    PairCollator,
+    PositivePairs,
+    TrainingConfig,
+    TrainingResult,
+    contrastive_loss,
+    train,
+    trainer,
+)
 
 QUICK = TrainingConfig(epochs=2, batch_size=8, seed=3)
 
@@ -71,7 +79,7 @@ def corpus_of_pairs(pairs):
 def test_collator_masks_known_positives_and_equal_texts_but_never_the_own_positive():
     corpus = corpus_of_pairs([(0, 0), (1, 1), (0, 1), (2, 2)])
     encoder = load_encoder("static")
-    stores = {side: training.DocumentStore(encoder, corpus, side, frozen=False) for side in SIDES}
+    stores = {side: DocumentStore(encoder, corpus, side, frozen=False) for side in SIDES}
     collate = PairCollator(stores, corpus, negatives_per_batch=None)
     none = np.empty(0, dtype=int)
     items = [
@@ -86,7 +94,7 @@ def test_collator_masks_known_positives_and_equal_texts_but_never_the_own_positi
 
 def test_negatives_per_batch_caps_each_side():
     corpus = corpus_of_pairs([(0, 0), (1, 1)])
-    stores = {side: training.DocumentStore(load_encoder("static"), corpus, side, frozen=False) for side in SIDES}
+    stores = {side: DocumentStore(load_encoder("static"), corpus, side, frozen=False) for side in SIDES}
     item = {"resume": 0, "job": 0, "negative_resumes": np.array([1, 2]), "negative_jobs": np.array([1, 2])}
     batch = PairCollator(stores, corpus, negatives_per_batch=1)([item])
     assert batch["masked_jobs"].shape == batch["masked_resumes"].shape == (1, 2)
@@ -159,10 +167,10 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, tmp_p
         return train(load_encoder("static"), tiny, config, negatives, progress=False, **options)
 
     whole = run()
-    original = training.ContrastiveTrainer.__init__
+    original = trainer.ContrastiveTrainer.__init__
     with monkeypatch.context() as patch:
         patch.setattr(
-            training.ContrastiveTrainer,
+            trainer.ContrastiveTrainer,
             "__init__",
             lambda self, *args, callbacks, **kwargs: original(self, *args, callbacks=[*callbacks, Killer()], **kwargs),
         )
@@ -185,7 +193,20 @@ def test_the_validator_picks_the_checkpoint(tiny):
     assert result.encoder.weight_hash() == seen[0] != seen[1]
 
 
-def test_top_layers_and_adapter_leave_the_rest_untouched(tiny):
+def test_top_layers_train_and_lower_layers_stay():
+    corpus = corpus_of_pairs([(0, 0), (1, 1), (2, 2)])
+    encoder = load_encoder("minilm", max_length=16)
+    before = [layer.attention.output.dense.weight.detach().clone() for layer in encoder.backbone.layers()]
+    with pytest.warns(UserWarning, match="no accepted validation pair"):
+        train(encoder, corpus, replace(QUICK, mode=2, epochs=1, batch_size=3), progress=False)
+    moved = [
+        not torch.equal(layer.attention.output.dense.weight, old)
+        for layer, old in zip(encoder.backbone.layers(), before, strict=True)
+    ]
+    assert moved == [False] * 4 + [True] * 2
+
+
+def test_adapter_training_leaves_the_encoder_untouched(tiny):
     encoder = load_encoder("static")
     frozen = encoder.backbone.token_vectors.detach().clone()
     trained = train(encoder, tiny, replace(QUICK, mode="adapter"), progress=False).encoder
@@ -203,7 +224,7 @@ def test_result_round_trip(tiny, tmp_path):
 
 
 def test_train_once_trains_once(tiny, tmp_path, monkeypatch):
-    first = training.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
-    monkeypatch.setattr(training, "train", lambda *args, **kwargs: pytest.fail("trained again"))
-    again = training.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
+    first = trainer.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
+    monkeypatch.setattr(trainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    again = trainer.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
     assert again.encoder.weight_hash() == first.encoder.weight_hash()

@@ -1,6 +1,7 @@
 """Evaluation: ranking and classification metrics, bootstrap intervals, paired tests."""
 
 from confitlib.evaluation.classification import ClassificationResult, evaluate_classification, tune_threshold
+from confitlib.evaluation.graded import evaluate_graded, graded_baseline
 from confitlib.evaluation.intervals import Comparison, bootstrap_interval, compare, holm, summarise
 from confitlib.evaluation.metrics import random_baseline, rank_metrics
 from confitlib.evaluation.ranking import RankingResult, evaluate_ranking
@@ -14,7 +15,9 @@ __all__ = [
     "bootstrap_interval",
     "compare",
     "evaluate_classification",
+    "evaluate_graded",
     "evaluate_ranking",
+    "graded_baseline",
     "holm",
     "random_baseline",
     "rank_metrics",

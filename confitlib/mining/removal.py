@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from confitlib.corpus import PLACEHOLDER, Corpus, Side
+from confitlib.corpus import COPY_OF, PLACEHOLDER, Corpus, Side
 
-COPY_OF = "copy_of"
 REASONS = ("labelled positive", "augmented copy", "same text")
 
 
@@ -62,8 +61,7 @@ def _twins(corpus: Corpus, side: Side) -> csr_array:
     """Groups of documents with the same text, and of the copies of these."""
     ids = pd.Series(corpus.documents(side).index.astype(str))
     copies = pd.Series(_copies(corpus.documents(side)).indices)
-    fields = [field for field in corpus.fields(side) if field != COPY_OF]
-    frame = corpus.documents(side)[fields].fillna("").astype(str).reset_index(drop=True)
+    frame = corpus.documents(side)[corpus.fields(side)].fillna("").astype(str).reset_index(drop=True)
     hidden = frame.apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1)
     words = frame.apply(lambda column: column.str.casefold().str.split().str.join(" "))
     text = words.agg("\x1f".join, axis=1)

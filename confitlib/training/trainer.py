@@ -1,29 +1,29 @@
-"""Contrastive training of the dual encoder: the two-sided loss, its batches, and a Trainer that resumes."""
+"""Training runs: their settings, a Trainer that resumes, and what comes out."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from confitlib.cache import code_hash, content_key
-from confitlib.corpus import SIDES, Corpus, Side, Split, other
+from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Negatives
-from confitlib.text import texts
+from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
+from confitlib.training.loss import contrastive_loss
 
+DECIDES = ("corpus", "text", "encoder", "mining", "training")  # the modules that decide a training's outcome
 Validator = Callable[[TextEncoder], Mapping[str, float]]
 
 
@@ -56,184 +56,6 @@ class TrainingConfig:
     official: bool = False
     best_metric: str = "loss"
     seed: int = 0
-
-
-# --- loss ---------------------------------------------------------------------------------------------
-
-
-def contrastive_loss(
-    resumes: Tensor,
-    jobs: Tensor,
-    negative_resumes: Tensor | None = None,
-    negative_jobs: Tensor | None = None,
-    *,
-    masked_jobs: Tensor | None = None,
-    masked_resumes: Tensor | None = None,
-    temperature: float = 0.05,
-    lambda_: float = 0.5,
-    normalized: bool = True,
-    official: bool = False,
-) -> Tensor:
-    """The two-sided loss `lambda_ * L_r2j + (1 - lambda_) * L_j2r` over a batch of B matching pairs.
-
-    `resumes`, `jobs`: `[B, d]`, row i of one matches row i of the other. `negative_resumes`,
-    `negative_jobs`: `[H, d]` hard negatives shared by all anchors of the batch. `masked_jobs`
-    `[B, B + H_jobs]` and `masked_resumes` `[B, B + H_resumes]` mark candidates that are known positives
-    of the anchor and must not count as negatives; `official=True` ignores them and turns a NaN loss
-    into zero. Source: ConFit v2 loss, confit.py:compute_coarsegrained_loss_dist.
-    """
-    job_candidates = jobs if negative_jobs is None else torch.cat([jobs, negative_jobs])
-    resume_candidates = resumes if negative_resumes is None else torch.cat([resumes, negative_resumes])
-    if normalized:
-        job_candidates, resume_candidates = normalize(job_candidates, dim=-1), normalize(resume_candidates, dim=-1)
-        resumes, jobs = resume_candidates[: len(resumes)], job_candidates[: len(jobs)]
-    if official:
-        masked_jobs = masked_resumes = None
-    r2j = info_nce(resumes, job_candidates, temperature, masked_jobs)
-    j2r = info_nce(jobs, resume_candidates, temperature, masked_resumes)
-    loss = lambda_ * r2j + (1 - lambda_) * j2r
-    return loss.nan_to_num() if official else loss
-
-
-def info_nce(anchors: Tensor, candidates: Tensor, temperature: float, masked: Tensor | None = None) -> Tensor:
-    """InfoNCE: anchor i `[B, d]` must pick candidate i among all candidates `[B + H, d]` it is not masked from."""
-    scores = anchors @ candidates.T / temperature
-    if masked is not None:
-        scores = scores.masked_fill(masked, -torch.inf)
-    return cross_entropy(scores, torch.arange(len(anchors), device=anchors.device))
-
-
-# --- batches ------------------------------------------------------------------------------------------
-
-
-class PositivePairs(torch.utils.data.Dataset):
-    """The positive pairs of a split, each with hard negatives drawn by (seed, epoch, pair).
-
-    Documents are row numbers of the corpus frames, so a draw does not depend on anything drawn before:
-    an interrupted run continues with the same negatives.
-    """
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        split: Split,
-        negatives: Mapping[Side, Negatives] | None = None,
-        per_pair: int = 1,
-        seed: int = 0,
-    ) -> None:
-        labels = corpus.labelled(split, 1)
-        if labels.empty:
-            raise ValueError(f"corpus {corpus.name!r} has no accepted pair in split {split!r}: nothing to learn from")
-        self.rows = {side: corpus.positions(side, labels[f"{side}_id"]) for side in SIDES}
-        self.negatives = {side: _pools(corpus, side, (negatives or {}).get(side)) for side in SIDES}
-        self.per_pair, self.seed, self.epoch = per_pair, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.rows["resume"])
-
-    def __getitem__(self, pair: int) -> dict[str, Any]:
-        rng = np.random.default_rng((self.seed, self.epoch, pair))
-        item: dict[str, Any] = {side: int(self.rows[side][pair]) for side in SIDES}
-        for side in SIDES:
-            pool = self.negatives[side].get(item[other(side)], _EMPTY)
-            item[f"negative_{side}s"] = rng.choice(pool, min(self.per_pair, len(pool)), replace=False)
-        return item
-
-
-_EMPTY = np.empty(0, dtype=np.intp)
-
-
-def _pools(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int, NDArray[np.intp]]:
-    """Hard negatives of a side by query row."""
-    if negatives is None:
-        return {}
-    if negatives.target != side:
-        raise ValueError(f"negatives for {side}s hold {negatives.target}s: pass them under {negatives.target!r}")
-    table = negatives.table
-    rows = corpus.positions(side, table["negative_id"])
-    queries = corpus.positions(other(side), table["query_id"])
-    order = np.argsort(queries, kind="stable")
-    starts = np.flatnonzero(np.diff(queries[order], prepend=-1))
-    return {
-        int(queries[order[start]]): part for start, part in zip(starts, np.split(rows[order], starts[1:]), strict=True)
-    }
-
-
-class DocumentStore:
-    """Model inputs of every document of a side, prepared once: token ids, or vectors in adapter mode."""
-
-    def __init__(
-        self, encoder: TextEncoder, corpus: Corpus, side: Side, frozen: bool, cache: Path | None = None
-    ) -> None:
-        self.encoder, documents = encoder, list(texts(corpus, side))
-        if frozen:
-            self.vectors: Tensor | None = torch.from_numpy(encoder.embed_frozen(documents, cache=cache))
-        else:
-            self.vectors, self.tokens = None, encoder.tokenize(documents)
-
-    def features(self, rows: Sequence[int] | NDArray[np.intp]) -> dict[str, Tensor]:
-        """Encoder inputs for the given documents, padded to the longest of them."""
-        if self.vectors is not None:
-            return {"vectors": self.vectors[torch.as_tensor(np.asarray(rows))]}
-        return self.encoder.collate([self.tokens[row] for row in rows])
-
-
-class PairCollator:
-    """Turns positive pairs into one batch: both sides' documents, positives first, and the masks.
-
-    A candidate is masked for an anchor when the pair is a known positive, or when it carries the same
-    text as the anchor's own positive; the anchor's own positive never is.
-    """
-
-    def __init__(self, stores: Mapping[Side, DocumentStore], corpus: Corpus, negatives_per_batch: int | None) -> None:
-        self.stores, self.cap = stores, negatives_per_batch
-        self.same_text = {side: _first_with_text(texts(corpus, side)) for side in SIDES}
-        known = corpus.known_positives().tocoo()
-        self.n_jobs = len(corpus.jobs)
-        self.known = np.unique(self._pair_keys(*(rows.astype(np.intp) for rows in known.coords)))
-
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = {side: np.array([item[side] for item in items]) for side in SIDES}
-        everything = {side: self._candidates(rows[side], items, side) for side in SIDES}
-        return {
-            "resumes": self.stores["resume"].features(everything["resume"]),
-            "jobs": self.stores["job"].features(everything["job"]),
-            "masked_jobs": self._mask("job", rows, everything["job"]),
-            "masked_resumes": self._mask("resume", rows, everything["resume"]),
-        }
-
-    def _candidates(self, rows: NDArray[np.intp], items: list[dict[str, Any]], side: Side) -> NDArray[np.intp]:
-        negatives = np.concatenate([item[f"negative_{side}s"] for item in items]).astype(np.intp)
-        return np.concatenate([rows, negatives[: self.cap]])
-
-    def _mask(self, side: Side, rows: Mapping[Side, NDArray[np.intp]], candidates: NDArray[np.intp]) -> Tensor:
-        anchors = rows[other(side)][:, None]
-        pairs = self._pair_keys(anchors, candidates) if side == "job" else self._pair_keys(candidates, anchors)
-        same = self.same_text[side]
-        masked = _contains(self.known, pairs) | (same[candidates] == same[rows[side]][:, None])
-        np.fill_diagonal(masked, False)
-        return torch.from_numpy(masked)
-
-    def _pair_keys(self, resumes: NDArray[np.intp], jobs: NDArray[np.intp]) -> NDArray[np.int64]:
-        resume_keys = self.same_text["resume"][resumes].astype(np.int64)
-        return resume_keys * self.n_jobs + self.same_text["job"][jobs]
-
-
-def _first_with_text(documents: pd.Series) -> NDArray[np.intp]:
-    """For every row, the first row that carries the same text."""
-    codes, _ = pd.factorize(documents.str.strip())
-    first = np.unique(codes, return_index=True)[1]
-    return first[codes]
-
-
-def _contains(sorted_keys: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-    if not len(sorted_keys):
-        return np.zeros(keys.shape, dtype=bool)
-    places = np.searchsorted(sorted_keys, keys).clip(max=len(sorted_keys) - 1)
-    return sorted_keys[places] == keys
-
-
-# --- training -----------------------------------------------------------------------------------------
 
 
 class DualEncoder(nn.Module):
@@ -365,15 +187,23 @@ def train(
     _set_trainable(encoder, config.mode)
     stores = {side: DocumentStore(encoder, corpus, side, config.mode == "adapter", cache) for side in SIDES}
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
+    valid = _validation_pairs(corpus)
     with tempfile.TemporaryDirectory() as scratch:
         folder = output_dir or Path(scratch)
         trainer = ContrastiveTrainer(
             DualEncoder(encoder),
-            _arguments(config, encoder, folder, len(pairs), resumable=output_dir is not None, progress=progress),
+            TrainingArguments(
+                output_dir=str(folder),
+                save_only_model=output_dir is None,
+                disable_tqdm=not progress,
+                **_schedule(config, len(pairs)),
+                **_selection(config, valid is not None),
+                **_hardware(config, encoder),
+            ),
             config=config,
             validator=validator,
             train_dataset=pairs,
-            eval_dataset=PositivePairs(corpus, "valid"),
+            eval_dataset=valid,
             data_collator=PairCollator(stores, corpus, config.negatives_per_batch),
             callbacks=[_EpochCallback(pairs)],
         )
@@ -398,7 +228,7 @@ def train_once(
     encoder = load_encoder(encoder_name, max_length=max_length, seed=config.seed)
     mined = {side: negatives[side].fingerprint() for side in negatives} if negatives else {}
     parts = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
-    folder = cache / content_key(**parts, negatives=mined, code=code_hash())
+    folder = cache / content_key(**parts, negatives=mined, code=code_hash(*DECIDES))
     if not (folder / "training.json").exists():
         train(encoder, corpus, config, negatives, cache=cache / "embeddings", **options).save(folder)
     return TrainingResult.load(folder)
@@ -423,38 +253,54 @@ def _set_trainable(encoder: TextEncoder, mode: Literal["full", "adapter"] | int)
         raise ValueError("a static encoder with an adapter mixes sparse and dense gradients: use mode='adapter'")
 
 
-def _arguments(
-    config: TrainingConfig, encoder: TextEncoder, folder: Path, n_pairs: int, *, resumable: bool, progress: bool
-) -> TrainingArguments:
+def _validation_pairs(corpus: Corpus) -> PositivePairs | None:
+    if corpus.labelled("valid", 1).empty:
+        warnings.warn(f"corpus {corpus.name!r} has no accepted validation pair: the last epoch is kept", stacklevel=3)
+        return None
+    return PositivePairs(corpus, "valid")
+
+
+def _schedule(config: TrainingConfig, n_pairs: int) -> dict[str, Any]:
+    """How long and how fast to learn; the shape is the official one: linear warm-up, then linear decay."""
     steps = max(1, n_pairs // (config.batch_size * config.gradient_accumulation)) * config.epochs
-    return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=32,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate,
-        warmup_steps=int(config.warmup * steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=0.0 if encoder.sparse_parameters else config.max_grad_norm,
-        bf16=encoder.device.type == "cuda",
-        use_cpu=encoder.device.type == "cpu",
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=2,
-        save_only_model=not resumable,
-        load_best_model_at_end=True,
-        metric_for_best_model=config.best_metric,
-        greater_is_better=config.best_metric != "loss",
-        logging_steps=max(1, steps // 100),
-        remove_unused_columns=False,
-        dataloader_pin_memory=encoder.device.type == "cuda",
-        report_to="none",
-        log_level="error",
-        disable_tqdm=not progress,
-        seed=config.seed,
-        data_seed=config.seed,
-    )
+    return {
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": 32,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": int(config.warmup * steps),
+        "weight_decay": config.weight_decay,
+        "logging_steps": max(1, steps // 100),
+        "seed": config.seed,
+        "data_seed": config.seed,
+    }
+
+
+def _selection(config: TrainingConfig, validated: bool) -> dict[str, Any]:
+    """Which checkpoint to keep: the best validation epoch, or the last without validation pairs."""
+    return {
+        "eval_strategy": "epoch" if validated else "no",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "load_best_model_at_end": validated,
+        "metric_for_best_model": config.best_metric if validated else None,
+        "greater_is_better": config.best_metric != "loss" if validated else None,
+    }
+
+
+def _hardware(config: TrainingConfig, encoder: TextEncoder) -> dict[str, Any]:
+    """Device and precision; nothing is reported to outside services."""
+    on_gpu = encoder.device.type == "cuda"
+    return {
+        "bf16": on_gpu,
+        "use_cpu": encoder.device.type == "cpu",
+        "dataloader_pin_memory": on_gpu,
+        "max_grad_norm": 0.0 if encoder.sparse_parameters else config.max_grad_norm,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "log_level": "error",
+    }
 
 
 def _history(trainer: Trainer) -> pd.DataFrame:

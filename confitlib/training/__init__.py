@@ -1,0 +1,24 @@
+"""Contrastive training of the dual encoder: the two-sided loss, its batches, and a Trainer that resumes."""
+
+from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
+from confitlib.training.loss import contrastive_loss, info_nce
+from confitlib.training.trainer import (
+    DualEncoder,
+    TrainingConfig,
+    TrainingResult,
+    train,
+    train_once,
+)
+
+__all__ = [
+    "DocumentStore",
+    "DualEncoder",
+    "PairCollator",
+    "PositivePairs",
+    "TrainingConfig",
+    "TrainingResult",
+    "contrastive_loss",
+    "info_nce",
+    "train",
+    "train_once",
+]

@@ -1,0 +1,126 @@
+"""Batches of positive pairs: seeded hard negatives, documents prepared once, masks of known positives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from confitlib.corpus import SIDES, Corpus, Side, Split, other
+from confitlib.encoder import TextEncoder
+from confitlib.mining import Negatives
+from confitlib.mining.removal import removal
+from confitlib.text import texts
+
+
+class PositivePairs(torch.utils.data.Dataset):
+    """The positive pairs of a split, each with hard negatives drawn by (seed, epoch, pair).
+
+    Documents are row numbers of the corpus frames, so a draw does not depend on anything drawn before:
+    an interrupted run continues with the same negatives.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: Split,
+        negatives: Mapping[Side, Negatives] | None = None,
+        per_pair: int = 1,
+        seed: int = 0,
+    ) -> None:
+        labels = corpus.labelled(split, 1)
+        if labels.empty:
+            raise ValueError(f"corpus {corpus.name!r} has no accepted pair in split {split!r}: nothing to learn from")
+        self.rows = {side: corpus.positions(side, labels[f"{side}_id"]) for side in SIDES}
+        self.negatives = {side: _pools(corpus, side, (negatives or {}).get(side)) for side in SIDES}
+        self.per_pair, self.seed, self.epoch = per_pair, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.rows["resume"])
+
+    def __getitem__(self, pair: int) -> dict[str, Any]:
+        rng = np.random.default_rng((self.seed, self.epoch, pair))
+        item: dict[str, Any] = {side: int(self.rows[side][pair]) for side in SIDES}
+        for side in SIDES:
+            pool = self.negatives[side].get(item[other(side)], _EMPTY)
+            item[f"negative_{side}s"] = rng.choice(pool, min(self.per_pair, len(pool)), replace=False)
+        return item
+
+
+_EMPTY = np.empty(0, dtype=np.intp)
+
+
+def _pools(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int, NDArray[np.intp]]:
+    """Hard negatives of a side by query row."""
+    if negatives is None:
+        return {}
+    if negatives.target != side:
+        raise ValueError(f"negatives for {side}s hold {negatives.target}s: pass them under {negatives.target!r}")
+    table = negatives.table
+    rows = corpus.positions(side, table["negative_id"])
+    queries = corpus.positions(other(side), table["query_id"])
+    order = np.argsort(queries, kind="stable")
+    starts = np.flatnonzero(np.diff(queries[order], prepend=-1))
+    return {
+        int(queries[order[start]]): part for start, part in zip(starts, np.split(rows[order], starts[1:]), strict=True)
+    }
+
+
+class DocumentStore:
+    """Model inputs of every document of a side, prepared once: token ids, or vectors in adapter mode."""
+
+    def __init__(
+        self, encoder: TextEncoder, corpus: Corpus, side: Side, frozen: bool, cache: Path | None = None
+    ) -> None:
+        self.encoder, documents = encoder, list(texts(corpus, side))
+        if frozen:
+            self.vectors: Tensor | None = torch.from_numpy(encoder.embed_frozen(documents, cache=cache))
+        else:
+            self.vectors, self.tokens = None, encoder.tokenize(documents)
+
+    def features(self, rows: Sequence[int] | NDArray[np.intp]) -> dict[str, Tensor]:
+        """Encoder inputs for the given documents, padded to the longest of them."""
+        if self.vectors is not None:
+            return {"vectors": self.vectors[torch.as_tensor(np.asarray(rows))]}
+        return self.encoder.collate([self.tokens[row] for row in rows])
+
+
+class PairCollator:
+    """Turns positive pairs into one batch: both sides' documents, positives first, and the masks.
+
+    A candidate is masked for an anchor when mining would never pick it as a negative: known positives, their
+    augmented copies and documents of the same text. The anchor's own positive is never masked.
+    """
+
+    def __init__(self, stores: Mapping[Side, DocumentStore], corpus: Corpus, negatives_per_batch: int | None) -> None:
+        self.stores, self.cap, self.n_jobs = stores, negatives_per_batch, len(corpus.jobs)
+        known = removal(corpus, "job").tocoo()
+        self.known = np.sort(self._pair_keys(*(rows.astype(np.intp) for rows in known.coords)))
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = {side: np.array([item[side] for item in items]) for side in SIDES}
+        candidates = {side: self._candidates(rows[side], items, side) for side in SIDES}
+        return {
+            "resumes": self.stores["resume"].features(candidates["resume"]),
+            "jobs": self.stores["job"].features(candidates["job"]),
+            "masked_jobs": self._mask(self._pair_keys(rows["resume"][:, None], candidates["job"])),
+            "masked_resumes": self._mask(self._pair_keys(candidates["resume"], rows["job"][:, None])),
+        }
+
+    def _candidates(self, rows: NDArray[np.intp], items: list[dict[str, Any]], side: Side) -> NDArray[np.intp]:
+        negatives = np.concatenate([item[f"negative_{side}s"] for item in items]).astype(np.intp)
+        return np.concatenate([rows, negatives[: self.cap]])
+
+    def _mask(self, pairs: NDArray[np.int64]) -> Tensor:
+        places = np.searchsorted(self.known, pairs).clip(max=len(self.known) - 1)
+        masked = self.known[places] == pairs
+        np.fill_diagonal(masked, False)
+        return torch.from_numpy(masked)
+
+    def _pair_keys(self, resumes: NDArray[np.intp], jobs: NDArray[np.intp]) -> NDArray[np.int64]:
+        return resumes.astype(np.int64) * self.n_jobs + jobs

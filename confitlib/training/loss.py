@@ -1,0 +1,49 @@
+"""The two-sided contrastive loss of ConFit v2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+
+def contrastive_loss(
+    resumes: Tensor,
+    jobs: Tensor,
+    negative_resumes: Tensor | None = None,
+    negative_jobs: Tensor | None = None,
+    *,
+    masked_jobs: Tensor | None = None,
+    masked_resumes: Tensor | None = None,
+    temperature: float = 0.05,
+    lambda_: float = 0.5,
+    normalized: bool = True,
+    official: bool = False,
+) -> Tensor:
+    """The two-sided loss `lambda_ * L_r2j + (1 - lambda_) * L_j2r` over a batch of B matching pairs.
+
+    `resumes`, `jobs`: `[B, d]`, row i of one matches row i of the other. `negative_resumes`,
+    `negative_jobs`: `[H, d]` hard negatives shared by all anchors of the batch. `masked_jobs`
+    `[B, B + H_jobs]` and `masked_resumes` `[B, B + H_resumes]` mark candidates that are known positives
+    of the anchor and must not count as negatives; `official=True` ignores them and turns a NaN loss
+    into zero. Source: ConFit v2 loss, confit.py:compute_coarsegrained_loss_dist.
+    """
+    job_candidates = jobs if negative_jobs is None else torch.cat([jobs, negative_jobs])
+    resume_candidates = resumes if negative_resumes is None else torch.cat([resumes, negative_resumes])
+    if normalized:
+        job_candidates, resume_candidates = normalize(job_candidates, dim=-1), normalize(resume_candidates, dim=-1)
+        resumes, jobs = resume_candidates[: len(resumes)], job_candidates[: len(jobs)]
+    if official:
+        masked_jobs = masked_resumes = None
+    r2j = info_nce(resumes, job_candidates, temperature, masked_jobs)
+    j2r = info_nce(jobs, resume_candidates, temperature, masked_resumes)
+    loss = lambda_ * r2j + (1 - lambda_) * j2r
+    return loss.nan_to_num() if official else loss
+
+
+def info_nce(anchors: Tensor, candidates: Tensor, temperature: float, masked: Tensor | None = None) -> Tensor:
+    """InfoNCE: anchor i `[B, d]` must pick candidate i among all candidates `[B + H, d]` it is not masked from."""
+    scores = anchors @ candidates.T / temperature
+    if masked is not None:
+        scores = scores.masked_fill(masked, -torch.inf)
+    return cross_entropy(scores, torch.arange(len(anchors), device=anchors.device))
