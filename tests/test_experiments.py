@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from confitlib.evaluation import evaluate_ranking
 from confitlib.experiments import ablate_bands, band_name, compare_with, mean_queries, measure_systems, table_of
 from confitlib.rankers import BM25, InBatch, TfIdf
+from confitlib.records import Claim, judge, measure_claim
 from confitlib.training import TrainingConfig
 
 QUICK = TrainingConfig(epochs=1, batch_size=16)
@@ -61,3 +63,17 @@ def test_seeds_change_the_trained_system(tiny):
     runs = [InBatch(config=TrainingConfig(epochs=1, batch_size=16, seed=seed)) for seed in (0, 1)]
     table = table_of(measure_systems({"in-batch": runs}, tiny, workers=1))
     assert table["resume map"].nunique() == 2
+
+
+def test_a_degraded_model_fails_the_claim_that_a_healthy_one_meets(tiny):
+    def quality(ranker):
+        return evaluate_ranking(ranker, tiny, "resume").means()["ndcg@10"]
+
+    rankers = [InBatch(config=TrainingConfig(epochs=2, batch_size=8, seed=seed)).fit(tiny) for seed in range(5)]
+    expected, tolerance = measure_claim([quality(ranker) for ranker in rankers[:4]])
+    known = {"id": "trained", "statement": "it learns", "notebook": "03", "profile": "tiny", "metric": "ndcg@10"}
+    claim = Claim(**known, expected=expected, tolerance=tolerance, reason="four seeds", source="kit")
+    assert judge(claim, quality(rankers[4]))[0] in ("OK", "OKish")
+    weights = rankers[4].result.encoder.backbone.token_vectors
+    weights.data = weights.data.roll(1000, dims=0)  # every token gets the vector of another
+    assert judge(claim, quality(rankers[4].index(tiny)))[0] == "FAIL"

@@ -1,8 +1,11 @@
 """Every notebook runs alone with the tiny profile, writes its record and its figures."""
 
+from dataclasses import replace
+
 import nbformat
 import pytest
 
+from confitlib import readers
 from confitlib.lab import notebooks, number_of, run_notebook
 from confitlib.records import read_entries
 
@@ -22,3 +25,13 @@ def test_notebook_runs_with_the_tiny_profile(path, tmp_path):
     warned = [output.text for cell in nbformat.read(executed, as_version=4).cells for output in cell.get("outputs", [])
               if output.output_type == "stream" and output.name == "stderr" and "Warning" in output.text]  # fmt: skip
     assert not warned, warned
+
+
+@pytest.mark.notebook
+def test_training_notebook_takes_a_corpus_in_the_released_layout(tiny, tmp_path):
+    readers.save(replace(tiny, truth=None), tmp_path / "data")
+    given = {"data": str(tmp_path / "data"), "output": str(tmp_path), "epochs": 1, "negatives_per_batch": 2}
+    run_notebook("03", given, profile="tiny")
+    (entry,) = read_entries(tmp_path / "records/runs.jsonl")
+    assert entry["data_hash"] == replace(tiny, truth=None).fingerprint()
+    assert entry["metrics"]["in-batch.ndcg@10"] > 0
