@@ -112,6 +112,21 @@ def ablate_bands(
     return pd.DataFrame(rows)
 
 
+def band_gains(records: pd.DataFrame) -> pd.DataFrame:
+    """What every band gained over training without mined negatives, from records of notebook 05.
+
+    Returns one row a record, quantity and band: `seed, quantity, band, gain`.
+    """
+    rows = []
+    for seed, metrics in records.loc[records["notebook"] == "05", ["seed", "metrics"]].itertuples(index=False):
+        for name, value in metrics.items():
+            quantity, _, band = name.partition(".")
+            unmined = metrics.get(f"{quantity}.no band")
+            if unmined is not None and band != "no band":
+                rows.append({"seed": seed, "quantity": quantity, "band": band, "gain": value - unmined})
+    return pd.DataFrame(rows, columns=["seed", "quantity", "band", "gain"])
+
+
 def band_name(lo: float, hi: float) -> str:
     """A band as metric names spell it: "3-4%", or "no band" for training without mined negatives."""
     return "no band" if pd.isna(lo) else f"{100 * lo:g}-{100 * hi:g}%"

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from confitlib.evaluation import evaluate_ranking
-from confitlib.experiments import ablate_bands, band_name, compare_with, mean_queries, measure_systems, table_of
+from confitlib.experiments import (
+    ablate_bands,
+    band_gains,
+    band_name,
+    compare_with,
+    mean_queries,
+    measure_systems,
+    table_of,
+)
 from confitlib.rankers import BM25, InBatch, TfIdf
 from confitlib.records import Claim, judge, measure_claim
 from confitlib.training import TrainingConfig
@@ -52,6 +60,13 @@ def test_ablation_has_one_value_for_each_band_seed_and_quantity(tiny, tmp_path):
 def test_the_number_of_workers_changes_no_result(tiny):
     tables = [ablate_bands(tiny, [[0.0, 0.02]], [0], QUICK, workers=workers) for workers in (1, 2)]
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_gains_of_recorded_bands():
+    metrics = {"job map.no band": 0.5, "job map.0-0.5%": 0.4, "hardness.0-0.5%": 0.1}
+    records = pd.DataFrame({"notebook": ["05", "07"], "seed": [3, 4], "metrics": [metrics, metrics]})
+    (row,) = band_gains(records).to_dict("records")
+    assert row == {"seed": 3, "quantity": "job map", "band": "0-0.5%", "gain": pytest.approx(-0.1)}
 
 
 def test_band_names():
