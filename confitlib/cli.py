@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Check = tuple[bool, str]
 MINIMUM_PYTHON = (3, 11)
-DISK_GB = 2
+DISK_GB = 6
 
 Profile = Annotated[str, typer.Option(help="Parameter file in profiles/: tiny, laptop, gpu or paper.")]
 Records = Annotated[Path, typer.Option(help="A .jsonl file of records, or a folder of them.")]

@@ -178,6 +178,9 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, tmp_p
             run(output_dir=tmp_path)
     assert list(tmp_path.glob("checkpoint-*"))
     assert run(output_dir=tmp_path).encoder.weight_hash() == whole.encoder.weight_hash()
+    config = replace(config, seed=4)
+    with pytest.raises(ValueError, match="another run"):
+        run(output_dir=tmp_path)
 
 
 def test_the_validator_picks_the_checkpoint(tiny):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -180,10 +182,12 @@ def train(
 
     `negatives`: hard negatives by target side: mined (ConFit v2) or labelled rejections (ConFit v1);
     None trains with in-batch negatives only. With `output_dir`, checkpoints are kept there and a rerun
-    resumes from the last one, ending in the same weights as an uninterrupted run. `cache` keeps the
-    embeddings that an adapter is trained on.
+    resumes from the last one, ending in the same weights as an uninterrupted run; raises ValueError if they
+    are another run's. `cache` keeps the embeddings that an adapter is trained on.
     """
     config = config or TrainingConfig()
+    if output_dir is not None:
+        _claim_folder(output_dir, _run_key(encoder, corpus, config, negatives))
     _set_trainable(encoder, config.mode)
     stores = {side: DocumentStore(encoder, corpus, side, config.mode == "adapter", cache) for side in SIDES}
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
@@ -226,12 +230,41 @@ def train_once(
 ) -> TrainingResult:
     """`train`, unless the same run (weights, data, settings, negatives and code) is already in the cache."""
     encoder = load_encoder(encoder_name, max_length=max_length, seed=config.seed)
-    mined = {side: negatives[side].fingerprint() for side in negatives} if negatives else {}
-    parts = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
-    folder = cache / content_key(**parts, negatives=mined, code=code_hash(*DECIDES))
-    if not (folder / "training.json").exists():
-        train(encoder, corpus, config, negatives, cache=cache / "embeddings", **options).save(folder)
+    folder = cache / _run_key(encoder, corpus, config, negatives)
+    if not folder.exists():
+        result = train(encoder, corpus, config, negatives, cache=cache / "embeddings", **options)
+        _save_at_once(result, folder)
     return TrainingResult.load(folder)
+
+
+def _run_key(
+    encoder: TextEncoder, corpus: Corpus, config: TrainingConfig, negatives: Mapping[Side, Negatives] | None
+) -> str:
+    """A hash of everything that decides a run: weights, data, settings, negatives and code."""
+    mined = {side: table.fingerprint() for side, table in (negatives or {}).items()}
+    parts = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
+    return content_key(**parts, negatives=mined, code=code_hash(*DECIDES))
+
+
+def _save_at_once(result: TrainingResult, folder: Path) -> None:
+    """Write a folder that others see complete or not at all; of two processes, the first one's stays."""
+    draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
+    result.save(draft)
+    try:
+        draft.rename(folder)
+    except OSError:
+        shutil.rmtree(draft)
+
+
+def _claim_folder(folder: Path, key: str) -> None:
+    """Mark a folder of checkpoints as those of one run; raises ValueError if it holds those of another."""
+    mark = folder / "run.txt"
+    if mark.exists() and mark.read_text() != key:
+        raise ValueError(
+            f"{folder} holds checkpoints of another run (data, settings, weights or code differ): empty it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(key)
 
 
 @contextmanager
