@@ -1,11 +1,13 @@
 """Every ranker beats chance on a tiny market, keeps its scores through save and load, and names what is unknown."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from confitlib.corpus import SIDES
 from confitlib.evaluation import evaluate_ranking
-from confitlib.rankers import RANKERS, ConFitV2, InBatch, RawEmbed, load_ranker
+from confitlib.rankers import BM25, RANKERS, ConFitV2, InBatch, RawEmbed, load_ranker
 from confitlib.training import TrainingConfig
 
 QUICK = TrainingConfig(epochs=1, batch_size=8)
@@ -61,6 +63,14 @@ def test_bm25_directions_differ_and_variants_differ(fitted, tiny):
     assert not np.allclose(okapi.score(resumes, jobs, "resume"), okapi.score(resumes, jobs, "job"))
     longer = RANKERS["BM25"]("bm25l").fit(tiny)
     assert not np.allclose(okapi.score(resumes, jobs), longer.score(resumes, jobs))
+
+
+def test_bm25_can_count_every_word_of_the_query_once(tiny):
+    twice = replace(tiny, jobs=tiny.jobs.assign(about=tiny.jobs["about"] + " " + tiny.jobs["about"]))
+    resumes, jobs = tiny.pool("resume", "test")[:5], tiny.pool("job", "test")[:5]
+    for unique in (True, False):
+        once, repeated = (BM25(unique=unique).fit(corpus).score(resumes, jobs) for corpus in (tiny, twice))
+        assert np.allclose(once, repeated) == unique
 
 
 def test_hyre_text_changes_job_vectors_only(tiny):

@@ -21,15 +21,21 @@ _METHODS = {"okapi": "robertson", "bm25l": "bm25l"}
 class BM25(Ranker):
     """BM25 with the whole opposite document as the query.
 
-    `variant`: "okapi" (ConFit v2's choice, k1 1.5, b 0.75) or "bm25l" (ConFit v1's, delta 0.5). The
-    ranked side is indexed with the statistics of all its documents in the corpus; the official scripts
+    `variant`: "okapi" (ConFit v2's choice, k1 1.5, b 0.75) or "bm25l" (ConFit v1's, delta 0.5). `unique` counts
+    every word of the query once; the official scripts count it as often as it occurs, which lets the commonest
+    words of a long document drown the rest. The ranked side is indexed with the statistics of all its documents in the corpus; the official scripts
     use those of the test candidates only (test_bm25.py, test_bm25_v2.py). English and Chinese words.
     """
 
     def __init__(
-        self, variant: Literal["okapi", "bm25l"] = "okapi", k1: float = 1.5, b: float = 0.75, delta: float = 0.5
+        self,
+        variant: Literal["okapi", "bm25l"] = "okapi",
+        unique: bool = False,
+        k1: float = 1.5,
+        b: float = 0.75,
+        delta: float = 0.5,
     ) -> None:
-        self.variant, self.k1, self.b, self.delta = variant, k1, b, delta
+        self.variant, self.unique, self.k1, self.b, self.delta = variant, unique, k1, b, delta
         self.name = {"okapi": "BM25", "bm25l": "BM25L"}[variant]
 
     def index(self, corpus: Corpus) -> Self:
@@ -48,6 +54,8 @@ class BM25(Ranker):
         """BM25 of every pair, the target side being the indexed documents."""
         rows = {"resume": self.corpus.positions("resume", resume_ids), "job": self.corpus.positions("job", job_ids)}
         index, queries = self._indexes[target], self._words[other(target)]
+        if self.unique:
+            queries = [list(dict.fromkeys(query)) for query in queries]
         by_query = np.stack([index.get_scores(queries[query])[rows[target]] for query in rows[other(target)]])
         return (by_query.T if target == "resume" else by_query).astype(np.float32)
 

@@ -170,7 +170,7 @@ class TrainingResult:
 def train(
     encoder: TextEncoder,
     corpus: Corpus,
-    config: TrainingConfig | None = None,
+    config: TrainingConfig = TrainingConfig(),
     negatives: Mapping[Side, Negatives] | None = None,
     *,
     output_dir: Path | None = None,
@@ -185,7 +185,6 @@ def train(
     resumes from the last one, ending in the same weights as an uninterrupted run; raises ValueError if they
     are another run's. `cache` keeps the embeddings that an adapter is trained on.
     """
-    config = config or TrainingConfig()
     if output_dir is not None:
         _claim_folder(output_dir, _run_key(encoder, corpus, config, negatives))
     _set_trainable(encoder, config.mode)
