@@ -23,8 +23,9 @@ class BM25(Ranker):
 
     `variant`: "okapi" (ConFit v2's choice, k1 1.5, b 0.75) or "bm25l" (ConFit v1's, delta 0.5). `unique` counts
     every word of the query once; the official scripts count it as often as it occurs, which lets the commonest
-    words of a long document drown the rest. The ranked side is indexed with the statistics of all its documents in the corpus; the official scripts
-    use those of the test candidates only (test_bm25.py, test_bm25_v2.py). English and Chinese words.
+    words of a long document drown the rest. The ranked side is indexed with the statistics of all its documents
+    in the corpus; the official scripts use those of the test candidates only (test_bm25.py, test_bm25_v2.py).
+    English and Chinese words.
     """
 
     def __init__(
