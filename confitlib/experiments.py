@@ -113,12 +113,13 @@ def ablate_bands(
 
 
 def band_gains(records: pd.DataFrame) -> pd.DataFrame:
-    """What every band gained over training without mined negatives, from records of notebook 05.
+    """What every band gained over training without mined negatives, from each seed's newest record of notebook 05.
 
-    Returns one row a record, quantity and band: `seed, quantity, band, gain`.
+    Returns one row a seed, quantity and band: `seed, quantity, band, gain`.
     """
+    newest = records[records["notebook"] == "05"].drop_duplicates("seed", keep="last")
     rows = []
-    for seed, metrics in records.loc[records["notebook"] == "05", ["seed", "metrics"]].itertuples(index=False):
+    for seed, metrics in newest[["seed", "metrics"]].itertuples(index=False):
         for name, value in metrics.items():
             quantity, _, band = name.partition(".")
             unmined = metrics.get(f"{quantity}.no band")

@@ -64,7 +64,8 @@ def test_the_number_of_workers_changes_no_result(tiny):
 
 def test_gains_of_recorded_bands():
     metrics = {"job map.no band": 0.5, "job map.0-0.5%": 0.4, "hardness.0-0.5%": 0.1}
-    records = pd.DataFrame({"notebook": ["05", "07"], "seed": [3, 4], "metrics": [metrics, metrics]})
+    older = dict.fromkeys(metrics, 0.0)
+    records = pd.DataFrame({"notebook": ["05", "05", "07"], "seed": [3, 3, 4], "metrics": [older, metrics, metrics]})
     (row,) = band_gains(records).to_dict("records")
     assert row == {"seed": 3, "quantity": "job map", "band": "0-0.5%", "gain": pytest.approx(-0.1)}
 
