@@ -189,7 +189,8 @@ def check_command(line: str) -> None:
     elif words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
     elif words[:2] == ["python", "-m"]:
-        assert find_spec(words[2]), f"no module {words[2]}"
+        script = ROOT / f"{words[2].replace('.', '/')}.py"  # python -m finds modules of the working directory
+        assert script.is_file() or find_spec(words[2]), f"no module {words[2]}"
     elif words[0] in ("python", "bash") or words[0].startswith("./"):
         assert (ROOT / words[-1]).exists() or (ROOT / words[1]).exists(), f"no such file: {line}"
     elif words[0] == "pytest":
