@@ -35,6 +35,7 @@ class _RunCommand(TyperCommand):
     """Lets `-p` take a name and a value as two words, which typer cannot declare for a repeated option."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Join `-p name value` to `-p name=value` before typer reads it."""
         words, joined = iter(args), []
         for word in words:
             joined.append(word)

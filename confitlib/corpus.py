@@ -301,6 +301,7 @@ def _label_defects(corpus: Corpus) -> list[Defect]:
     row_in_file = labels.groupby("split").cumcount()
 
     def add(kind: str, rows: pd.Series | NDArray[np.bool_], what: str, remedy: str) -> None:
+        """Report the marked rows."""
         for row in np.flatnonzero(rows):
             entry = labels.iloc[row]
             table = f"labels.{entry['split']}"
@@ -328,6 +329,7 @@ def _ranking_defects(corpus: Corpus) -> list[Defect]:
     rankings, defects = corpus.rankings, []
 
     def add(kind: str, rows: pd.Series | NDArray[np.bool_], what: str, remedy: str) -> None:
+        """Report the marked entries."""
         for row in np.flatnonzero(rows):
             entry = rankings.iloc[row]
             table = f"rankings.{entry['target']}.{entry['split']}"
