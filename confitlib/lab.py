@@ -342,14 +342,14 @@ def plan_sweep(file: str | Path) -> list[SweepRun]:
 
 
 def _sweep_runs(path: Path, profile: str, points: list[dict[str, Any]]) -> Iterator[SweepRun]:
-    base, code = profile_parameters(profile, path), code_hash(path)
+    base, code = profile_parameters(profile, path), notebook_hash(path)
     for point in points:
         values = check_parameters(path, {**base, **point})
         label = " ".join([path.stem, *(f"{name}={json.dumps(value)}" for name, value in point.items())])
         yield SweepRun(path, profile, values, label, run_key(values, code))
 
 
-def code_hash(path: Path) -> str:
+def notebook_hash(path: Path) -> str:
     """A hash of the code that a notebook runs: its own cells, the library and the lock."""
     cells = ["".join(cell["source"]) for cell in _cells(path) if cell["cell_type"] == "code"]
     digest = hashlib.sha256(json.dumps(cells).encode())
