@@ -1,24 +1,35 @@
-"""Experiments the notebooks share: several systems with several seeds, and the percentile ablation."""
+"""Experiments the notebooks share: several systems with several seeds, and what each way of mining is worth."""
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from tqdm.auto import tqdm
 
 from confitlib.audit import false_negatives
+from confitlib.cache import code_hash, content_key
 from confitlib.corpus import SIDES, Corpus, Side
-from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm
-from confitlib.rankers import ConFitV2, InBatch, Ranker
+from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
+from confitlib.rankers import InBatch, Mined, Ranker
 from confitlib.training import TrainingConfig
 
 Band = Sequence[float]
+Mining = Mapping[str, Any]
+
+IN_BATCH = "in-batch"
+OF_NEGATIVES = ("false negatives", "hardness")
+DECIDES = ("corpus", "text", "encoder", "mining", "training", "rankers", "evaluation", "audit", "experiments")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +93,9 @@ def compare_with(
     return pd.DataFrame(rows).assign(p_holm=holm([test.p_value for test in tests]))
 
 
-def ablate_bands(
+def ablate(
     corpus: Corpus,
-    bands: Sequence[Band],
+    settings: Mapping[str, Mining],
     seeds: Sequence[int],
     config: TrainingConfig,
     *,
@@ -92,40 +103,77 @@ def ablate_bands(
     cache: str | None = None,
     workers: int = 2,
 ) -> pd.DataFrame:
-    """Train on every band of percentiles with every seed, and without mined negatives for comparison.
+    """Train with every mining setting and every seed, and once a seed without mined negatives, as "in-batch".
 
-    Returns one row a measurement: `lo, hi` (NaN without mined negatives), `seed`, `quantity`, `value`.
-    Quantities: test metrics by target (`resume recall@100`, …), and for the mined negatives the exact
-    `false negatives` (share) and `hardness` (mean score gap to the positive), averaged over both targets.
-    `workers` changes the time and nothing else.
+    `settings`: name to what `mine` takes, e.g. `{"runner-ups": {"strategy": "band", "lo": 0.03, "hi": 0.04}}`.
+    Returns one row a measurement: `setting, seed, quantity, value`. Quantities: test metrics by target
+    (`resume recall@100`, …), and for the mined negatives the exact `false negatives` (share) and `hardness`
+    (mean score gap to the positive), averaged over both targets. With `cache`, what was measured is kept, and an
+    interrupted ablation goes on where it stopped. `workers` changes the time and nothing else.
     """
-    unmined = [(None, seed) for seed in seeds]  # first, because every band mines with these encoders
+    unmined = [(IN_BATCH, None, seed) for seed in seeds]  # first, because all others mine with these encoders
+    mined = [(name, mining, seed) for name, mining in settings.items() for seed in seeds]
     rows = []
-    for stage in (unmined, [(band, seed) for band in bands for seed in seeds]):
+    for stage in (unmined, mined):
         jobs = [
-            joblib.delayed(_on_one_thread)(_measure_band, corpus, band, replace(config, seed=seed), encoder, cache)
-            for band, seed in stage
+            joblib.delayed(_on_one_thread)(_measured_once, corpus, mining, replace(config, seed=seed), encoder, cache)
+            for _, mining, seed in stage
         ]
-        for (band, seed), measured in zip(stage, _in_parallel(jobs, workers, "bands × seeds"), strict=True):
-            lo, hi = band or (float("nan"), float("nan"))
-            rows += [{"lo": lo, "hi": hi, "seed": seed, "quantity": q, "value": v} for q, v in measured.items()]
+        for (name, _, seed), found in zip(stage, _in_parallel(jobs, workers, "settings × seeds"), strict=True):
+            rows += [{"setting": name, "seed": seed, "quantity": q, "value": v} for q, v in found.items()]
     return pd.DataFrame(rows)
 
 
-def band_gains(records: pd.DataFrame) -> pd.DataFrame:
-    """What every band gained over training without mined negatives, from each seed's newest record of notebook 05.
+def ablate_bands(
+    corpus: Corpus, bands: Sequence[Band], seeds: Sequence[int], config: TrainingConfig, **options: Any
+) -> pd.DataFrame:
+    """`ablate` over percentile bands; the column `setting` gives way to `lo` and `hi`, NaN without mined negatives."""
+    settings = {band_name(lo, hi): {"strategy": "band", "lo": lo, "hi": hi} for lo, hi in bands}
+    measured = ablate(corpus, settings, seeds, config, **options)
+    bounds = {name: (mining["lo"], mining["hi"]) for name, mining in settings.items()}
+    lo, hi = (measured["setting"].map({name: pair[end] for name, pair in bounds.items()}) for end in (0, 1))
+    return measured.assign(lo=lo.astype(float), hi=hi.astype(float))[["lo", "hi", "seed", "quantity", "value"]]
 
-    Returns one row a seed, quantity and band: `seed, quantity, band, gain`.
+
+def gains(measured: pd.DataFrame, by: Sequence[str] = ("seed",), reference: str = IN_BATCH) -> pd.DataFrame:
+    """What every setting of an `ablate` table gained over the reference, pair by pair.
+
+    `by`: the columns that, with `quantity`, name a pair, such as market, batch size and seed. Returns the rows of
+    all other settings with a column `gain`; a row without its reference is an error.
     """
-    newest = records[records["notebook"] == "05"].drop_duplicates("seed", keep="last")
-    rows = []
-    for seed, metrics in newest[["seed", "metrics"]].itertuples(index=False):
-        for name, value in metrics.items():
-            quantity, _, band = name.partition(".")
-            unmined = metrics.get(f"{quantity}.no band")
-            if unmined is not None and band != "no band":
-                rows.append({"seed": seed, "quantity": quantity, "band": band, "gain": value - unmined})
-    return pd.DataFrame(rows, columns=["seed", "quantity", "band", "gain"])
+    keys = [*by, "quantity"]
+    base = measured[measured["setting"] == reference].set_index(keys)["value"]
+    mined = measured[(measured["setting"] != reference) & ~measured["quantity"].isin(OF_NEGATIVES)]
+    pairs = pd.MultiIndex.from_frame(mined[keys])
+    missing = pairs[~pairs.isin(base.index)]
+    if len(missing):
+        pair = ", ".join(f"{key} {value}" for key, value in zip(keys, missing[0], strict=True))
+        raise ValueError(f"no row of {reference!r} for {pair}: measure it too")
+    return mined.assign(gain=mined["value"].to_numpy() - base.loc[pairs].to_numpy())
+
+
+def judge_gains(gained: pd.DataFrame, by: Sequence[str] = ("setting", "quantity")) -> pd.DataFrame:
+    """Mean gain of every group over its pairs, Student's interval, and the p-value of the paired t-test.
+
+    Returns what `summarise_runs` does, `p_value`, and `p_holm`, adjusted for all groups of a quantity.
+    """
+    table = summarise_runs(gained, by, "gain")
+    half, freedom = (table["high"] - table["mean"]), table["n"] - 1
+    table["p_value"] = 2 * stats.t.sf((table["mean"] / half).abs() * stats.t.ppf(0.975, freedom), freedom)
+    grouped = table.groupby("quantity", sort=False)["p_value"]
+    return table.assign(p_holm=grouped.transform(lambda values: holm(values.to_numpy())))
+
+
+def thin_labels(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
+    """The same corpus with a random share of its training labels: a market where less is known.
+
+    Documents, truth and the other splits stay. Raises ValueError unless 0 < share <= 1.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: keep more than 0 and at most 1 of the labels")
+    kept = np.random.default_rng(seed).random(len(corpus.labels)) < share
+    kept |= (corpus.labels["split"] != "train").to_numpy()
+    return replace(corpus, labels=corpus.labels[kept].reset_index(drop=True))
 
 
 def band_name(lo: float, hi: float) -> str:
@@ -133,16 +181,37 @@ def band_name(lo: float, hi: float) -> str:
     return "no band" if pd.isna(lo) else f"{100 * lo:g}-{100 * hi:g}%"
 
 
-def _measure_band(
-    corpus: Corpus, band: Band | None, config: TrainingConfig, encoder: str, cache: str | None
+def _measured_once(
+    corpus: Corpus, mining: Mining | None, config: TrainingConfig, encoder: str, cache: str | None
 ) -> dict[str, float]:
-    ranker = (
-        ConFitV2(encoder, config, (band[0], band[1]), cache=cache) if band else InBatch(encoder, config, cache=cache)
+    """`_measure_mining`, kept under a key of everything that decides it."""
+    if cache is None:
+        return _measure_mining(corpus, mining, config, encoder, None)
+    key = content_key(
+        data=corpus.fingerprint(), mining=mining, config=asdict(config), encoder=encoder, code=code_hash(*DECIDES)
     )
+    path = Path(cache) / "measured" / f"{key}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(_measure_mining(corpus, mining, config, encoder, cache)))
+        draft.replace(path)
+    found: dict[str, float] = json.loads(path.read_text())
+    return found
+
+
+def _measure_mining(
+    corpus: Corpus, mining: Mining | None, config: TrainingConfig, encoder: str, cache: str | None
+) -> dict[str, float]:
+    if mining is None:
+        ranker = InBatch(encoder, config, cache=cache)
+    else:
+        parameters = {name: value for name, value in mining.items() if name != "strategy"}
+        ranker = Mined(mining["strategy"], parameters, encoder, config, cache=cache)
     ranker.fit(corpus)
-    rankings = {side: evaluate_ranking(ranker, corpus, side).means() for side in SIDES}
-    measured = {f"{side} {metric}": value for side in SIDES for metric, value in rankings[side].items()}
-    if band and corpus.truth is not None:
+    means = {side: evaluate_ranking(ranker, corpus, side).means() for side in SIDES}
+    measured = {f"{side} {metric}": value for side in SIDES for metric, value in means[side].items()}
+    if mining and corpus.truth is not None:
         audits = [false_negatives(ranker.negatives[side], corpus) for side in SIDES]
         measured["false negatives"] = sum(audit.rate for audit in audits) / len(audits)
         measured["hardness"] = sum(audit.hardness for audit in audits) / len(audits)

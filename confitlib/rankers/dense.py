@@ -20,7 +20,8 @@ class RawEmbed(Ranker):
     """Cosine of the embeddings of an encoder that has not seen the corpus.
 
     `encoder`: "static", "minilm", a hub name or a local folder; `max_length`: tokens read of a document, or
-    None for the encoder's own. `hyre`: append hypothetical resumes to jobs. `cache`: folder for embeddings.
+    None for the encoder's own. `hyre`: append hypothetical resumes to jobs. `cache`: folder for embeddings and
+    for encoders trained without mined negatives, which all mining starts from.
     """
 
     name = "RawEmbed"
@@ -83,14 +84,13 @@ class InBatch(RawEmbed):
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
         return {}
 
-    def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None) -> TrainingResult:
-        if self.cache:
-            cache, limit = Path(self.cache), self.max_length
-            return train_once(
-                self.encoder, corpus, self.config, negatives, cache=cache, max_length=limit, progress=False
-            )
-        encoder = load_encoder(self.encoder, max_length=self.max_length, seed=self.config.seed)
-        return train(encoder, corpus, self.config, negatives, progress=False)
+    def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None = None) -> TrainingResult:
+        cache, limit = Path(self.cache) if self.cache else None, self.max_length
+        if cache and not negatives:
+            return train_once(self.encoder, corpus, self.config, cache=cache, max_length=limit, progress=False)
+        encoder = load_encoder(self.encoder, max_length=limit, seed=self.config.seed)
+        embeddings = cache and cache / "embeddings"
+        return train(encoder, corpus, self.config, negatives, cache=embeddings, progress=False)
 
     def _model(self) -> TextEncoder:
         return self.result.encoder
@@ -119,7 +119,38 @@ class ConFitV1(InBatch):
         return {side: mine("rejected", corpus, target=side, seed=self.config.seed) for side in SIDES}
 
 
-class ConFitV2(InBatch):
+class Mined(InBatch):
+    """Two stages: in-batch training, mining with its encoder by any strategy, training afresh with both.
+
+    `strategy`: one of `confitlib.mining.STRATEGIES`; `parameters`: what `mine` takes for it, such as `n`, or `lo`
+    and `hi` of a band. Source of the two stages: ConFit v2, README and hard_negative_mining.py.
+    """
+
+    name = "mined"
+
+    def __init__(
+        self,
+        strategy: str = "band",
+        parameters: Mapping[str, Any] | None = None,
+        encoder: str = "static",
+        config: TrainingConfig = TrainingConfig(),
+        max_length: int | None = None,
+        hyre: bool = True,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(encoder, config, max_length, hyre, cache)
+        self.strategy, self.parameters = strategy, parameters
+
+    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
+        embeddings = self._embed(self._train(corpus).encoder, corpus)
+        ask: dict[str, Any] = {"embeddings": embeddings, "seed": self.config.seed, **self._mining()}
+        return {side: mine(corpus=corpus, target=side, **ask) for side in SIDES}
+
+    def _mining(self) -> dict[str, Any]:
+        return {"strategy": self.strategy, **(self.parameters or {})}
+
+
+class ConFitV2(Mined):
     """The two stages of ConFit v2: in-batch training, runner-up mining with its encoder, training with both.
 
     `band`: percentiles `[lo, hi)` of the negatives (paper: 3-4 %). HyRe texts are used when the corpus
@@ -137,16 +168,11 @@ class ConFitV2(InBatch):
         hyre: bool = True,
         cache: str | None = None,
     ) -> None:
-        super().__init__(encoder, config, max_length, hyre, cache)
+        InBatch.__init__(self, encoder, config, max_length, hyre, cache)
         self.band = band
 
-    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
-        seed, (lo, hi) = self.config.seed, self.band
-        first = self._train(corpus, None).encoder
-        embeddings = self._embed(first, corpus)
-        return {
-            side: mine("band", corpus, embeddings=embeddings, target=side, seed=seed, lo=lo, hi=hi) for side in SIDES
-        }
+    def _mining(self) -> dict[str, Any]:
+        return {"strategy": "band", "lo": self.band[0], "hi": self.band[1]}
 
     def _load_learnt(self, folder: Path) -> None:
         super()._load_learnt(folder)
