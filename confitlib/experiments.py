@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,33 +33,73 @@ DECIDES = ("corpus", "text", "encoder", "mining", "training", "rankers", "evalua
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """One fitted ranker on the test split: both rankings, classification, and the seconds to fit and index."""
+    """One fitted ranker on the test split.
+
+    `rankings` by target, `classification`; `mining`: exact share of `false negatives` and mean `hardness` (score gap
+    to the positive) of what was mined, over both targets, empty where nothing was or truth is unknown; `costs`:
+    `fit seconds` (indexing included), `pairs per second` of scoring the full test pool, `parameters`.
+    """
 
     rankings: dict[Side, RankingResult]
     classification: dict[str, float]
-    seconds: float
+    mining: dict[str, float]
+    costs: dict[str, float]
 
     def means(self) -> dict[str, float]:
-        """All metrics, ranking metrics prefixed by their target: `resume recall@100`, …, `roc_auc`."""
+        """All qualities; ranking metrics are prefixed by their target: `resume recall@100`, …, `roc_auc`."""
         ranked = {f"{side} {name}": mean for side in SIDES for name, mean in self.rankings[side].means().items()}
-        return {**ranked, **self.classification}
+        return {**ranked, **self.classification, **self.mining}
 
 
-def measure(ranker: Ranker, corpus: Corpus) -> Measurement:
-    """Fit a ranker and measure it on the full test pools and the labelled test pairs."""
+def measure(ranker: Ranker, corpus: Corpus, cache: str | None = None) -> Measurement:
+    """Fit a ranker and measure it on the full test pools and the labelled test pairs.
+
+    With `cache`, the measurement is kept under a key of ranker, parameters, data and code, so that an interrupted
+    experiment goes on where it stopped and notebooks share what they measure. A cached one leaves the ranker unfitted.
+    """
+    if cache is None:
+        return _measure(ranker, corpus)
+    parameters = {name: value for name, value in ranker._parameters().items() if name != "cache"}
+    key = content_key(
+        ranker=type(ranker).__name__, parameters=parameters, data=corpus.fingerprint(), code=code_hash(*DECIDES)
+    )
+    path = Path(cache) / "measured" / f"{key}.joblib"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        joblib.dump(_measure(ranker, corpus), draft)
+        draft.replace(path)
+    kept: Measurement = joblib.load(path)
+    return kept
+
+
+def _measure(ranker: Ranker, corpus: Corpus) -> Measurement:
     started = time.perf_counter()
     ranker.fit(corpus)
-    seconds = time.perf_counter() - started
+    fitted = time.perf_counter()
+    resumes, jobs = corpus.pool("resume", "test"), corpus.pool("job", "test")
+    ranker.score(resumes, jobs)
+    rate = len(resumes) * len(jobs) / (time.perf_counter() - fitted)
+    costs = {"fit seconds": fitted - started, "pairs per second": rate, "parameters": ranker.n_parameters}
     rankings = {side: evaluate_ranking(ranker, corpus, side) for side in SIDES}
-    return Measurement(rankings, evaluate_classification(ranker, corpus).means(), seconds)
+    return Measurement(rankings, evaluate_classification(ranker, corpus).means(), _audit(ranker, corpus), costs)
+
+
+def _audit(ranker: Ranker, corpus: Corpus) -> dict[str, float]:
+    mined = getattr(ranker, "negatives", {})
+    if not mined or corpus.truth is None:
+        return {}
+    audits = [false_negatives(mined[side], corpus) for side in SIDES]
+    means = [np.mean([getattr(audit, name) for audit in audits]) for name in ("rate", "hardness")]
+    return dict(zip(OF_NEGATIVES, map(float, means), strict=True))
 
 
 def measure_systems(
-    systems: Mapping[str, Sequence[Ranker]], corpus: Corpus, workers: int = 2
+    systems: Mapping[str, Sequence[Ranker]], corpus: Corpus, workers: int = 2, cache: str | None = None
 ) -> dict[str, list[Measurement]]:
     """Measure every ranker of every system (one a seed), `workers` at a time with one thread each."""
     tasks = [(name, ranker) for name, rankers in systems.items() for ranker in rankers]
-    jobs = [joblib.delayed(_on_one_thread)(measure, ranker, corpus) for _, ranker in tasks]
+    jobs = [joblib.delayed(_on_one_thread)(measure, ranker, corpus, cache) for _, ranker in tasks]
     measured: dict[str, list[Measurement]] = {name: [] for name in systems}
     for (name, _), outcome in zip(tasks, _in_parallel(jobs, workers, "systems × seeds"), strict=True):
         measured[name].append(outcome)
@@ -68,9 +107,9 @@ def measure_systems(
 
 
 def table_of(measured: Mapping[str, Sequence[Measurement]]) -> pd.DataFrame:
-    """One row a measurement: `system`, `run` (the place of its seed), every metric and `seconds`."""
+    """One row a measurement: `system`, `run` (the place of its seed), every quality and every cost."""
     return pd.DataFrame(
-        {"system": name, "run": run, **one.means(), "seconds": one.seconds}
+        {"system": name, "run": run, **one.means(), **one.costs}
         for name, runs in measured.items()
         for run, one in enumerate(runs)
     )
@@ -106,21 +145,20 @@ def ablate(
     """Train with every mining setting and every seed, and once a seed without mined negatives, as "in-batch".
 
     `settings`: name to what `mine` takes, e.g. `{"runner-ups": {"strategy": "band", "lo": 0.03, "hi": 0.04}}`.
-    Returns one row a measurement: `setting, seed, quantity, value`. Quantities: test metrics by target
-    (`resume recall@100`, …), and for the mined negatives the exact `false negatives` (share) and `hardness`
-    (mean score gap to the positive), averaged over both targets. With `cache`, what was measured is kept, and an
-    interrupted ablation goes on where it stopped. `workers` changes the time and nothing else.
+    Returns one row a measurement: `setting, seed, quantity, value`; quantities as of `Measurement.means`. `cache` as
+    in `measure`; `workers` changes the time and nothing else.
     """
-    unmined = [(IN_BATCH, None, seed) for seed in seeds]  # first, because all others mine with these encoders
-    mined = [(name, mining, seed) for name, mining in settings.items() for seed in seeds]
-    rows = []
-    for stage in (unmined, mined):
-        jobs = [
-            joblib.delayed(_on_one_thread)(_measured_once, corpus, mining, replace(config, seed=seed), encoder, cache)
-            for _, mining, seed in stage
-        ]
-        for (name, _, seed), found in zip(stage, _in_parallel(jobs, workers, "settings × seeds"), strict=True):
-            rows += [{"setting": name, "seed": seed, "quantity": q, "value": v} for q, v in found.items()]
+    configs = [replace(config, seed=seed) for seed in seeds]
+    unmined = {IN_BATCH: [InBatch(encoder, one, cache=cache) for one in configs]}
+    mined = {name: [_mined(mining, encoder, one, cache) for one in configs] for name, mining in settings.items()}
+    measured = measure_systems(unmined, corpus, workers, cache)  # first: all others mine with these encoders
+    measured |= measure_systems(mined, corpus, workers, cache)
+    rows = [
+        {"setting": name, "seed": seed, "quantity": quantity, "value": value}
+        for name, runs in measured.items()
+        for seed, run in zip(seeds, runs, strict=True)
+        for quantity, value in run.means().items()
+    ]
     return pd.DataFrame(rows)
 
 
@@ -181,41 +219,9 @@ def band_name(lo: float, hi: float) -> str:
     return "no band" if pd.isna(lo) else f"{100 * lo:g}-{100 * hi:g}%"
 
 
-def _measured_once(
-    corpus: Corpus, mining: Mining | None, config: TrainingConfig, encoder: str, cache: str | None
-) -> dict[str, float]:
-    """`_measure_mining`, kept under a key of everything that decides it."""
-    if cache is None:
-        return _measure_mining(corpus, mining, config, encoder, None)
-    key = content_key(
-        data=corpus.fingerprint(), mining=mining, config=asdict(config), encoder=encoder, code=code_hash(*DECIDES)
-    )
-    path = Path(cache) / "measured" / f"{key}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(_measure_mining(corpus, mining, config, encoder, cache)))
-        draft.replace(path)
-    found: dict[str, float] = json.loads(path.read_text())
-    return found
-
-
-def _measure_mining(
-    corpus: Corpus, mining: Mining | None, config: TrainingConfig, encoder: str, cache: str | None
-) -> dict[str, float]:
-    if mining is None:
-        ranker = InBatch(encoder, config, cache=cache)
-    else:
-        parameters = {name: value for name, value in mining.items() if name != "strategy"}
-        ranker = Mined(mining["strategy"], parameters, encoder, config, cache=cache)
-    ranker.fit(corpus)
-    means = {side: evaluate_ranking(ranker, corpus, side).means() for side in SIDES}
-    measured = {f"{side} {metric}": value for side in SIDES for metric, value in means[side].items()}
-    if mining and corpus.truth is not None:
-        audits = [false_negatives(ranker.negatives[side], corpus) for side in SIDES]
-        measured["false negatives"] = sum(audit.rate for audit in audits) / len(audits)
-        measured["hardness"] = sum(audit.hardness for audit in audits) / len(audits)
-    return measured
+def _mined(mining: Mining, encoder: str, config: TrainingConfig, cache: str | None) -> Mined:
+    parameters = {name: value for name, value in mining.items() if name != "strategy"}
+    return Mined(mining["strategy"], parameters, encoder, config, cache=cache)
 
 
 def _in_parallel(jobs: list[Any], workers: int, what: str) -> Iterator[Any]:

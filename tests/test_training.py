@@ -15,6 +15,7 @@ from confitlib.training import (
     DocumentStore,
     PairCollator,
     PositivePairs,
+    RowAdam,
     TrainingConfig,
     TrainingResult,
     contrastive_loss,
@@ -224,6 +225,20 @@ def test_result_round_trip(tiny, tmp_path):
     assert loaded.config == result.config
     sample = list(tiny.jobs.iloc[:3, 0])
     np.testing.assert_allclose(loaded.encoder.encode(sample), result.encoder.encode(sample), atol=1e-6)
+
+
+def test_row_adam_makes_the_steps_of_sparse_adam():
+    start, drawn = torch.randn(9, 4, generator=torch.manual_seed(0)), np.random.default_rng(0)
+    tables = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    optimizers = [RowAdam([tables[0]], lr=0.1), torch.optim.SparseAdam([tables[1]], lr=0.1)]
+    for _ in range(5):
+        rows = torch.from_numpy(drawn.integers(0, 9, 4))  # some rows twice, some never
+        for table, optimizer in zip(tables, optimizers, strict=True):
+            optimizer.zero_grad()
+            torch.nn.functional.embedding(rows, table, sparse=True).pow(2).sum().backward()
+            optimizer.step()
+        torch.testing.assert_close(*tables)
+    assert not torch.equal(tables[0], start)
 
 
 def test_train_once_trains_once(tiny, tmp_path, monkeypatch):

@@ -100,11 +100,10 @@ class StaticBackbone(Backbone):
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Vectors `[batch, dim]`; a text without tokens gets the zero vector."""
-        ids, offsets = features["input_ids"], features["offsets"]
-        weights = F.embedding(ids, self.token_weights, sparse=True).squeeze(1)
-        sums = F.embedding_bag(ids, self.token_vectors, offsets, mode="sum", per_sample_weights=weights, sparse=True)
-        ends = torch.cat([offsets[1:], offsets.new_tensor([len(ids)])])
-        return sums / (ends - offsets).clamp(min=1).unsqueeze(1)
+        tokens, places = features["input_ids"].unique(return_inverse=True)  # a gradient row a token, not an occurrence
+        weights = F.embedding(tokens, self.token_weights, sparse=True)
+        vectors = weights * F.embedding(tokens, self.token_vectors, sparse=True)
+        return F.embedding_bag(places, vectors, features["offsets"], mode="mean")
 
 
 class TransformerBackbone(Backbone):

@@ -37,6 +37,11 @@ class RawEmbed(Ranker):
         self.embeddings = self._embed(self._model(), corpus)
         return self
 
+    @property
+    def n_parameters(self) -> int:
+        """The weights of the encoder."""
+        return sum(weight.numel() for weight in self._model().parameters())
+
     def _embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
         slow = not model.sparse_parameters  # a mean of token vectors is computed faster than it is read
         cache = Path(self.cache) / "embeddings" if self.cache and slow else None

@@ -2,6 +2,7 @@
 
 from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
 from confitlib.training.loss import contrastive_loss, info_nce
+from confitlib.training.optimizer import RowAdam
 from confitlib.training.trainer import (
     DualEncoder,
     TrainingConfig,
@@ -15,6 +16,7 @@ __all__ = [
     "DualEncoder",
     "PairCollator",
     "PositivePairs",
+    "RowAdam",
     "TrainingConfig",
     "TrainingResult",
     "contrastive_loss",

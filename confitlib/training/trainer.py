@@ -24,6 +24,7 @@ from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Negatives
 from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
 from confitlib.training.loss import contrastive_loss
+from confitlib.training.optimizer import RowAdam
 
 DECIDES = ("corpus", "text", "encoder", "mining", "training")  # the modules that decide a training's outcome
 Validator = Callable[[TextEncoder], Mapping[str, float]]
@@ -108,11 +109,11 @@ class ContrastiveTrainer(Trainer):
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
-        """SparseAdam where only the tokens of a batch change, else the Trainer's AdamW."""
+        """RowAdam where only the tokens of a batch change, else the Trainer's AdamW."""
         if not self._sparse:
             return super().create_optimizer(*args)
         trained = [parameter for parameter in self.model.encoder.backbone.parameters() if parameter.requires_grad]
-        self.optimizer: torch.optim.Optimizer = torch.optim.SparseAdam(trained, lr=self.args.learning_rate)
+        self.optimizer: torch.optim.Optimizer = RowAdam(trained, lr=self.args.learning_rate)
         return self.optimizer
 
     @property
