@@ -37,13 +37,15 @@ class Measurement:
 
     `rankings` by target, `classification`; `mining`: exact share of `false negatives` and mean `hardness` (score gap
     to the positive) of what was mined, over both targets, empty where nothing was or truth is unknown; `costs`:
-    `fit seconds` (indexing included), `pairs per second` of scoring the full test pool, `parameters`.
+    `fit seconds` (indexing included), `pairs per second` of scoring the full test pool, `parameters`; `history`: the
+    training log, None for a ranker without one.
     """
 
     rankings: dict[Side, RankingResult]
     classification: dict[str, float]
     mining: dict[str, float]
     costs: dict[str, float]
+    history: pd.DataFrame | None = None
 
     def means(self) -> dict[str, float]:
         """All qualities; ranking metrics are prefixed by their target: `resume recall@100`, …, `roc_auc`."""
@@ -82,7 +84,8 @@ def _measure(ranker: Ranker, corpus: Corpus) -> Measurement:
     rate = len(resumes) * len(jobs) / (time.perf_counter() - fitted)
     costs = {"fit seconds": fitted - started, "pairs per second": rate, "parameters": ranker.n_parameters}
     rankings = {side: evaluate_ranking(ranker, corpus, side) for side in SIDES}
-    return Measurement(rankings, evaluate_classification(ranker, corpus).means(), _audit(ranker, corpus), costs)
+    classes = evaluate_classification(ranker, corpus).means()
+    return Measurement(rankings, classes, _audit(ranker, corpus), costs, getattr(ranker, "history", None))
 
 
 def _audit(ranker: Ranker, corpus: Corpus) -> dict[str, float]:

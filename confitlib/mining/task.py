@@ -172,8 +172,7 @@ class Task:
 
     def generator(self, query: int) -> np.random.Generator:
         """A generator of seed and query id alone, so that the order of queries and pool changes nothing."""
-        digest = hashlib.blake2b(str(self.query_ids[query]).encode(), digest_size=8).digest()
-        return np.random.default_rng([self.seed, int.from_bytes(digest)])
+        return generator_of(self.seed, str(self.query_ids[query]))
 
     def from_pool(self, picks: Picks) -> Selection:
         """The selection of a strategy whose candidates are the whole pool without known positives."""
@@ -183,6 +182,12 @@ class Task:
     def _rows(self, side: Side, ids: pd.Index) -> FloatArray:
         assert self.embeddings is not None
         return self.embeddings.of(side)[self.corpus.positions(side, ids)].astype(np.float32, copy=False)
+
+
+def generator_of(seed: int, name: str) -> np.random.Generator:
+    """A generator of a seed and a name alone."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest)])
 
 
 def document_ids(corpus: Corpus, side: Side, documents: DocumentSet) -> pd.Index:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
@@ -85,6 +86,11 @@ class InBatch(RawEmbed):
         self.negatives = self._negatives(corpus)
         self.result = self._train(corpus, self.negatives)
         return self
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The training log, one row a logged step."""
+        return self.result.history
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
         return {}
