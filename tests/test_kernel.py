@@ -184,6 +184,13 @@ def test_vectors_without_a_finite_length_are_refused_by_row(value, side):
         list(select_band(vectors["query"], vectors["pool"], csr_array((3, 3), dtype=np.int8), *window))
 
 
+def test_a_window_beyond_the_pool_is_refused():
+    window = np.zeros(2, dtype=np.intp), np.array([1, 4])
+    vectors = unit_vectors(3, 8, seed=0)
+    with pytest.raises(ValueError, match="a window ends at rank 4, but the pool holds 3 documents"):
+        list(select_band(vectors[:2], vectors, csr_array((2, 3), dtype=np.int8), *window))
+
+
 def test_a_consumer_may_stop_early(threads):
     threads(2)
     queries, pool = unit_vectors(20, 8, seed=0), unit_vectors(30, 8, seed=1)

@@ -89,8 +89,8 @@ def select_band(
     queries: `[Q, d]`; pool: `[N, d]` in tie order; removed: `[Q, N]`, nonzero entries take no rank; start, stop:
     `[Q]`, stop at most the number of items left; ranks: `[Q, n]`, only these ranks of the window, in this order,
     `UNRANKED` for none. The ranking is by falling float32 inner product, equal products by rising pool position,
-    and equals a full stable sort. As many threads as torch is set to use. Memory is O(block), also in the pool:
-    no row of scores is held. Raises ValueError for a row that is not finite.
+    and equals a full stable sort. As many threads as torch is set to use. Memory is O(block): a row
+    of scores is held only where the window is as wide. Raises ValueError for a row that is not finite or a window beyond the pool.
     """
     ranking = _Ranking(queries, pool, removed, start, stop, device)
     yield from _by_blocks(partial(_picks, ranking, ranks), ranking.blocks(block, ranking.capacity), device)
@@ -137,6 +137,8 @@ class _Ranking:
     def __init__(
         self, queries: FloatArray, pool: FloatArray, removed: csr_array, start: IntArray, stop: IntArray, device: str
     ) -> None:
+        if len(stop) and stop.max() > len(pool):
+            raise ValueError(f"a window ends at rank {stop.max()}, but the pool holds {len(pool)} documents")
         self.queries, self.pool = _finite(queries, "query"), _resident(_finite(pool, "pool"), device)
         self.removed, self.start, self.stop, self.device = removed, start, stop, torch.device(device)
         self.sizes = CACHED if self.device.type == "cpu" else ON_CARD
