@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -151,7 +152,7 @@ CONTESTANTS: dict[str, Callable[[Vectors, Vectors], None]] = {
 def measured(name: str, folder: Path) -> dict[str, float]:
     """Seconds and peak extra MB of one contestant in this process, after a small call that loads its code."""
     queries, pool = (np.load(folder / f"{side}.npy") for side in ("queries", "pool"))
-    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+    with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         CONTESTANTS[name](queries[:500], pool[:500])
         before = _reset_peak()
         start = time.perf_counter()

@@ -90,7 +90,8 @@ def select_band(
     `[Q]`, stop at most the number of items left; ranks: `[Q, n]`, only these ranks of the window, in this order,
     `UNRANKED` for none. The ranking is by falling float32 inner product, equal products by rising pool position,
     and equals a full stable sort. As many threads as torch is set to use. Memory is O(block): a row
-    of scores is held only where the window is as wide. Raises ValueError for a row that is not finite or a window beyond the pool.
+    of scores is held only where the window is as wide. Raises ValueError for a row that is not finite or a window
+    beyond the pool.
     """
     ranking = _Ranking(queries, pool, removed, start, stop, device)
     yield from _by_blocks(partial(_picks, ranking, ranks), ranking.blocks(block, ranking.capacity), device)
