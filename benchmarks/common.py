@@ -20,13 +20,18 @@ from rich.table import Table
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """The options `--quick` and `--json FILE` that every benchmark takes."""
+    """The options that every benchmark takes."""
+    return parser_of(description).parse_args()
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """A parser of `--quick` and `--json FILE`, for a benchmark to add its own options to."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small inputs: done in under 50 s on two cores")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the rows, the summary and the environment here"
     )
-    return parser.parse_args()
+    return parser
 
 
 def environment(*packages: str) -> dict[str, str]:
