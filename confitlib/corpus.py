@@ -178,9 +178,7 @@ class Corpus:
 
     def without_hypothetical(self) -> Corpus:
         """A copy without HyRe and HyJob texts."""
-        resumes, jobs = (
-            self.documents(side).drop(columns=HYPOTHETICAL[side], errors="ignore") for side in SIDES
-        )
+        resumes, jobs = (self.documents(side).drop(columns=HYPOTHETICAL[side], errors="ignore") for side in SIDES)
         return replace(self, resumes=resumes, jobs=jobs)
 
     def with_documents(self, side: Side, frame: pd.DataFrame, **changes: Any) -> Corpus:

@@ -1,10 +1,10 @@
 """Augmentation with and without an LLM: hypothetical documents, copies, synthetic negatives."""
 
 from confitlib.augment.documents import hyjob, hyre, paraphrase, synthetic_negatives
-from confitlib.augment.eda import eda
+from confitlib.augment.edits import eda
 from confitlib.augment.offline import OfflineWriter
 from confitlib.augment.tasks import TASKS
-from confitlib.augment.write import AnyWriter, write
+from confitlib.augment.writing import AnyWriter, write
 from confitlib.augment.written import Written
 
 __all__ = [

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from string import Template
 
 import numpy as np
@@ -15,16 +15,22 @@ import pandas as pd
 from confitlib.augment.pairs import AcceptedPairs
 from confitlib.augment.prompts import NOUNS, language_of_corpus, load_prompt
 from confitlib.augment.syneg import read_self_check
-from confitlib.augment.tasks import Task
+from confitlib.augment.tasks import TASKS, Task, without_fence
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.llm.checks import all_of, common, not_empty
 from confitlib.llm.requests import Check, Request, prompt
 from confitlib.llm.safety import escape, fence
-from confitlib.text import Language, read_fields, texts, words
+from confitlib.llm.tasks import Task as RequestTask
+from confitlib.llm.tasks import register
+from confitlib.text import SOURCES, Language, texts, words
 
 SHINGLE = 5
 LEAKED = 0.3
 EXAMPLE = re.compile(r"\[The start of the example \w+\]\n(.*?)\n?\[The end of the example \w+\]", re.DOTALL)
+SOURCE = "|".join(source for by_language in SOURCES.values() for source in by_language.values())
+HEADING = re.compile(rf"^(?:{SOURCE}): section [^:\n]*:", re.MULTILINE)
+    "^(?:" + "|".join(name for by in SOURCES.values() for name in by.values()) + "): section [^:\n]*:", re.M
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +91,7 @@ class Asking:
     @property
     def check(self) -> Check:
         """What is wrong with a reply to one of these requests, or None; the released code looks at nothing."""
-        if self.official:
-            return not_empty
-        kept = [self.sections_kept] if self.task.same_side or self.task.checked else []
-        return all_of(common, no_example, *([self_checked] if self.task.checked else []), *kept)
-
-    def sections_kept(self, request: Request, reply: str) -> str | None:
-        """A rewritten document has the fields of its side, in order."""
-        side = self.task.writes(self.side)
-        try:
-            read_fields(self.task.document_in(reply), self.corpus.fields(side), side)
-        except ValueError as error:
-            return f"sections not kept: {error}"
-        return None
+        return not_empty if self.official else check_of(self.task)
 
     @cached_property
     def _texts(self) -> dict[Side, pd.Series]:
@@ -128,10 +122,37 @@ class Asking:
         return self._parts["user"].substitute(shown[0], document=escape(str(self._texts[self.side][name])))
 
 
+def check_of(task: Task) -> Check:
+    """What is wrong with a reply to a request of a task, or None."""
+    kept = [sections_kept] if task.same_side or task.checked else []
+    return all_of(common, no_example, *([self_checked] if task.checked else []), *kept)
+
+
+def requests_of(task: Task, corpus: Corpus, model: str, seed: int) -> list[Request]:
+    """All requests of a task about a corpus: the documents and variants that its augmentation asks for by default."""
+    asked = {side: Asking(task, corpus, side, seed) for side in task.sides}
+    return [
+        one
+        for side, asking in asked.items()
+        for one in asking.requests(task.documents(corpus, side, seed), model, task.variants)
+    ]
+
+
 def no_example(request: Request, reply: str) -> str | None:
     """A reply repeats less than 30 % of the word runs (five long) of any example in its prompt (our choice)."""
-    shown = EXAMPLE.findall("\n".join(message["content"] for message in request.messages[:1]))
+    shown = EXAMPLE.findall(request.messages[0]["content"])
     return "the reply repeats the example" if any(overlap(text, reply) > LEAKED for text in shown) else None
+
+
+def sections_kept(request: Request, reply: str) -> str | None:
+    """A reply opens with and has the section headings of its model: the accepted document shown, or the source."""
+    shown = EXAMPLE.findall(request.messages[0]["content"])
+    wanted = HEADING.findall(shown[0] if shown else request.source)
+    document = without_fence(read_self_check(reply)[0])
+    found = HEADING.findall(document)
+    if found != wanted or (wanted and not document.startswith(wanted[0])):
+        return f"sections not kept: {found} instead of {wanted}"
+    return None
 
 
 def self_checked(request: Request, reply: str) -> str | None:
@@ -149,3 +170,7 @@ def overlap(text: str, within: str) -> float:
 
 def _runs(tokens: Sequence[str], size: int) -> set[tuple[str, ...]]:
     return {tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)} if size else set()
+
+
+for _task in TASKS.values():
+    register(RequestTask(_task.name, partial(requests_of, _task), check_of(_task)))

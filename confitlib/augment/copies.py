@@ -43,9 +43,7 @@ def with_copies(corpus: Corpus, side: Side, fields: Mapping[str, Mapping[str, st
     if len(taken):
         raise ValueError(f"{side} {taken[0]!r} is there already: these copies were made before, use another tag")
     rows = frame.loc[originals].assign(split="train", **{COPY_OF: originals})
-    for name, rewritten in fields.items():
-        for field, text in rewritten.items():
-            rows.at[name, field] = text
+    rows.update(pd.DataFrame.from_dict(fields, orient="index"))
     rows.index = pd.Index([names[name] for name in originals], name=frame.index.name)
     inherited = _inherited(corpus, side, names)
     return add_documents(corpus, side, rows, inherited, corpus.positions(side, originals), note)
@@ -85,4 +83,3 @@ def _grown(truth: csr_array | None, side: Side, more: int, like: NDArray[np.intp
 def side_name(side: Side, count: int) -> str:
     """ "1 resume", "500 jobs"."""
     return f"{count:,} {side}{'' if count == 1 else 's'}"
-

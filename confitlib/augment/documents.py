@@ -8,7 +8,8 @@ from dataclasses import replace
 import pandas as pd
 
 from confitlib.augment.copies import add_documents, draw_originals, side_name, with_copies
-from confitlib.augment.write import AnyWriter, write
+from confitlib.augment.tasks import COPIES
+from confitlib.augment.writing import AnyWriter, write
 from confitlib.corpus import NEGATIVE_FOR, SIDES, Corpus, Side, other
 from confitlib.text import read_fields
 
@@ -30,9 +31,7 @@ def hyjob(corpus: Corpus, writer: AnyWriter = "auto", *, seed: int = 0, shots: i
     return _with_hypothetical("hyjob", corpus, "resume", writer, seed=seed, shots=shots)
 
 
-def _with_hypothetical(
-    task: str, corpus: Corpus, side: Side, writer: AnyWriter, **options: int | bool
-) -> Corpus:
+def _with_hypothetical(task: str, corpus: Corpus, side: Side, writer: AnyWriter, **options: int | bool) -> Corpus:
     written = write(task, corpus, side, list(corpus.documents(side).index), writer=writer, **options)
     note = f"hypothetical {other(side)}s ({task}) for {written.report()}"
     told = corpus.with_hypothetical(side, written.first())
@@ -43,8 +42,8 @@ def paraphrase(
     corpus: Corpus,
     writer: AnyWriter = "auto",
     *,
-    count: int | None = 500,
-    seed: int = 42,
+    count: int | None = COPIES,
+    seed: int = 0,
     sides: Sequence[Side] = SIDES,
 ) -> Corpus:
     """A corpus with paraphrased copies of `count` training documents of each side; copies inherit labels.
@@ -86,5 +85,3 @@ def synthetic_negatives(
         note = f"synthetic negatives: {side_name(target, len(rows))}; for {written.report()}"
         corpus = add_documents(corpus, target, rows, corpus.labels.iloc[:0], None, note)
     return corpus
-
-

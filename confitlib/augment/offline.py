@@ -77,7 +77,7 @@ class _Library:
         """The sections of every document that was accepted, by id."""
         frame, fields = self.pairs.corpus.documents(other(self.side)), self.pairs.corpus.fields(other(self.side))
         if fields == [TEXT]:
-            return {name: split_text(str(frame.at[name, TEXT])) for name in self._partners}
+            return {name: split_text(str(frame.loc[name, TEXT])) for name in self._partners}
         rows = frame.loc[self._partners, fields].astype("str").fillna("")
         return {str(name): list(zip(fields, row, strict=True)) for name, *row in rows.itertuples(name=None)}
 

@@ -69,17 +69,15 @@ class _NearMisses:
     def _crossed(self, base: str, stranger: str) -> str:
         """Every second section of the base replaced by the stranger's."""
         own, foreign = self._sections(base), dict(self._sections(stranger))
-        mixed = {
-            key: foreign.get(key, text) if place % 2 else text for place, (key, text) in enumerate(own)
-        }
+        mixed = {key: foreign.get(key, text) if place % 2 else text for place, (key, text) in enumerate(own)}
         fields = self.corpus.fields(other(self.side))
         return "\n".join(mixed.values()) if fields == [TEXT] else join_fields(mixed, other(self.side))
 
     def _sections(self, name: str) -> list[tuple[str, str]]:
         frame, fields = self.corpus.documents(other(self.side)), self.corpus.fields(other(self.side))
         if fields == [TEXT]:
-            return split_text(str(frame.at[name, TEXT]))
-        return [(field, str(frame.at[name, field])) for field in fields]
+            return split_text(str(frame.loc[name, TEXT]))
+        return [(field, str(frame.loc[name, field])) for field in fields]
 
     def _less_similar(self, name: str, text: str, base: str) -> bool:
         query, made, accepted = self.vectorizer.transform([self.own[name], text, self.partner[base]])

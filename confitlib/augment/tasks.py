@@ -6,27 +6,34 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from confitlib.augment.copies import draw_originals
+from confitlib.augment.lines import paraphrase_offline
 from confitlib.augment.offline import OfflineWriter
-from confitlib.augment.paraphrase import paraphrase_offline
 from confitlib.augment.syneg import read_self_check, synthetic_offline
 from confitlib.augment.written import Written
 from confitlib.corpus import SIDES, Corpus, Side, other
 
 Offline = Callable[[Corpus, Side, Sequence[str], int, int], Written]
+Chooser = Callable[[Corpus, Side, int], list[str]]
+
+COPIES = 500
 
 
 @dataclass(frozen=True)
 class Task:
     """One kind of writing.
 
-    `sides`: whose documents it is asked for. `offline`: what writes without an LLM. `shots`: accepted pairs that the
-    prompt shows. `same_side`: the reply rewrites the document; else it is a document of the other side. `checked`:
-    the prompt shows what the document was accepted with, and the reply ends in a self-check.
+    `sides`: whose documents it is asked for. `offline`: what writes without an LLM. `documents`: those it is asked
+    for by default, and `variants` how often. `shots`: accepted pairs that the prompt shows. `same_side`: the reply
+    rewrites the document; else it is a document of the other side. `checked`: the prompt shows what the document was
+    accepted with, and the reply ends in a self-check.
     """
 
     name: str
     sides: tuple[Side, ...]
     offline: Offline
+    documents: Chooser
+    variants: int = 1
     shots: int = 0
     same_side: bool = False
     checked: bool = False
@@ -37,24 +44,48 @@ class Task:
 
     def document_in(self, reply: str) -> str:
         """The document of a checked reply, without self-check, code fence and blank lines around it."""
-        document = read_self_check(reply)[0] if self.checked else reply
-        fenced = re.fullmatch(r"```[\w-]*\n(.*?)\n?```", document.strip(), flags=re.DOTALL)
-        return (fenced[1] if fenced else document).strip()
+        return without_fence(read_self_check(reply)[0] if self.checked else reply)
+
+
+def without_fence(reply: str) -> str:
+    """A reply without the code fence and blank lines that models like to put around it."""
+    fenced = re.fullmatch(r"```[\w-]*\n(.*?)\n?```", reply.strip(), flags=re.DOTALL)
+    return (fenced[1] if fenced else reply).strip()
 
 
 def _hypothetical(corpus: Corpus, side: Side, ids: Sequence[str], variants: int, seed: int) -> Written:
     return OfflineWriter().write(corpus, side, ids, variants)
 
 
+def every(corpus: Corpus, side: Side, seed: int) -> list[str]:
+    """All documents of a side."""
+    return corpus.documents(side).index.tolist()
+
+
+def held_out(corpus: Corpus, side: Side, seed: int) -> list[str]:
+    """The documents of a side that validation and test use."""
+    return list(dict.fromkeys([*corpus.pool(side, "valid"), *corpus.pool(side, "test")]))
+
+
+def some_training(corpus: Corpus, side: Side, seed: int) -> list[str]:
+    """500 training documents of a side, drawn by seed (as many as ConFit v1 had rewritten)."""
+    return draw_originals(corpus, side, COPIES, seed)
+
+
+def all_training(corpus: Corpus, side: Side, seed: int) -> list[str]:
+    """All training documents of a side."""
+    return draw_originals(corpus, side, None, seed)
+
+
 TASKS = {
     task.name: task
     for task in (
-        Task("hyre", ("job",), _hypothetical, shots=1),
-        Task("hyjob", ("resume",), _hypothetical, shots=1),
-        Task("hyde", SIDES, _hypothetical),
-        Task("hyqe", SIDES, _hypothetical),
-        Task("paraphrase", SIDES, paraphrase_offline, same_side=True),
-        Task("syneg", SIDES, synthetic_offline, shots=1, checked=True),
+        Task("hyre", ("job",), _hypothetical, every, shots=1),
+        Task("hyjob", ("resume",), _hypothetical, every, shots=1),
+        Task("hyde", SIDES, _hypothetical, held_out, variants=8),
+        Task("hyqe", SIDES, _hypothetical, held_out),
+        Task("paraphrase", SIDES, paraphrase_offline, some_training, same_side=True),
+        Task("syneg", SIDES, synthetic_offline, all_training, shots=1, checked=True),
     )
 }
 

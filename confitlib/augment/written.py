@@ -27,7 +27,6 @@ class Written:
 
     def report(self) -> str:
         """One line: how many documents by whom, and why the others have none."""
-        done, reasons = len(self.first()), Counter(self.problems.values())
+        done, reasons = len(self.first()), Counter(problem.split(":")[0] for problem in self.problems.values())
         missing = "".join(f"; {count:,} without: {reason}" for reason, count in reasons.most_common())
         return f"{done:,} documents by the {self.writer}{missing}"
-

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from confitlib.augment import AnyWriter, write
+from confitlib.augment import TASKS, AnyWriter, write
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.encoder import TextEncoder
 from confitlib.rankers.base import Scores
@@ -37,7 +37,7 @@ class _Hypothesising(RawEmbed):
 
     def _written(self, corpus: Corpus, side: Side, model: TextEncoder) -> Hypotheses:
         """Row numbers of documents of a side, one for every text written for them, and unit vectors of the texts."""
-        ids = list(dict.fromkeys([*corpus.pool(side, "valid"), *corpus.pool(side, "test")]))
+        ids = TASKS[self.task].documents(corpus, side, self.seed)
         written = write(self.task, corpus, side, ids, writer=self.writer, variants=self.n, seed=self.seed)
         self.reports[side] = written.report()
         flat = [(name, text) for name, options in written.texts.items() for text in options]

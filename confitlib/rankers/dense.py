@@ -70,9 +70,7 @@ class RawEmbed(Ranker):
         return np.einsum("nd,nd->n", resumes, jobs)
 
 
-def _hypotheses(
-    model: TextEncoder, corpus: Corpus, side: Side, cache: Path | None
-) -> tuple[NDArray[np.intp], Vectors]:
+def _hypotheses(model: TextEncoder, corpus: Corpus, side: Side, cache: Path | None) -> tuple[NDArray[np.intp], Vectors]:
     """Rows of the documents of a side that carry a hypothetical text, and the unit vectors of these texts."""
     frame = corpus.documents(side)
     carried = frame.get(HYPOTHETICAL[side], pd.Series("", index=frame.index)).fillna("").astype(str)

@@ -30,7 +30,7 @@ def paraphrase_offline(
     swaps = {name: _swaps(frame.loc[list(ids), name], training[name], variants, like) for name in fields}
     written = {
         name: [
-            join_fields({field: _swapped(str(frame.at[name, field]), swaps[field], i) for field in fields}, side)
+            join_fields({field: _swapped(str(frame.loc[name, field]), swaps[field], i) for field in fields}, side)
             for i in range(variants)
         ]
         for name in ids

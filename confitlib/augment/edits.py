@@ -10,8 +10,9 @@ import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from confitlib.augment.copies import draw_originals, side_name, with_copies
-from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.augment.prompts import language_of_corpus
+from confitlib.augment.tasks import COPIES
+from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.text import Language, language_of, pieces
 
 SHORT: dict[Language, int] = {"en": 30, "zh": 10}
@@ -40,7 +41,7 @@ class Rates:
 
 def eda(
     corpus: Corpus,
-    count: int | None = 500,
+    count: int | None = COPIES,
     seed: int = 42,
     rates: Rates = Rates(),
     fields: dict[Side, Sequence[str]] | None = None,

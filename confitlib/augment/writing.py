@@ -9,7 +9,7 @@ from confitlib.augment.asking import Asking
 from confitlib.augment.tasks import official_clean, task_named
 from confitlib.augment.written import Written
 from confitlib.corpus import Corpus, Side
-from confitlib.llm import Answer, Client, Store
+from confitlib.llm import Answer, Client
 from confitlib.records import project_root
 
 AnyWriter = str | Client
@@ -36,24 +36,24 @@ def write(
 ) -> Written:
     """Texts for documents of a side, by task (`TASKS`) and writer.
 
-    `writer`: a `Client` asks its model; the name of a model replays its recorded answers; "offline" needs no LLM;
-    "auto" replays the answers of the official model (gpt-4o-mini) and is "offline" where none is recorded. A document
-    without a usable answer gets no text and is reported, never given another writer's. `shots`, `official`: see
-    `Asking`; they concern the LLM only.
+    `writer`: a `Client` asks its model, and only it may call a server; the name of a model replays its recorded
+    answers; "offline" needs no LLM; "auto" replays the answers of the official model (gpt-4o-mini) and is "offline"
+    where none is recorded. A document without a usable answer gets no text and is reported, never given another
+    writer's. `shots`, `official`: see `Asking`; they concern the LLM only.
     """
     known = task_named(task, side)
     if writer == OFFLINE or (writer == AUTO and not recorded_answers().is_file()):
         return known.offline(corpus, side, ids, variants, seed)
     client = writer if isinstance(writer, Client) else _replay(MODEL if writer == AUTO else writer)
     asking = Asking(known, corpus, side, seed, shots, official)
-    answers = client.complete(asking.requests(ids, client.model, variants), check=asking.check)
+    answers = client.complete(asking.requests(ids, client.model, variants), check=asking.check, progress=client.live)
     if writer == AUTO and all(answer.text is None for answer in answers):
         return known.offline(corpus, side, ids, variants, seed)
     return _collected(asking, answers, f"LLM {client.model}")
 
 
 def _replay(model: str) -> Client:
-    return Client(Store(recorded_answers()), model=model, base_url=None, api_key=None)
+    return Client(recorded_answers(), model=model, offline=True)
 
 
 def _collected(asking: Asking, answers: Sequence[Answer], writer: str) -> Written:
