@@ -13,6 +13,7 @@ from confitlib.augment.asking import EXAMPLE, Asking, overlap
 from confitlib.augment.copies import draw_originals
 from confitlib.augment.edits import Rates, eda_line, eda_text, synonyms_in
 from confitlib.augment.offline import OfflineWriter, split_text
+from confitlib.augment.overlap import shared_words, vocabulary_gap
 from confitlib.augment.pairs import AcceptedPairs
 from confitlib.augment.syneg import read_self_check
 from confitlib.augment.tasks import official_clean
@@ -440,3 +441,19 @@ def test_unknown_tasks_and_sides_are_refused(small):
         write("hyper", small, "job", ["J1"])
     with pytest.raises(ValueError, match="asked for jobs, not for resumes"):
         write("hyre", small, "resume", ["R1"])
+
+
+# The vocabulary gap
+
+
+def test_shared_words_are_counted_by_hand(small):
+    assert shared_words(small, ["R0", "R1", "R2"], ["J1", "J2", "J1"]).tolist() == [1 / 3, 2 / 3, 0]
+
+
+def test_matching_pairs_share_more_words_than_others(tiny):
+    gap = vocabulary_gap(tiny, "train", n=200)
+    means = gap.groupby("pairs")["shared"].mean()
+    assert means["matching"] > means["other"]
+    known = set(map(tuple, tiny.labelled("train", 1)[["resume_id", "job_id"]].to_numpy()))
+    pairs = set(map(tuple, gap.loc[gap["pairs"] == "other", ["resume_id", "job_id"]].to_numpy()))
+    assert not pairs & known and gap.equals(vocabulary_gap(tiny, "train", n=200))
