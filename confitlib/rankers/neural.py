@@ -84,14 +84,22 @@ class PairMatcher(Ranker):
 
     def inputs(self, corpus: Corpus, side: Side) -> Inputs:
         """What the network reads of every document of a side."""
+        return self.pieces(corpus, side)
+
+    def pieces(self, corpus: Corpus, side: Side) -> Pieces:
+        """Token ids of every document of a side, cut into this matcher's pieces."""
         limits = {"max_pieces": self.config.max_pieces, "max_tokens": self.config.max_tokens}
         return Pieces(corpus, side, self.unit, hyre=self.config.hyre, **limits)
 
     def loss(self, batch: PairBatch, inputs: dict[Side, Inputs]) -> Tensor:
         """The training loss of one batch."""
+        return self.network.loss(*self.encoded_pairs(batch, inputs), torch.from_numpy(batch.labels).to(self._device))
+
+    def encoded_pairs(self, batch: PairBatch, inputs: dict[Side, Inputs]) -> tuple[Encoded, Encoded]:
+        """Encoded resumes and jobs of the pairs of a batch, aligned; each document is encoded once."""
         encoded = {side: self._encode(side, inputs[side], batch.documents[side]) for side in SIDES}
-        pairs = {side: at(encoded[side], torch.from_numpy(batch.pairs[side])) for side in SIDES}
-        return self.network.loss(pairs["resume"], pairs["job"], torch.from_numpy(batch.labels).to(self._device))
+        resumes, jobs = (at(encoded[side], torch.from_numpy(batch.pairs[side])) for side in SIDES)
+        return resumes, jobs
 
     def batches(self, corpus: Corpus, split: Split) -> PairBatches:
         """The pairs of a split to learn from."""

@@ -80,6 +80,11 @@ def _padded(documents: list[list[NDArray[np.int32]]], max_pieces: int, max_token
     return ids
 
 
+def token_ids(texts: list[str]) -> NDArray[np.int64]:
+    """Token ids `[texts, longest]`, 0 where there is none."""
+    return _padded([static_encoder().tokenize(texts)], len(texts), static_encoder().max_length)[0].astype(np.int64)
+
+
 @cache
 def static_encoder() -> TextEncoder:
     """The offline token vectors with their tokenizer, loaded once; nobody trains this copy."""
@@ -88,10 +93,10 @@ def static_encoder() -> TextEncoder:
 
 @cache
 def _principal_axes(dim: int) -> Tensor:
-    """The first axes of the token vectors `[dim, 384]`, scaled so that a mapped vector has length one on average."""
+    """The first axes of the token vectors `[dim, 384]`, scaled so that mapped vectors have a mean square of one."""
     table = cast(StaticBackbone, static_encoder().backbone).token_vectors
     variances, axes = torch.linalg.eigh(table.T @ table / len(table))  # ascending
-    return axes[:, -dim:].T / variances[-dim:].sum().sqrt()
+    return axes[:, -dim:].T / variances[-dim:].mean().sqrt()
 
 
 class TokenVectors(nn.Module):

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from confitlib.corpus import Side
-from confitlib.rankers.networks import Encoded, PairNetwork, masked_mean, present
+from confitlib.corpus import SIDES, Side
+from confitlib.rankers.networks import Encoded, PairNetwork, Standardise, masked_mean, present
 from confitlib.rankers.neural import PairMatcher, PairTraining
 from confitlib.rankers.pieces import PADDING, TokenVectors
 
@@ -19,8 +19,8 @@ Scoring = Literal["mlp", "distance"]
 class TokenConvolution(nn.Module):
     """A convolution over tokens, exact and cheap: it is linear in each token, so a token's part is computed once.
 
-    `[pieces, tokens]` ids give `[pieces, tokens, channels]`, zero-padded so that every token has its window;
-    `width` is odd.
+    Ids `[pieces, tokens]` give `[real tokens, channels]`, row by row without the padding; beyond its ends a piece
+    counts as zeros. `width` is odd. Starts near the identity, so that words count as themselves from the beginning.
     """
 
     def __init__(self, tokens: TokenVectors, dim: int, channels: int, width: int) -> None:
@@ -28,33 +28,53 @@ class TokenConvolution(nn.Module):
         self.tokens, self.width, self.channels = tokens, width, channels
         self.filters = nn.Linear(dim, width * channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(channels))
-        nn.init.normal_(self.filters.weight, std=(width * dim) ** -0.5)
+        start_near_identity(self.filters.weight.data.view(width, channels, dim))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The values of all filters at all tokens."""
+        """The values of all filters at all real tokens."""
         vectors, places = self.tokens.lookup(ids)
         parts = self.filters(vectors).view(-1, self.channels)  # row: token and its place in the window
         half = self.width // 2
-        windows = F.pad(places, (half, half)).unfold(1, self.width, 1)  # place 0 is the padding's: zeros
+        windows = F.pad(places, (half, half)).unfold(1, self.width, 1)[ids != PADDING]  # place 0 is the padding's
         rows = windows * self.width + torch.arange(self.width, device=ids.device)
-        return F.embedding_bag(rows.flatten(0, 1), parts, mode="sum").view(*ids.shape, self.channels) + self.bias
+        return F.embedding_bag(rows, parts, mode="sum") + self.bias
+
+
+def start_near_identity(taps: Tensor) -> None:
+    """Fill filters `[width, channels, dim]`: the middle tap copies dimensions, all others start small and random."""
+    width, channels, dim = taps.shape
+    nn.init.normal_(taps, std=0.3 * (width * dim) ** -0.5)
+    taps[width // 2] += torch.eye(channels, dim)
 
 
 class SentenceCNN(nn.Module):
-    """Sentences as vectors `[pieces, channels]`: convolution, batch norm, ReLU, halving; again; maximum over time."""
+    """Sentences as vectors `[pieces, channels]`: convolution, ReLU, halving, convolution, maximum over time."""
 
     def __init__(self, tokens: TokenVectors, dim: int, channels: int, widths: tuple[int, int]) -> None:
         super().__init__()
         self.first = TokenConvolution(tokens, dim, channels, widths[0])
         self.second = nn.Conv1d(channels, channels, widths[1], padding=widths[1] // 2)
-        self.norms = nn.ModuleList(nn.BatchNorm1d(channels) for _ in range(2))
+        start_near_identity(self.second.weight.data.movedim(2, 0))
+        self.norm = Standardise(channels)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors of non-empty sentences `[pieces, tokens]`."""
-        real = (ids != PADDING).unsqueeze(1)
-        hidden = self.norms[0](self.first(ids).transpose(1, 2)).relu() * real
-        hidden = F.max_pool1d(hidden, 2, ceil_mode=True)
-        return self.norms[1](self.second(hidden)).relu().amax(-1)
+        hidden = self.first.bias.new_zeros((*ids.shape, self.first.channels))
+        hidden[ids != PADDING] = self.first(ids).relu()
+        hidden = F.max_pool1d(hidden.transpose(1, 2), 2, ceil_mode=True)
+        return self.norm(self.second(hidden).amax(-1))
+
+
+class Nearness(nn.Module):
+    """Logits from the cosine of two vectors, scaled and shifted by two trained numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale, self.shift = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(-2.0))
+
+    def forward(self, resumes: Tensor, jobs: Tensor) -> Tensor:
+        """Logits `[...]` of vectors `[..., dim]`."""
+        return self.log_scale.exp() * F.cosine_similarity(resumes, jobs, dim=-1) + self.shift
 
 
 class PJFNNetwork(PairNetwork):
@@ -62,25 +82,27 @@ class PJFNNetwork(PairNetwork):
 
     def __init__(self, dim: int, channels: int, scoring: Scoring, train_tokens: bool) -> None:
         super().__init__()
-        tokens = TokenVectors(dim, train_tokens)
+        self.tokens = tokens = TokenVectors(dim, train_tokens)
         widths: dict[Side, tuple[int, int]] = {"resume": (5, 3), "job": (5, 5)}
         self.sentences = nn.ModuleDict({side: SentenceCNN(tokens, dim, channels, w) for side, w in widths.items()})
+        self.standard = nn.ModuleDict({side: Standardise(channels) for side in SIDES})
         self.scoring, self.channels = scoring, channels
         self.compare = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 1))
-        self.scale = nn.Parameter(torch.tensor([5.0, 0.0]))
+        self.nearness = Nearness()
 
     def encode(self, side: Side, inputs: Tensor) -> Encoded:
         """The strongest sentence counts of a resume, all sentences of a job: maximum and mean."""
         real = present(inputs)
         sentences = inputs.new_zeros((*real.shape, self.channels), dtype=torch.float32)
         sentences[real] = self.sentences[side](inputs[real])
-        return (sentences.amax(1) if side == "resume" else masked_mean(sentences, real, 1),)
+        pooled = sentences.amax(1) if side == "resume" else masked_mean(sentences, real, 1)
+        return (self.standard[side](pooled),)
 
     def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """Logits from the product of the vectors, or from their cosine, scaled and shifted."""
         if self.scoring == "mlp":
             return self.compare(resumes[0] * jobs[0]).squeeze(-1)
-        return self.scale[0] * F.cosine_similarity(resumes[0], jobs[0], dim=-1) + self.scale[1]
+        return self.nearness(resumes[0], jobs[0])
 
 
 class PJFNN(PairMatcher):
