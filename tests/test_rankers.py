@@ -21,7 +21,7 @@ def fitted(tiny):
 def build(name):
     if name == "RawEmbed":
         return RawEmbed("static")
-    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()
+    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()  # matchers: defaults
 
 
 @pytest.mark.parametrize("name", RANKERS)

@@ -6,15 +6,42 @@ import json
 from pathlib import Path
 
 from confitlib.corpus import Corpus
+from confitlib.rankers.apjfnn import APJFNN, BPJFNN
 from confitlib.rankers.base import Ranker
 from confitlib.rankers.dense import ConFitV1, ConFitV2, InBatch, RawEmbed
+from confitlib.rankers.global_match import GlobalMatch
+from confitlib.rankers.inexit import InEXIT
 from confitlib.rankers.lexical import BM25, TfIdf
+from confitlib.rankers.mvcon import MVCoN
+from confitlib.rankers.neural import PairMatcher, PairTraining
+from confitlib.rankers.pjfnn import PJFNN
+from confitlib.rankers.siamese import Siamese
 
-RANKERS: dict[str, type[Ranker]] = {
-    ranker.__name__: ranker for ranker in (BM25, TfIdf, RawEmbed, InBatch, ConFitV1, ConFitV2)
-}
+_LEXICAL, _DENSE = (BM25, TfIdf), (RawEmbed, InBatch, ConFitV1, ConFitV2)
+_MATCHERS = (PJFNN, BPJFNN, APJFNN, Siamese, GlobalMatch, MVCoN, InEXIT)
 
-__all__ = ["BM25", "RANKERS", "ConFitV1", "ConFitV2", "InBatch", "Ranker", "RawEmbed", "TfIdf", "load_ranker"]
+RANKERS: dict[str, type[Ranker]] = {ranker.__name__: ranker for ranker in (*_LEXICAL, *_DENSE, *_MATCHERS)}
+
+__all__ = [
+    "APJFNN",
+    "BM25",
+    "BPJFNN",
+    "PJFNN",
+    "RANKERS",
+    "ConFitV1",
+    "ConFitV2",
+    "GlobalMatch",
+    "InBatch",
+    "InEXIT",
+    "MVCoN",
+    "PairMatcher",
+    "PairTraining",
+    "Ranker",
+    "RawEmbed",
+    "Siamese",
+    "TfIdf",
+    "load_ranker",
+]
 
 
 def load_ranker(folder: Path, corpus: Corpus) -> Ranker:
