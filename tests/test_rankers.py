@@ -27,7 +27,7 @@ def fitted(tiny):
 def build(name):
     if name in ("RawEmbed", "HyDE", "HyQE"):
         return RANKERS[name]("static")
-    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()
+    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()  # matchers: defaults
 
 
 @pytest.mark.parametrize("name", RANKERS)

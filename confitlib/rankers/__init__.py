@@ -6,37 +6,45 @@ import json
 from pathlib import Path
 
 from confitlib.corpus import Corpus
+from confitlib.rankers.apjfnn import APJFNN, BPJFNN
 from confitlib.rankers.augmented import HyDE, HyQE
 from confitlib.rankers.base import Ranker
 from confitlib.rankers.dense import ConFitV1, ConFitV2, InBatch, Mined, RawEmbed
+from confitlib.rankers.global_match import GlobalMatch
+from confitlib.rankers.inexit import InEXIT
 from confitlib.rankers.lexical import BM25, TfIdf
+from confitlib.rankers.mvcon import MVCoN
+from confitlib.rankers.neural import PairMatcher, PairTraining
+from confitlib.rankers.pjfnn import PJFNN
+from confitlib.rankers.siamese import Siamese
 
-RANKERS: dict[str, type[Ranker]] = {
-    ranker.__name__: ranker
-    for ranker in (
-        BM25,
-        TfIdf,
-        RawEmbed,
-        InBatch,
-        Mined,
-        ConFitV1,
-        ConFitV2,
-        HyDE,
-        HyQE,
-    )
-}
+_LEXICAL = (BM25, TfIdf)
+_DENSE = (RawEmbed, InBatch, Mined, ConFitV1, ConFitV2)
+_AUGMENTED = (HyDE, HyQE)
+_MATCHERS = (PJFNN, BPJFNN, APJFNN, Siamese, GlobalMatch, MVCoN, InEXIT)
+
+RANKERS: dict[str, type[Ranker]] = {ranker.__name__: ranker for ranker in (*_LEXICAL, *_DENSE, *_AUGMENTED, *_MATCHERS)}
 
 __all__ = [
+    "APJFNN",
     "BM25",
+    "BPJFNN",
+    "PJFNN",
     "RANKERS",
     "ConFitV1",
     "ConFitV2",
+    "GlobalMatch",
     "HyDE",
     "HyQE",
     "InBatch",
+    "InEXIT",
+    "MVCoN",
     "Mined",
+    "PairMatcher",
+    "PairTraining",
     "Ranker",
     "RawEmbed",
+    "Siamese",
     "TfIdf",
     "load_ranker",
 ]
