@@ -24,6 +24,8 @@ SOURCES: dict[Side, dict[Language, str]] = {
 CHINESE_SHARE = 0.2
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 WORD = re.compile(r"[^\W_]+[+#]*")  # the signs keep "c++" and "c#" apart from "c"
+SENTENCE_END = re.compile(r"\n+|(?<=[.!?;])\s+(?![a-z])|(?<=[。！？；])")
+BULLET = re.compile(r"^[\s\-*•·–]+")
 
 
 def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] | None = None) -> pd.Series:
@@ -66,6 +68,15 @@ def language_of(text: str) -> Language:
         return "en"
     characters = len("".join(text.split()))
     return "zh" if len(CJK.findall(text)) > CHINESE_SHARE * characters else "en"
+
+
+def sentences(text: str) -> list[str]:
+    """The lines and sentences of a text in order, bullets and blanks dropped.
+
+    A full stop ends a sentence when white space and no lower-case letter follow, so "e.g. this" stays whole.
+    """
+    pieces = (BULLET.sub("", piece).strip() for piece in SENTENCE_END.split(text))
+    return [piece for piece in pieces if piece]
 
 
 def words(text: str, language: Language | Literal["auto"] = "auto") -> list[str]:
