@@ -20,17 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from confitlib.records import (
-    RUNS,
-    append_line,
-    device_name,
-    lock,
-    plain,
-    project_root,
-    provenance,
-    read_entries,
-    settings,
-)
+from confitlib.jsonl import append_line, lock, read_entries
+from confitlib.records import RUNS, device_name, plain, project_root, provenance, settings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,15 +6,28 @@ import json
 from pathlib import Path
 
 from confitlib.corpus import Corpus
+from confitlib.rankers.augmented import HyDE, HyQE
 from confitlib.rankers.base import Ranker
 from confitlib.rankers.dense import ConFitV1, ConFitV2, InBatch, RawEmbed
 from confitlib.rankers.lexical import BM25, TfIdf
 
 RANKERS: dict[str, type[Ranker]] = {
-    ranker.__name__: ranker for ranker in (BM25, TfIdf, RawEmbed, InBatch, ConFitV1, ConFitV2)
+    ranker.__name__: ranker for ranker in (BM25, TfIdf, RawEmbed, InBatch, ConFitV1, ConFitV2, HyDE, HyQE)
 }
 
-__all__ = ["BM25", "RANKERS", "ConFitV1", "ConFitV2", "InBatch", "Ranker", "RawEmbed", "TfIdf", "load_ranker"]
+__all__ = [
+    "BM25",
+    "RANKERS",
+    "ConFitV1",
+    "ConFitV2",
+    "HyDE",
+    "HyQE",
+    "InBatch",
+    "Ranker",
+    "RawEmbed",
+    "TfIdf",
+    "load_ranker",
+]
 
 
 def load_ranker(folder: Path, corpus: Corpus) -> Ranker:
