@@ -29,8 +29,6 @@ LEAKED = 0.3
 EXAMPLE = re.compile(r"\[The start of the example \w+\]\n(.*?)\n?\[The end of the example \w+\]", re.DOTALL)
 SOURCE = "|".join(source for by_language in SOURCES.values() for source in by_language.values())
 HEADING = re.compile(rf"^(?:{SOURCE}): section [^:\n]*:", re.MULTILINE)
-    "^(?:" + "|".join(name for by in SOURCES.values() for name in by.values()) + "): section [^:\n]*:", re.M
-)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,31 +8,58 @@ from pathlib import Path
 from confitlib.corpus import Corpus
 from confitlib.rankers.augmented import HyDE, HyQE
 from confitlib.rankers.base import Ranker
+from confitlib.rankers.confit_v1 import FieldConFitV1
+from confitlib.rankers.cross_encoder import CrossEncoder
 from confitlib.rankers.dense import ConFitV1, ConFitV2, InBatch, RawEmbed
+from confitlib.rankers.dpgnn import DPGNN
+from confitlib.rankers.federated import FedPJF
 from confitlib.rankers.lexical import BM25, TfIdf
+from confitlib.rankers.llm_rerank import LLMReranker
+from confitlib.rankers.rerank import FIRST, Reranker
+from confitlib.rankers.trees import Trees
+from confitlib.rankers.zero_shot import OpenAIEmbed, TwoTowers
 
 RANKERS: dict[str, type[Ranker]] = {
-    ranker.__name__: ranker for ranker in (BM25, TfIdf, RawEmbed, InBatch, ConFitV1, ConFitV2, HyDE, HyQE)
+    ranker.__name__: ranker
+    for ranker in (
+        *(BM25, TfIdf, RawEmbed, TwoTowers, OpenAIEmbed, HyDE, HyQE),
+        *(Trees, DPGNN, FedPJF, InBatch, ConFitV1, FieldConFitV1, ConFitV2),
+        *(CrossEncoder, LLMReranker),
+    )
 }
 
 __all__ = [
     "BM25",
+    "DPGNN",
     "RANKERS",
     "ConFitV1",
     "ConFitV2",
+    "CrossEncoder",
+    "FedPJF",
+    "FieldConFitV1",
     "HyDE",
     "HyQE",
     "InBatch",
+    "LLMReranker",
+    "OpenAIEmbed",
     "Ranker",
     "RawEmbed",
     "TfIdf",
+    "Trees",
+    "TwoTowers",
     "load_ranker",
 ]
 
 
 def load_ranker(folder: Path, corpus: Corpus) -> Ranker:
     """Read a saved ranker and make it ready to score the documents of a corpus."""
+    return _read(folder).index(corpus)
+
+
+def _read(folder: Path) -> Ranker:
     saved = json.loads((folder / "ranker.json").read_text())
     ranker = RANKERS[saved["ranker"]](**saved["parameters"])
+    if isinstance(ranker, Reranker):
+        ranker.first = _read(folder / FIRST)
     ranker._load_learnt(folder)
-    return ranker.index(corpus)
+    return ranker

@@ -60,7 +60,7 @@ class FieldNetwork(nn.Module):
 
     def __init__(self, fields: Mapping[Side, int], dim: int, config: FieldConfig) -> None:
         super().__init__()
-        layers = {side: self._layer(dim, config) for side in SIDES}
+        layers: dict[str, nn.Module] = {side: self._layer(dim, config) for side in SIDES}
         if config.shared_layer:
             layers["job"] = layers["resume"]
         self.layers = nn.ModuleDict(layers)
@@ -136,7 +136,9 @@ class FieldConFitV1(Ranker):
         bar = tqdm(range(config.epochs), desc=f"{self.name}: train", unit="epoch", delay=2)
         for pairs.epoch in bar:
             batches = DataLoader(pairs, config.batch_size, shuffle=True, collate_fn=collate)
-            loss = float(np.mean([self._step(batch, trained, optimizer, schedule) for batch in self._train_mode(batches)]))
+            loss = float(
+                np.mean([self._step(batch, trained, optimizer, schedule) for batch in self._train_mode(batches)])
+            )
             valid_loss = self._evaluate(valid, collate)
             rows.append({"epoch": pairs.epoch + 1, "loss": loss, "valid_loss": valid_loss})
             if not valid_loss >= best:  # NaN, without validation pairs: the last epoch is kept
@@ -223,7 +225,9 @@ class FieldConFitV1(Ranker):
     def _save_learnt(self, folder: Path) -> None:
         network: Any = self.model["network"]
         fields = {side: "\n".join(self.fields[side]) for side in SIDES}
-        save_file({name: one.contiguous().clone() for name, one in network.state_dict().items()}, folder / WEIGHTS, fields)
+        save_file(
+            {name: one.contiguous().clone() for name, one in network.state_dict().items()}, folder / WEIGHTS, fields
+        )
         if self.config.finetune:
             encoder: Any = self.model["encoder"]
             encoder.save(folder / ENCODER)

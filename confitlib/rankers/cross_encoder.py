@@ -30,6 +30,7 @@ PAIRS_AT_ONCE = 32
 class CrossEncoder(Reranker):
     """Re-orders the `top` candidates of `first` with a transformer that reads both documents at once.
 
+    `first`: any ranker, by default `RawEmbed("static")`.
     `model`: "minilm" (offline, with a new scalar head), a Hugging Face name such as
     `cross-encoder/ms-marco-MiniLM-L6-v2`, or a folder. `pairs`: training pairs (accepted, made negatives and
     rejections, as `sampled_pairs` draws them), seen once; 0 uses a given cross-encoder as it is. `layers`: top layers
@@ -38,7 +39,7 @@ class CrossEncoder(Reranker):
 
     def __init__(
         self,
-        first: Ranker = RawEmbed("static"),
+        first: Ranker | None = None,
         model: str = "minilm",
         top: int = 10,
         pairs: int = 2_000,
@@ -48,7 +49,8 @@ class CrossEncoder(Reranker):
         learning_rate: float = 5e-5,
         seed: int = 0,
     ) -> None:
-        self.first, self.model, self.top, self.pairs, self.layers = first, model, top, pairs, layers
+        self.first = RawEmbed("static") if first is None else first
+        self.model, self.top, self.pairs, self.layers = model, top, pairs, layers
         self.max_length, self.batch_size = max_length, batch_size
         self.learning_rate, self.seed = learning_rate, seed
 
@@ -113,12 +115,12 @@ class CrossEncoder(Reranker):
         self._texts = _documents(corpus)
         return self
 
-    def reorder(self, target: Side, lists: Sequence[tuple[str, list[str]]]) -> Iterator[NDArray[np.intp]]:
+    def reorder(self, target: Side, lists: Sequence[tuple[str, list[str]]]) -> Iterator[list[int]]:
         """Candidates by falling logit."""
         for query, candidates in lists:
             ends = {target: candidates, other(target): [query] * len(candidates)}
             rows = {side: self.corpus.positions(side, ends[side]) for side in SIDES}
-            yield np.argsort(-self._judged(rows), kind="stable")
+            yield np.argsort(-self._judged(rows), kind="stable").tolist()
 
     @torch.inference_mode()
     def _judged(self, rows: dict[Side, NDArray[np.intp]]) -> NDArray[np.float32]:
@@ -128,7 +130,7 @@ class CrossEncoder(Reranker):
         return torch.cat(parts).float().cpu().numpy()
 
     def _save_learnt(self, folder: Path) -> None:
-        self.first.save(folder / "first")
+        super()._save_learnt(folder)
         self._scorer.save_pretrained(folder / SCORER)
         self._tokenizer.save_pretrained(folder / SCORER)
 

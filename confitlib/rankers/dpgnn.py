@@ -69,7 +69,9 @@ class GraphNetwork(nn.Module):
     def forward(self, text: dict[Side, Tensor], known: dict[Side, Tensor]) -> dict[Side, Tensor]:
         """`[2, n, dim + text_dim]` a side; `known[side]` is the row of each document's free vectors, -1 for none."""
         return {
-            side: torch.cat([_rows(self.free[side], known[side]), torch.stack([one(text[side]) for one in self.text])], -1)
+            side: torch.cat(
+                [_rows(self.free[side], known[side]), torch.stack([one(text[side]) for one in self.text])], -1
+            )
             for side in SIDES
         }
 
@@ -212,7 +214,8 @@ def propagation_matrix(corpus: Corpus) -> Tensor:
     rows, columns = torch.from_numpy(np.stack([np.r_[first, second], np.r_[second, first]]).astype(np.int64))
     degree = torch.bincount(rows, minlength=2 * (n + m)).float()
     weights = (degree[rows] * degree[columns]).rsqrt()
-    return torch.sparse_coo_tensor(torch.stack([rows, columns]), weights, (2 * (n + m),) * 2).coalesce()
+    places, size = torch.stack([rows, columns]), 2 * (n + m)
+    return torch.sparse_coo_tensor(places, weights, (size, size), check_invariants=True).coalesce()
 
 
 def propagate(initial: dict[Side, Tensor], graph: Tensor, layers: int) -> dict[Side, Views]:
@@ -224,7 +227,7 @@ def propagate(initial: dict[Side, Tensor], graph: Tensor, layers: int) -> dict[S
         step = torch.sparse.mm(graph, step)
         total = total + step
     resumes, jobs = (total / (layers + 1)).split([2 * sizes["resume"], 2 * sizes["job"]])
-    return {"resume": resumes.tensor_split(2), "job": jobs.tensor_split(2)}  # type: ignore[dict-item]
+    return {"resume": resumes.tensor_split(2), "job": jobs.tensor_split(2)}
 
 
 def quadruple_bpr(resumes: Views, jobs: Views, other_resumes: Views, other_jobs: Views) -> Tensor:

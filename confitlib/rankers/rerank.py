@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,8 @@ from tqdm.auto import tqdm
 
 from confitlib.corpus import Corpus, Side, other
 from confitlib.rankers.base import Ranker, Scores
+
+FIRST = "first"  # the folder of the first stage
 
 
 class Reranker(Ranker):
@@ -48,7 +51,9 @@ class Reranker(Ranker):
         if not by_query.size:
             return scores
         tops = np.argsort(-by_query, axis=1, kind="stable")[:, : self.top]
-        lists = [(query, [ids[target][place] for place in top]) for query, top in zip(ids[other(target)], tops, strict=True)]
+        lists = [
+            (query, [ids[target][place] for place in top]) for query, top in zip(ids[other(target)], tops, strict=True)
+        ]
         for row, top, order in zip(by_query, tops, self._orders(target, lists), strict=True):
             deal(row, top, order)
         return scores
@@ -60,6 +65,9 @@ class Reranker(Ranker):
     def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
         """The first stage's scores: a second stage orders lists."""
         return self.first.score_pairs(resume_ids, job_ids)
+
+    def _save_learnt(self, folder: Path) -> None:
+        self.first.save(folder / FIRST)
 
     def _parameters(self) -> dict[str, Any]:
         own = super()._parameters()
