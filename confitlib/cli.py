@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand
 
+from confitlib.cli_llm import llm
 from confitlib.records import device_name, project_root
 
 if TYPE_CHECKING:
     import pandas as pd
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(llm, name="llm")
 
 Check = tuple[bool, str]
 MINIMUM_PYTHON = (3, 11)

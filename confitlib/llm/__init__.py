@@ -1,6 +1,6 @@
 """Language models behind an OpenAI-compatible endpoint: requests, the replayable store, checks, costs, safety."""
 
-from confitlib.llm.client import Client, Secret, Summary, explain
+from confitlib.llm.client import Client, Summary, explain
 from confitlib.llm.pricing import Estimate, Price, load_prices
 from confitlib.llm.requests import Answer, Check, Request, Usage, prompt
 from confitlib.llm.store import Store
@@ -14,7 +14,6 @@ __all__ = [
     "Estimate",
     "Price",
     "Request",
-    "Secret",
     "Store",
     "Summary",
     "Task",

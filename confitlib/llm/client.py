@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import re
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,9 @@ from confitlib.llm.replies import (
 )
 from confitlib.llm.requests import Answer, Check, EmbeddingRequest, Origin, Request, Usage, repair
 from confitlib.llm.safety import mask, masked
+from confitlib.llm.secret import Secret
 from confitlib.llm.store import Entry, Store
+from confitlib.llm.vectors import decode_vector, encode_vector, read_vectors
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -39,7 +40,6 @@ T = TypeVar("T")
 
 KEY_VARIABLE, URL_VARIABLE, MODEL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL", "CONFIT_LLM_MODEL"
 DEFAULT_MODEL = "gpt-4o-mini"  # the paper's
-NO_KEY = "local-server-without-a-key"
 MALFORMED_TRIES = 3
 EMBEDDING_BATCH = 64
 MISSING = "not recorded"
@@ -47,32 +47,6 @@ REMEDY = (
     f"Set {KEY_VARIABLE}, or {URL_VARIABLE} to a local server such as `transformers serve`; "
     "or use the offline writer, which needs no language model."
 )
-
-
-class Secret:
-    """A key that shows itself to nobody: not in a repr, a log line, a pickle or a copy."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str | None) -> None:
-        self._value = value or None
-
-    def __bool__(self) -> bool:
-        return self._value is not None
-
-    def __repr__(self) -> str:
-        return "Secret(***)" if self else "Secret(None)"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a key is not stored")
-
-    def reveal(self) -> str:
-        """The key, for the one call that sends it."""
-        return self._value or NO_KEY
-
-    def scrub(self, text: str) -> str:
-        """A text without the key, should a server have quoted it."""
-        return text.replace(self._value, "***") if self._value else text
 
 
 @dataclass
@@ -206,6 +180,7 @@ class Client:
         Raises LookupError if some are not recorded and cannot be had now.
         """
         self.store.refresh()
+        self.summary = Summary()
         requests = [EmbeddingRequest(model, mask(text)[0] if self.mask else text) for text in texts]
         missing = [one for one in dict.fromkeys(requests) if one.fingerprint() not in self.store]
         self._check_budget(missing)
@@ -272,6 +247,13 @@ class Client:
                 f"a budget of ${self.budget} cannot be kept: no price for {unpriced}. "
                 "Add it to a price table (see confitlib/llm/prices.yaml)."
             )
+
+    def check_batch(self, requests: Sequence[Request]) -> None:
+        """Raise ValueError if a batch of these requests might cross the budget."""
+        self._check_budget(requests)
+        cost = estimate(requests, 0, self.prices, batch=True).cost
+        if self.budget is not None and cost is not None and self.spent + cost > self.budget:
+            raise ValueError(f"the batch may cost ${cost:.4f}, which crosses the budget of ${self.budget}")
 
     def _work(self, main: Coroutine[Any, Any, T]) -> T:
         try:
@@ -355,7 +337,7 @@ class Client:
         return f"budget: ${self.spent:.4f} of ${self.budget} spent and the next call might cross it"
 
     def _failure(self, run: _Run, error: Exception) -> str:
-        """What went wrong, for the reader; faults that no other call would escape end the run."""
+        """What went wrong, for the reader; a wrong key or no server, before anything was answered, ends the run."""
         import openai
 
         if isinstance(error, MalformedReply):
@@ -366,7 +348,8 @@ class Client:
             raise error
         status = getattr(error, "status_code", None)
         message = f"no reply: {type(error).__name__}: {self.scrub(str(error))[:300]}"
-        if status in (401, 403, 404) or type(error) is openai.APIConnectionError:
+        hopeless = status in (401, 403, 404) or isinstance(error, openai.APIConnectionError)
+        if hopeless and not run.summary.called:
             run.stopped = message
         return message
 
@@ -418,28 +401,6 @@ class Client:
                 one, vector=encode_vector(vector), usage=billed, served_by=content.get("model"), origin="api"
             )
         self._paid(run, part[0].model, usage_of({"usage": usage}))
-
-
-def read_vectors(content: Mapping[str, Any], n: int) -> NDArray[np.float32]:
-    """The vectors of an embeddings response in the order of its inputs, [n, d]; raises MalformedReply."""
-    try:
-        rows = sorted(content["data"], key=lambda row: row["index"])
-        vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
-    except (KeyError, TypeError, ValueError) as error:
-        raise MalformedReply("malformed reply: no embeddings") from error
-    if vectors.ndim != 2 or len(vectors) != n or not np.isfinite(vectors).all():
-        raise MalformedReply(f"malformed reply: embeddings of shape {list(vectors.shape)} for {n} texts")
-    return vectors
-
-
-def encode_vector(vector: NDArray[np.float32]) -> str:
-    """A vector as base64 of little-endian float32: exact, and a third of its size in decimals."""
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-
-def decode_vector(text: str) -> NDArray[np.float32]:
-    """The vector that `encode_vector` wrote."""
-    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
 
 
 def in_worker_thread(main: Coroutine[Any, Any, T]) -> T:

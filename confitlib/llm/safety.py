@@ -14,9 +14,12 @@ MARKER = re.compile(OPENING + r"(?=\s*(?:/\s*)?(?:the\s+)?(?:start|end|beginning
 MASKS = {
     "email": re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
     "url": re.compile(r"(?:https?://|www\.)[^\s<>\"'）】，。]+|\b(?:linkedin|github)\.com/[^\s<>\"'）】，。]+", re.I),
-    "phone": re.compile(r"(?<![\w.-])(?:\+|00)?\(?\d(?:[\s().-]?\d){8,14}(?![\w-])"),
+    "phone": re.compile(r"(?<![\w.-])(?:\+|00)?\(?\d(?:[ ().-]{0,3}\d){8,14}(?![\w-])"),
 }
-YEARS = re.compile(r"(?:19|20)\d\d\D+(?:19|20)\d\d")
+NO_PHONE = re.compile(
+    r"(?:(?:19|20)\d\d(?:[./-]\d{1,2}){0,2}\D*)+"  # dates and spans of them
+    r"|[1-9]\d{3,5} ?- ?[1-9]\d{3,5}"  # a pay range
+)
 
 
 def fence(name: str, text: str) -> str:
@@ -41,14 +44,14 @@ def leaked(text: str) -> str | None:
 def mask(text: str) -> tuple[str, Counter[str]]:
     """A text with e-mail addresses, web addresses and phone numbers as `[email]`, `[url]`, `[phone]`; their counts.
 
-    Phone numbers are runs of 9 to 15 digits with the usual separators; a pair of years is none.
+    Phone numbers are runs of 9 to 15 digits with the usual separators; dates and pay ranges are none.
     Masking a masked text changes nothing.
     """
     counts: Counter[str] = Counter()
     for name, pattern in MASKS.items():
 
         def cover(found: re.Match[str], name: str = name) -> str:
-            if name == "phone" and YEARS.fullmatch(found[0].strip()):
+            if name == "phone" and NO_PHONE.fullmatch(found[0]):
                 return found[0]
             counts[name] += 1
             return f"[{name}]"
