@@ -60,7 +60,7 @@ def compose(preset: str = "laptop", seed: int = 0, **overrides: Any) -> Market:
     `overrides` replace fields of the preset, e.g. `train_resumes=20_000`. Raises ValueError for
     an unknown preset or field.
     """
-    chosen = _resolve(preset, overrides)
+    chosen = resolve(preset, overrides)
     bank = load_bank().first(chosen.families)
     people, posts, people_text, posts_text, judging = np.random.default_rng(seed).spawn(5)
     splits = {side: assign_splits(chosen, side) for side in SIDES}
@@ -97,7 +97,8 @@ def assign_splits(preset: Preset, side: Side) -> NDArray[np.str_]:
     return np.repeat(list(sizes), list(sizes.values()))
 
 
-def _resolve(name: str, overrides: dict[str, Any]) -> Preset:
+def resolve(name: str, overrides: dict[str, Any]) -> Preset:
+    """A preset by name with some fields replaced; raises ValueError for an unknown name or field."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
     known = [field.name for field in fields(Preset)]
@@ -125,7 +126,7 @@ def _judgements(
         rows = {side: np.flatnonzero(splits[side] == split) for side in SIDES}
         pools = {side: ids[side][rows[side]] for side in SIDES}
         people, posts = latents["resume"].rows(rows["resume"]), latents["job"].rows(rows["job"])
-        table = _labels(preset, bank, people, posts, pools, split, rng)
+        table = draw_labels(preset, bank, people, posts, pools, split, rng)
         if split != "train":
             lists.append(process.candidate_lists(table, pools, split, preset.queries, preset.list_positives, rng))
             table = _sample_labels(table, preset.classification, rng)
@@ -133,7 +134,7 @@ def _judgements(
     return pd.concat(tables, ignore_index=True), pd.concat(lists, ignore_index=True)
 
 
-def _labels(
+def draw_labels(
     preset: Preset,
     bank: Bank,
     resumes: Latents,
@@ -142,6 +143,7 @@ def _labels(
     split: Split,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
+    """Who applied where in one split, and how it was decided: `resume_id, job_id, label, split`."""
     activity = preset.activity if split == "train" else preset.held_out_activity
     family = np.unique([entry.family for entry in bank.occupations], return_inverse=True)[1]
     rows, columns = process.apply(resumes, jobs, family, activity, rng)
