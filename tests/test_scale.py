@@ -1,23 +1,30 @@
 """Past memory and past one machine: shards, exact sharded mining, lost workers, indexes, cost curves."""
 
+import json
 import os
 import signal
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array, random_array
+from test_lab import make_project
+from typer.testing import CliRunner
 
+from confitlib import cli, lab
 from confitlib.encoder import load_encoder
 from confitlib.market import compose_to_parquet
 from confitlib.mining.band import band
 from confitlib.mining.kernel import Picks, concatenate, select_band
 from confitlib.mining.task import Embeddings, Task, document_ids
+from confitlib.records import read_entries
 from confitlib.scale import (
     DocumentShards,
     LocalEngine,
@@ -26,11 +33,11 @@ from confitlib.scale import (
     band_on,
     encode_shards,
     known_positives,
-    make_engine,
     mining,
     sharded_band,
     split_vectors,
 )
+from confitlib.scale.index import VectorIndex, build_index, open_documents, read_document, recall
 from confitlib.scale.mining import BandTask, mine_task
 from confitlib.scale.shards import write_vectors
 from confitlib.text import texts
@@ -84,8 +91,6 @@ def test_documents_stream_with_the_text_that_a_corpus_gives(folder, tiny):
     assert (documents.sizes, len(documents)) == ([12, 12, 12], 36)
     streamed = [text for path in documents.paths for batch in documents.texts(path, rows=5) for text in batch]
     jobs = read(folder, "jobs").set_index("job_id")
-    from dataclasses import replace
-
     corpus = replace(tiny, jobs=jobs, labels=tiny.labels[:0], rankings=tiny.rankings[:0], truth=None)
     assert streamed == texts(corpus, "job").tolist()
     assert [one for path in documents.paths for one in documents.ids(path)] == jobs.index.tolist()
@@ -205,9 +210,7 @@ def test_what_cannot_be_ranked_is_an_error_not_an_endless_search(spoil, tmp_path
         sharded_band(*shards, csr_array((2, 30), dtype=bool), stop - 1, stop)
 
 
-def test_unknown_engines_and_missing_clusters_are_named():
-    with pytest.raises(ValueError, match="local, ray"):
-        make_engine("spark")
+def test_an_engine_that_is_not_running_says_so():
     with pytest.raises(RuntimeError, match="with RayEngine"):
         RayEngine().map(len, ["a"])
 
@@ -233,7 +236,8 @@ def mine_or_die(doomed: Doomed) -> tuple[Picks, int]:
 
 @pytest.fixture(scope="module")
 def ray_engine():
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
     with RayEngine(workers=2) as engine:
         yield engine
 
@@ -265,9 +269,118 @@ def test_a_killed_worker_changes_no_bit_of_the_result(ray_engine, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_named():
+    pytest.importorskip("ray")
+    with pytest.raises(ConnectionError, match="ray start --head"), RayEngine("auto"):
+        pass
+
+
+@pytest.mark.slow
 def test_ray_encodes_the_same_vectors(ray_engine, folder, tmp_path):
     documents = DocumentShards.of_folder(folder, "job")
     here, there = (encode_shards(documents, "static", tmp_path / name, engine)
                    for name, engine in (("here", LocalEngine()), ("there", ray_engine)))  # fmt: skip
     assert [path.name for path in here.paths] == [path.name for path in there.paths]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(here.paths, there.paths, strict=True))
+
+
+@pytest.fixture(scope="module")
+def unit_vectors() -> np.ndarray:
+    rng = np.random.default_rng(4)
+    centres = rng.normal(size=(40, 16))
+    vectors = (centres[rng.integers(40, size=3000)] + 0.5 * rng.normal(size=(3000, 16))).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("flat", 1.0), ("ivf", 0.9), ("hnsw", 0.95)])
+def test_an_index_finds_the_exact_neighbours_and_survives_saving(kind, least, unit_vectors, tmp_path):
+    shards = split_vectors(unit_vectors, tmp_path / "v", 3)
+    documents = pd.DataFrame({"id": [f"J{i}" for i in range(3000)], "title": ""})
+    made = VectorIndex(kind, "job", "static", "0", documents, build_index(shards, kind))
+    exact = np.argsort(-(unit_vectors[:50] @ unit_vectors.T), axis=1, kind="stable")[:, :10]
+    found, scores = made.search(unit_vectors[:50], 10)
+    assert recall(found, exact) >= least
+    assert np.allclose(scores, np.take_along_axis(unit_vectors[:50] @ unit_vectors.T, found, axis=1), atol=1e-5)
+    loaded = VectorIndex.load(made.save(tmp_path / "index"))
+    assert np.array_equal(loaded.search(unit_vectors[:50], 10)[0], found) and loaded.documents.equals(documents)
+
+
+def test_more_effort_finds_more(unit_vectors, tmp_path):
+    shards = split_vectors(unit_vectors, tmp_path / "v", 1)
+    made = VectorIndex("ivf", "job", "static", "0", pd.DataFrame({"id": range(3000)}), build_index(shards, "ivf"))
+    exact = np.argsort(-(unit_vectors[:50] @ unit_vectors.T), axis=1, kind="stable")[:, :10]
+    recalls = [recall(made.search(unit_vectors[:50], 10, effort)[0], exact) for effort in (1, 10, 219)]
+    assert recalls[0] < recalls[1] <= recalls[2] == 1.0
+
+
+def test_recall_counts_neighbours_in_any_order():
+    assert recall(np.array([[2, 1, -1], [0, 1, 2]]), np.array([[1, 2, 3], [0, 1, 2]])) == pytest.approx(5 / 6)
+
+
+def confit(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(one) for one in arguments])
+
+
+def test_a_search_from_the_command_line_finds_the_job_whose_text_it_is_given(folder, tmp_path):
+    assert confit("index", folder, tmp_path / "jobs", "--model", "static", "--kind", "hnsw").exit_code == 0
+    documents = DocumentShards.of_folder(folder, "job")
+    (tmp_path / "cv.txt").write_text(next(documents.texts(documents.paths[1]))[7])
+    result = confit("search", "--resume", tmp_path / "cv.txt", "--jobs", tmp_path / "jobs", "--top", 3)
+    lines = result.output.splitlines()
+    assert result.exit_code == 0 and len(lines) == 3, result.output
+    title = pd.read_parquet(documents.paths[1])["title"][7]
+    assert lines[0].split() == ["1", "1.000", "J00001-000007", *title.split()]
+
+
+def test_a_resume_of_fields_reads_as_the_corpus_writes_it(tmp_path, tiny):
+    row = tiny.resumes.iloc[0][tiny.fields("resume")]
+    (tmp_path / "cv.json").write_text(json.dumps(row.to_dict()))
+    assert read_document(tmp_path / "cv.json", "resume") == texts(tiny, "resume").iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("cv.txt", b"  ", "blank"), ("cv.pdf", b"%PDF\xff\xfe", "not text in UTF-8"), ("cv.json", b"{", "not valid JSON"),
+     ("cv.json", b'{"text": 1}', "object of text fields"), (None, b"", "no resume file")],
+)  # fmt: skip
+def test_a_resume_that_cannot_be_read_is_refused(name, content, message, folder, tmp_path):
+    confit("index", folder, tmp_path / "jobs", "--model", "static")
+    if name:
+        (tmp_path / name).write_bytes(content)
+    result = confit("search", "--resume", tmp_path / (name or "cv.txt"), "--jobs", tmp_path / "jobs")
+    assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output
+
+
+def test_an_index_refuses_another_model_and_an_incomplete_folder(folder, tmp_path):
+    confit("index", folder, tmp_path / "jobs", "--model", "static")
+    other = load_encoder("static", device="cpu")
+    with torch.no_grad():
+        other.backbone.token_weights *= 2
+    (tmp_path / "cv.txt").write_text("nurse")
+    wanted = ["search", "--resume", tmp_path / "cv.txt", "--jobs", tmp_path / "jobs"]
+    result = confit(*wanted, "--model", other.save(tmp_path / "model"))
+    assert result.exit_code == 1 and "other weights" in result.output
+    (tmp_path / "jobs/index.json").unlink()
+    assert "confit index" in confit(*wanted).output
+
+
+def test_an_index_that_cannot_be_made_is_refused(tmp_path):
+    missing = confit("index", "nowhere", "x")
+    assert missing.exit_code == 1 and "neither a folder nor one of the markets" in missing.output
+    vectors = split_vectors(np.ones((2, 2), np.float32), tmp_path, 1)
+    with pytest.raises(ValueError, match="flat, ivf, hnsw"):
+        build_index(vectors, "tree")
+    with pytest.raises(ValueError, match="job or resume"):
+        open_documents("tiny", "people")
+
+
+@pytest.mark.slow
+def test_a_sweep_on_ray_records_what_a_local_one_does(ray_engine, tmp_path, monkeypatch):
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    sweep = tmp_path / "sweeps/rates.yaml"
+    sweep.write_text('{notebook: "05", profile: tiny, grid: {rate: [0.5]}, seeds: [6, 7]}')
+    assert [run.state for run in lab.run_sweep(sweep, 2, ray_engine.call)] == ["done", "done"]
+    entries = read_entries(tmp_path / "records/rates.jsonl")
+    assert sorted(entry["metrics"]["value"] for entry in entries) == [3.0, 3.5]
+    assert [run.seconds for run in lab.run_sweep(sweep)] == [0, 0]  # what Ray did, a local sweep knows

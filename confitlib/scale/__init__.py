@@ -1,7 +1,7 @@
 """Past one machine and past memory: sharded corpora, engines, exact sharded mining, indexes, cost curves."""
 
 from confitlib.scale.encoding import encode_shards
-from confitlib.scale.engine import Engine, LocalEngine, RayEngine, make_engine
+from confitlib.scale.engine import Engine, LocalEngine, RayEngine
 from confitlib.scale.mining import band_on, sharded_band
 from confitlib.scale.shards import DocumentShards, VectorShards, known_positives, split_vectors
 
@@ -14,7 +14,6 @@ __all__ = [
     "band_on",
     "encode_shards",
     "known_positives",
-    "make_engine",
     "sharded_band",
     "split_vectors",
 ]

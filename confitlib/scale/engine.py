@@ -8,11 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar
 
 from tqdm.auto import tqdm
 
-EngineName = Literal["local", "ray"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 RETRIES = 3
@@ -116,13 +115,6 @@ class RayEngine(Engine):
                     raise ConnectionError(f"Ray could not start here: {error} Is the machine overloaded?") from error
             else:
                 return
-
-
-def make_engine(name: EngineName, address: str = "local", workers: int | None = None) -> Engine:
-    """An engine by name; raises ValueError for an unknown one."""
-    if name not in get_args(EngineName):
-        raise ValueError(f"engine {name!r} is unknown: choose one of {', '.join(get_args(EngineName))}")
-    return RayEngine(address, workers) if name == "ray" else LocalEngine()
 
 
 @contextmanager
