@@ -215,6 +215,14 @@ def test_an_engine_that_is_not_running_says_so():
         RayEngine().map(len, ["a"])
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one cluster at a time
+def test_a_cluster_that_is_not_there_is_named():
+    pytest.importorskip("ray")
+    with pytest.raises(ConnectionError, match="ray start --head"), RayEngine("auto"):
+        pass
+
+
 @dataclass(frozen=True)
 class Doomed:
     """A mining task whose first worker is killed in the middle of it."""
@@ -243,6 +251,7 @@ def ray_engine():
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one cluster at a time
 def test_a_killed_worker_changes_no_bit_of_the_result(ray_engine, tmp_path):
     rng = np.random.default_rng(1)
     queries, pool = (rng.integers(-9, 10, size=(n, 12)).astype(np.float32) for n in (60, 3000))
@@ -269,13 +278,7 @@ def test_a_killed_worker_changes_no_bit_of_the_result(ray_engine, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there_is_named():
-    pytest.importorskip("ray")
-    with pytest.raises(ConnectionError, match="ray start --head"), RayEngine("auto"):
-        pass
-
-
-@pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one cluster at a time
 def test_ray_encodes_the_same_vectors(ray_engine, folder, tmp_path):
     documents = DocumentShards.of_folder(folder, "job")
     here, there = (encode_shards(documents, "static", tmp_path / name, engine)
@@ -375,6 +378,7 @@ def test_an_index_that_cannot_be_made_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one cluster at a time
 def test_a_sweep_on_ray_records_what_a_local_one_does(ray_engine, tmp_path, monkeypatch):
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
