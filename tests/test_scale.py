@@ -37,6 +37,7 @@ from confitlib.scale import (
     sharded_band,
     split_vectors,
 )
+from confitlib.scale.curves import extrapolate, fit_power_laws, measure_costs
 from confitlib.scale.index import VectorIndex, build_index, open_documents, read_document, recall
 from confitlib.scale.mining import BandTask, mine_task
 from confitlib.scale.shards import write_vectors
@@ -388,3 +389,30 @@ def test_a_sweep_on_ray_records_what_a_local_one_does(ray_engine, tmp_path, monk
     entries = read_entries(tmp_path / "records/rates.jsonl")
     assert sorted(entry["metrics"]["value"] for entry in entries) == [3.0, 3.5]
     assert [run.seconds for run in lab.run_sweep(sweep)] == [0, 0]  # what Ray did, a local sweep knows
+
+
+def costs_of(**laws: tuple[float, float]) -> pd.DataFrame:
+    rows = [{"step": step, "documents": n, "seconds": factor * n**power, "floor": factor * n**power / 4}
+            for step, (factor, power) in laws.items() for n in (1000, 2000, 8000)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_power_law_is_recovered_and_needs_two_sizes():
+    laws = fit_power_laws(costs_of(encode=(0.5, 1.0), mine=(1e-6, 2.0)))
+    assert np.allclose(laws, [[0.5, 1.0, 4.0], [1e-6, 2.0, 4.0]])
+    with pytest.raises(ValueError, match="'mine' was measured at one size"):
+        fit_power_laws(costs_of(mine=(1.0, 1.0))[:1])
+
+
+def test_an_estimate_grows_with_the_order_of_the_step():
+    hours = extrapolate(costs_of(encode=(0.45, 1.0), mine=(1e-6, 1.5)), {"encode": 1, "mine": 2}, [8000, 80_000], 2)
+    assert hours.loc["encode"].tolist() == pytest.approx([0.5, 5.0])
+    assert hours.loc["mine", 80_000] == pytest.approx(100 * 1e-6 * 8000**1.5 / 2 / 3600)
+
+
+@pytest.mark.slow
+def test_measured_costs_lie_above_their_floors():
+    costs = measure_costs([60, 120])
+    assert costs["step"].tolist() == ["encode", "mine", "train", "evaluate"] * 2
+    assert costs["documents"].tolist() == [60] * 4 + [120] * 4
+    assert (costs["seconds"] > costs["floor"]).all()
