@@ -30,7 +30,7 @@ lab: .venv/installed
 
 lock:
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet -e '.[dev,scale,zh]' torch==$(TORCH)
+	build/lock/bin/python -m pip install --quiet -e '.[dev,eda,federated,scale,zh]' torch==$(TORCH)
 	grep '^#' requirements.lock > build/requirements.lock
 	build/lock/bin/python -m pip freeze --all --exclude-editable | sed 's/+.*//' \
 		| grep -v -i -E '^(nvidia|cuda|triton|pip=)' >> build/requirements.lock

@@ -162,7 +162,7 @@ def _warm_judgements(
     order = rng.permutation(len(table))
     first, second = np.round(np.cumsum(WARM_SHARES[:2]) * len(table)).astype(int)
     dealt = np.select([order < first, order < second], SPLITS[:2], SPLITS[2])
-    by_split = np.argsort(pd.Index(SPLITS).get_indexer(dealt), kind="stable")
+    by_split = np.argsort(pd.Index(SPLITS).get_indexer(pd.Index(dealt)), kind="stable")
     return table.assign(split=dealt).iloc[by_split].reset_index(drop=True), empty_frame(RANKING_COLUMNS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ def measure_costs(sizes: Sequence[int], seed: int = 0, repeats: int = 1) -> pd.D
     return pd.DataFrame(rows[len(rows) // (len(sizes) + 1) :])
 
 
-def _market_of(size: int) -> dict[str, int]:
+def _market_of(size: int) -> dict[str, Any]:
     jobs = round(size / (1 + RESUMES_A_JOB))
     held_out = {f"{split}_{side}s": 20 for split in ("valid", "test") for side in ("resume", "job")}
     return {"train_resumes": size - jobs, "train_jobs": jobs, **held_out}
