@@ -6,7 +6,8 @@ from pandas.testing import assert_frame_equal
 from test_mining import brute_rankings, make_corpus, random_case
 
 from confitlib.audit import audit_bands
-from confitlib.corpus import other
+from confitlib.augment import synthetic_negatives
+from confitlib.corpus import NEGATIVE_FOR, other
 from confitlib.encoder import load_encoder
 from confitlib.mining import STRATEGIES, Embeddings, choose_band, mine
 from confitlib.mining.head import weighted_draw
@@ -239,7 +240,7 @@ def test_unusable_parameters_are_named(strategy, wrong):
         mine(strategy, corpus, embeddings=embeddings, target="job", n=2, **wrong)
 
 
-SIZED = sorted(set(STRATEGIES) - {"in_batch", "rejected", "band", "band_aware", "chosen_band"})
+SIZED = sorted(set(STRATEGIES) - {"in_batch", "rejected", "band", "band_aware", "chosen_band", "synthetic"})
 
 
 @pytest.mark.parametrize("strategy", SIZED)
@@ -310,3 +311,36 @@ def test_the_estimate_bounds_the_exact_rate(tiny):
     exact = audit_bands(tiny, embeddings, "resume", [0, 0.1, 0.2, 0.3, 0.5])
     merged = curve.iloc[::2].reset_index(drop=True).iloc[:3]
     assert (merged["high"] >= exact["rate"].iloc[:3]).all()
+
+
+# Written negatives
+
+
+@pytest.fixture(scope="module")
+def told(tiny):
+    return synthetic_negatives(tiny, "offline", count=30, seed=0, targets=["resume"])
+
+
+def test_written_negatives_come_first_and_the_band_fills_up(told):
+    embeddings = Embeddings.of_corpus(load_encoder("static"), told)
+    ask = {"target": "resume", "embeddings": embeddings, "seed": 2}
+    mined = mine("synthetic", told, n=4, share=0.25, lo=0.1, hi=0.5, **ask)
+    written = told.resumes.loc[told.resumes[NEGATIVE_FOR] != "", NEGATIVE_FOR]
+    band_alone = mine("band", told, lo=0.1, hi=0.5, n=4, **ask)
+    for query in mined.queries.index:
+        own = set(mined.of(query)) & set(written.index)
+        assert own <= set(written.index[written == query])
+        assert len(own) == min(1, (written == query).sum()) and len(mined.of(query)) == 4
+        assert set(mined.of(query)) - own <= set(band_alone.of(query))
+    assert set(written) & set(mined.queries.index)
+
+
+def test_no_other_strategy_sees_what_was_written(told, tiny):
+    ask = {"target": "resume", "n": 5, "seed": 1}
+    both = [mine("random", corpus, **ask).table.drop(columns="score") for corpus in (told, tiny)]
+    assert_frame_equal(*both)
+
+
+def test_without_written_negatives_the_remedy_is_named(tiny):
+    with pytest.raises(ValueError, match="synthetic_negatives"):
+        mine("synthetic", tiny, target="resume", n=3, embeddings=Embeddings.of_corpus(load_encoder("static"), tiny))

@@ -20,6 +20,7 @@ from confitlib.mining.negatives import QUERY_COLUMNS, Negatives, describe_mining
 from confitlib.mining.positive_aware import band_aware, positive_aware
 from confitlib.mining.removal import REASONS
 from confitlib.mining.sampled import ance, simans, trisampler
+from confitlib.mining.synthetic import synthetic
 from confitlib.mining.task import DocumentSet, Embeddings, Selection, Task, document_ids
 from confitlib.mining.uniform import in_batch, random
 from confitlib.mining.words import bm25, passage_bm25
@@ -30,7 +31,7 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
         strategy.__name__: strategy
         for strategy in (
             *(in_batch, random, rejected, bm25, passage_bm25, top, band),
-            *(ance, simans, trisampler, positive_aware, band_aware, chosen_band, graph),
+            *(ance, simans, trisampler, positive_aware, band_aware, chosen_band, graph, synthetic),
         )
     }
 )
@@ -61,7 +62,8 @@ def mine(
     if official:
         pool = queries = "labelled"
     _check(strategy, target, n, official, parameters)
-    query_ids, pool_ids = document_ids(corpus, other(target), queries), document_ids(corpus, target, pool)
+    query_ids = document_ids(corpus, other(target), queries)
+    pool_ids = document_ids(corpus, target, pool, written=strategy == "synthetic")
     task = Task(corpus, target, query_ids, pool_ids, embeddings, n, seed, official, block, device)
     selection = STRATEGIES[strategy](task, **parameters)
     settings = {"n": n, "seed": seed, "pool": pool, "queries": queries, "official": official}

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.corpus import NEGATIVE_FOR, SIDES, Corpus, Side, other
 from confitlib.mining.kernel import UNRANKED, FloatArray, IntArray, Picks
 from confitlib.mining.removal import count_reasons, removal
 from confitlib.text import texts
@@ -208,9 +208,15 @@ def generator_of(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest)])
 
 
-def document_ids(corpus: Corpus, side: Side, documents: DocumentSet) -> pd.Index:
-    """Ids in rising order: all training documents of a side, or those that occur in training labels."""
+def document_ids(corpus: Corpus, side: Side, documents: DocumentSet, written: bool = False) -> pd.Index:
+    """Ids in rising order: all training documents of a side, or those that occur in training labels.
+
+    Negatives that somebody wrote for a query are left out unless `written`.
+    """
     if documents not in get_args(DocumentSet):
         raise ValueError(f"document set {documents!r} is unknown; use one of {list(get_args(DocumentSet))}")
     ids = corpus.pool(side, "train") if documents == "train" else corpus.labelled("train")[f"{side}_id"].unique()
+    frame = corpus.documents(side)
+    if NEGATIVE_FOR in frame.columns and not written:
+        ids = frame.index[frame.index.isin(ids) & (frame[NEGATIVE_FOR].fillna("") == "")]
     return pd.Index(sorted(ids), dtype="str")

@@ -57,7 +57,7 @@ _EMPTY = np.empty(0, dtype=np.intp)
 
 def _pools(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int, NDArray[np.intp]]:
     """Hard negatives of a side by query row."""
-    if negatives is None:
+    if negatives is None or negatives.table.empty:
         return {}
     if negatives.target != side:
         raise ValueError(f"negatives for {side}s hold {negatives.target}s: pass them under {negatives.target!r}")
