@@ -17,27 +17,28 @@ from confitlib.text import texts
 from confitlib.training import TrainingConfig
 
 QUICK = TrainingConfig(epochs=1, batch_size=8)
+HERE = ["BM25", "TfIdf", "RawEmbed", "HyDE", "HyQE", "InBatch", "Mined", "ConFitV1", "ConFitV2"]  # others: own files
 
 
 @pytest.fixture(scope="module")
 def fitted(tiny):
-    return {name: build(name).fit(tiny) for name in RANKERS}
+    return {name: build(name).fit(tiny) for name in HERE}
 
 
 def build(name):
     if name in ("RawEmbed", "HyDE", "HyQE"):
         return RANKERS[name]("static")
-    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()  # matchers: defaults
+    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()
 
 
-@pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize("target", SIDES)
 def test_ranker_beats_a_random_order(fitted, tiny, name, target):
     result = evaluate_ranking(fitted[name], tiny, target)
     assert result.means()["ndcg@10"] > 1.5 * result.random()["ndcg@10"]
 
 
-@pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("name", HERE)
 def test_ranker_round_trip(fitted, tiny, tmp_path, name):
     fitted[name].save(tmp_path)
     loaded = load_ranker(tmp_path, tiny)
@@ -48,7 +49,7 @@ def test_ranker_round_trip(fitted, tiny, tmp_path, name):
     assert loaded.get_params() == fitted[name].get_params()
 
 
-@pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("name", HERE)
 def test_scores_of_pairs_are_the_cells_of_the_matrix(fitted, tiny, name):
     resumes, jobs = list(tiny.pool("resume", "test")[:6]), list(tiny.pool("job", "test")[:6])
     matrix = fitted[name].score(resumes, jobs)
@@ -96,7 +97,7 @@ def test_averaged_hyre_is_the_mean_of_both_vectors(tiny):
     mean = plain.embeddings.jobs[0] + alone
     np.testing.assert_allclose(mixed.embeddings.jobs[0], mean / np.linalg.norm(mean), atol=1e-6)
     np.testing.assert_allclose(mixed.embeddings.jobs[1:], plain.embeddings.jobs[1:], atol=1e-6)
-    assert np.array_equal(mixed.embeddings.resumes, plain.embeddings.resumes)
+    np.testing.assert_allclose(mixed.embeddings.resumes, plain.embeddings.resumes, atol=1e-6)
 
 
 def test_hyde_averages_hypothetical_documents_into_the_query(tiny):
