@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,11 @@ SIDES: tuple[Side, Side] = ("resume", "job")
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 ANY_SPLIT = "any"
 HYRE = "hypothetical_resume"
+HYJOB = "hypothetical_job"
 COPY_OF = "copy_of"
-RESERVED = ("split", HYRE, COPY_OF)
+NEGATIVE_FOR = "negative_for"
+RESERVED = ("split", HYRE, HYJOB, COPY_OF, NEGATIVE_FOR)
+HYPOTHETICAL: dict[Side, str] = {"job": HYRE, "resume": HYJOB}
 LABEL_COLUMNS = ["resume_id", "job_id", "label", "split"]
 RANKING_COLUMNS = ["target", "split", "query_id", "candidate_id", "label"]
 ENTRY = ["target", "split", "query_id", "candidate_id"]
@@ -66,7 +69,8 @@ class Corpus:
     `resumes`, `jobs`: frames indexed by string id (`resume_id`, `job_id`; the two sides have
     separate id spaces, so ids may coincide). Every column is a text field except the reserved
     `split` (train, valid, test, or `any` in the warm regime) and the optional `hypothetical_resume` of jobs
-    (HyRe) and `copy_of`, which names the original of an augmented document.
+    (HyRe), `hypothetical_job` of resumes (HyJob), `copy_of`, which names the original of an augmented document,
+    and `negative_for`, which names the query that a synthetic document was written not to fit.
     `labels`: `resume_id, job_id, label, split` with label 1 (accepted) or 0 (rejected).
     `rankings`: candidate lists in file order, one row a candidate: `target` (the side that is
     ranked), `split, query_id, candidate_id, label` with label 1, 0 or -1 (unjudged).
@@ -160,11 +164,27 @@ class Corpus:
 
     def with_hypothetical_resumes(self, texts: Mapping[str, str]) -> Corpus:
         """A copy whose jobs carry HyRe texts; jobs without one keep an empty string."""
-        unknown = set(texts) - set(self.jobs.index)
+        return self.with_hypothetical("job", texts)
+
+    def with_hypothetical(self, side: Side, texts: Mapping[str, str]) -> Corpus:
+        """A copy whose documents of a side carry a text of the other: HyRe for jobs, HyJob for resumes."""
+        frame = self.documents(side)
+        unknown = set(texts) - set(frame.index)
         if unknown:
-            raise KeyError(f"hypothetical resumes name {len(unknown)} unknown jobs, e.g. {sorted(unknown)[0]!r}")
-        column = [texts.get(job_id, "") for job_id in self.jobs.index]
-        return replace(self, jobs=self.jobs.assign(**{HYRE: column}))
+            what = f"hypothetical {other(side)}s name {len(unknown)} unknown {side}s"
+            raise KeyError(f"{what}, e.g. {sorted(unknown)[0]!r}")
+        column = [texts.get(name, "") for name in frame.index]
+        return self.with_documents(side, frame.assign(**{HYPOTHETICAL[side]: column}))
+
+    def without_hypothetical(self) -> Corpus:
+        """A copy without HyRe and HyJob texts."""
+        resumes, jobs = (self.documents(side).drop(columns=HYPOTHETICAL[side], errors="ignore") for side in SIDES)
+        return replace(self, resumes=resumes, jobs=jobs)
+
+    def with_documents(self, side: Side, frame: pd.DataFrame, **changes: Any) -> Corpus:
+        """A copy with another frame of one side, and whatever else `changes` names."""
+        own: dict[str, Any] = {f"{side}s": frame}
+        return replace(self, **own, **changes)
 
     def fingerprint(self) -> str:
         """A hash of all content (16 hex digits); equal content in equal order gives an equal hash."""

@@ -11,17 +11,17 @@ import subprocess
 import sys
 import time
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
+
+from confitlib.jsonl import append_line, read_entries
 
 if sys.platform != "win32":
-    import fcntl
     import resource
 
 if TYPE_CHECKING:
@@ -210,67 +210,6 @@ def peak_memory() -> dict[str, float | None]:
     if torch is not None and torch.cuda.is_available():
         used["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return used
-
-
-def append_line(path: Path, entry: Mapping[str, Any]) -> None:
-    """Append one JSON line; safe with several writers and after a writer was killed in the middle of a line."""
-    line = json.dumps(entry, allow_nan=False, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        lock(file)
-        _repair_end(file, path)
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def lock(file: IO[bytes], wait: bool = True) -> None:
-    """Hold an exclusive lock until the file is closed; with `wait=False` raises BlockingIOError if it is taken.
-
-    Without effect on Windows, where one appended line is still written in a single call.
-    """
-    if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-
-
-def _repair_end(file: IO[bytes], path: Path) -> None:
-    """End an unfinished last line: complete JSON gets its line break, a torn rest is cut off and reported."""
-    file.seek(0)
-    content = file.read()
-    tail = content[content.rfind(b"\n") + 1 :]
-    if not tail:
-        return
-    if _parsed(tail) is not None:
-        file.write(b"\n")
-        return
-    warnings.warn(f"{path}: the torn last line of a killed run was cut off ({len(tail)} bytes)", stacklevel=4)
-    file.truncate(len(content) - len(tail))
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
-
-
-def read_entries(path: Path) -> list[dict[str, Any]]:
-    """The records of one file in file order; a torn last line is left out with a warning.
-
-    Raises ValueError naming file and line for a defect anywhere else.
-    """
-    lines = path.read_bytes().split(b"\n")
-    entries = []
-    for number, line in enumerate(lines, 1):
-        entry = _parsed(line) if line.strip() else None
-        if entry is not None:
-            entries.append(entry)
-        elif line.strip() and number == len(lines):
-            warnings.warn(f"{path}, line {number} is torn (a run was killed while writing it): left out", stacklevel=2)
-        elif line.strip():
-            raise ValueError(f"{path}, line {number} is not a JSON object. Remove the line or restore the file.")
-    return entries
 
 
 def load_records(path: str | Path) -> pd.DataFrame:

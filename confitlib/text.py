@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, reduce
 from operator import add
 from typing import Literal
 
 import pandas as pd
 
-from confitlib.corpus import HYRE, Corpus, Side
+from confitlib.corpus import HYPOTHETICAL, Corpus, Side
 
 Language = Literal["en", "zh"]
 
 HYRE_MARK = "[Example resume]"
+MARKS: dict[Side, str] = {"job": HYRE_MARK, "resume": "[Example job]"}
 TEXT = "text"
 SOURCES: dict[Side, dict[Language, str]] = {
     "resume": {"en": "Resume Content", "zh": "简历信息"},
@@ -24,6 +25,8 @@ SOURCES: dict[Side, dict[Language, str]] = {
 CHINESE_SHARE = 0.2
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 WORD = re.compile(r"[^\W_]+[+#]*")  # the signs keep "c++" and "c#" apart from "c"
+SENTENCE_END = re.compile(r"\n+|(?<=[.!?;])\s+(?![a-z])|(?<=[。！？；])")
+BULLET = re.compile(r"^[\s\-*•·–]+")
 
 
 def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] | None = None) -> pd.Series:
@@ -31,7 +34,8 @@ def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] |
 
     Fields follow the official format `{source}: section {field}:\\n{value}\\n` of ConFit-v2
     (src/preprocess/dataset.py, encode_all); a lone field named `text` is used as it is. With
-    `hyre`, a job's hypothetical resume is appended after `[Example resume]` (merge_json.py).
+    `hyre`, a job's hypothetical resume is appended after `[Example resume]` (merge_json.py), and a resume's
+    hypothetical job after `[Example job]` (HyJob, ours).
     `fields` selects and orders the fields (default: all). Raises KeyError on an unknown field.
     """
     chosen = list(corpus.fields(side) if fields is None else fields)
@@ -39,22 +43,59 @@ def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] |
     if unknown or not chosen:
         raise KeyError(f"fields {unknown or chosen}: corpus {corpus.name!r} has {corpus.fields(side)} for {side}s")
     frame = corpus.documents(side)
-    serialised = _serialise(frame[chosen].astype("str").fillna(""), side)
-    if hyre and side == "job" and HYRE in frame.columns:
-        serialised = _append_hyre(serialised, frame[HYRE].astype("str").fillna(""))
+    serialised = serialise(frame[chosen], side)
+    if hyre and HYPOTHETICAL[side] in frame.columns:
+        serialised = _append(serialised, frame[HYPOTHETICAL[side]].astype("str").fillna(""), MARKS[side])
     return serialised.rename(TEXT)
 
 
-def _serialise(frame: pd.DataFrame, side: Side) -> pd.Series:
+def serialise(frame: pd.DataFrame, side: Side) -> pd.Series:
+    """The rows of a frame of text fields as one text each, in the format of `texts`; a missing cell is empty."""
+    frame = frame.astype("str").fillna("")
     if list(frame.columns) == [TEXT]:
         return frame[TEXT]
-    source = SOURCES[side][language_of("".join(map(str, frame.columns)))]
-    parts = [f"{source}: section {column}:\n" + frame[column] + "\n" for column in frame.columns]
+    headings = headings_of(list(frame.columns), side)
+    parts = [headings[column] + "\n" + frame[column] + "\n" for column in frame.columns]
     return reduce(add, parts)
 
 
-def _append_hyre(jobs: pd.Series, hypothetical: pd.Series) -> pd.Series:
-    return jobs.where(hypothetical == "", jobs + f"\n{HYRE_MARK}\n" + hypothetical)
+def headings_of(fields: Sequence[str], side: Side) -> dict[str, str]:
+    """The line that opens each field in the official format; empty for a lone field named `text`."""
+    if list(fields) == [TEXT]:
+        return {TEXT: ""}
+    source = SOURCES[side][language_of("".join(map(str, fields)))]
+    return {name: f"{source}: section {name}:" for name in fields}
+
+
+def join_fields(values: Mapping[str, str], side: Side) -> str:
+    """One document in the official format from its fields, as `texts` gives it."""
+    headings = headings_of(list(values), side)
+    if TEXT in headings and not headings[TEXT]:
+        return values[TEXT]
+    return "".join(f"{headings[name]}\n{value}\n" for name, value in values.items())
+
+
+def read_fields(text: str, fields: Sequence[str], side: Side) -> dict[str, str]:
+    """The fields of a text in the official format: the inverse of `texts`, white space at their ends aside.
+
+    Raises ValueError naming the first heading that is missing, repeated or out of order.
+    """
+    headings, found, rest = headings_of(fields, side), [], "\n" + text
+    if list(fields) == [TEXT]:
+        return {TEXT: text.strip()}
+    for name in fields:
+        before, *after = rest.split(f"\n{headings[name]}", 1)
+        if not after:
+            raise ValueError(f"the line {headings[name]!r} is missing, or not in its place")
+        found.append(before.strip())
+        rest = after[0]
+    if found[0] or any(f"\n{line}" in "\n".join(["", *found, rest]) for line in headings.values()):
+        raise ValueError("text before the first heading, or a heading that is repeated")
+    return dict(zip(fields, [*found[1:], rest.strip()], strict=True))
+
+
+def _append(documents: pd.Series, hypothetical: pd.Series, mark: str) -> pd.Series:
+    return documents.where(hypothetical == "", documents + f"\n{mark}\n" + hypothetical)
 
 
 def language_of(text: str) -> Language:
@@ -66,6 +107,15 @@ def language_of(text: str) -> Language:
         return "en"
     characters = len("".join(text.split()))
     return "zh" if len(CJK.findall(text)) > CHINESE_SHARE * characters else "en"
+
+
+def sentences(text: str) -> list[str]:
+    """The lines and sentences of a text in order, bullets and blanks dropped.
+
+    A full stop ends a sentence when white space and no lower-case letter follow, so "e.g. this" stays whole.
+    """
+    pieces = (BULLET.sub("", piece).strip() for piece in SENTENCE_END.split(text))
+    return [piece for piece in pieces if piece]
 
 
 def words(text: str, language: Language | Literal["auto"] = "auto") -> list[str]:
@@ -80,6 +130,11 @@ def words(text: str, language: Language | Literal["auto"] = "auto") -> list[str]
     if chosen == "zh":
         return [word for piece in _jieba_cut()(text.lower()) for word in WORD.findall(piece)]
     raise ValueError(f"language {language!r} is unknown: use 'en', 'zh' or 'auto'")
+
+
+def pieces(text: str, language: Language) -> list[str]:
+    """A line cut into words with their punctuation: at white space in English, by jieba in Chinese."""
+    return text.split() if language == "en" else _jieba_cut()(text)
 
 
 @cache

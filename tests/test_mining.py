@@ -7,16 +7,14 @@ import faiss
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
-from scipy.sparse import csr_array
 
 from confitlib.corpus import LABEL_COLUMNS, RANKING_COLUMNS, Corpus, other
 from confitlib.mining import STRATEGIES, Embeddings, Negatives, mine, read_official, write_official
-from confitlib.mining.band import band_window
-from confitlib.mining.kernel import _encode, full_ranking, select_band
+from confitlib.mining.band import band, band_window
+from confitlib.mining.task import Task, document_ids
 
 FIXED = ("in_batch", "top", "positive_aware", "bm25", "passage_bm25")  # nothing is drawn
 FREE = [name for name in STRATEGIES if name != "chosen_band"]  # which needs a validation split: tests of its own
@@ -85,59 +83,7 @@ def shuffled(corpus, embeddings, seed):
     return again, Embeddings(embeddings.resumes[resumes], embeddings.jobs[jobs])
 
 
-# The kernel
-
-
-@st.composite
-def rankable(draw):
-    """Vectors of few whole numbers (so that scores tie often and are exact), removals, windows and a block."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    n_queries, n_pool, levels = draw(st.integers(1, 6)), draw(st.integers(0, 25)), draw(st.integers(0, 3))
-    queries = rng.integers(-levels, levels + 1, (n_queries, 2)).astype(np.float32)
-    pool = rng.integers(-levels, levels + 1, (n_pool, 2)).astype(np.float32)
-    removed = rng.random((n_queries, n_pool)) < draw(st.sampled_from([0, 0.2, 0.9, 1]))
-    bounds = np.sort(rng.integers(0, (~removed).sum(axis=1)[:, None] + 1, (n_queries, 2)), axis=1)
-    return queries, pool, removed, bounds[:, 0], bounds[:, 1], draw(st.sampled_from([1, 2, 4, None]))
-
-
-def sorted_rows(queries, pool, removed):
-    for row, gone in zip(queries @ pool.T, removed, strict=True):
-        order = np.lexsort((np.arange(len(pool)), -row))
-        yield row, order[~gone[order]]
-
-
-@settings(max_examples=500, deadline=None)
-@given(rankable())
-def test_select_band_equals_a_full_sort(case):
-    queries, pool, removed, start, stop, block = case
-    picks = list(select_band(queries, pool, csr_array(removed), start, stop, block))
-    found = [tuple(row) for p in picks for row in zip(p.query, p.rank, p.item, p.score, strict=True)]
-    expected = []
-    for query, (row, order) in enumerate(sorted_rows(queries, pool, removed)):
-        ranks = range(start[query], stop[query])
-        expected += [(query, rank, order[rank], row[order[rank]]) for rank in ranks]
-    assert found == expected
-
-
-@settings(max_examples=200, deadline=None)
-@given(rankable())
-def test_full_ranking_equals_a_full_sort(case):
-    queries, pool, removed, _, _, block = case
-    expected = list(sorted_rows(queries, pool, removed))
-    seen = 0
-    for rows, items, scores in full_ranking(queries, pool, csr_array(removed), block):
-        for query, item, score in zip(range(rows.start, rows.stop), items, scores, strict=True):
-            row, order = expected[query]
-            assert item[: len(order)].tolist() == order.tolist()
-            assert score[: len(order)].tolist() == row[order].tolist()
-            seen += 1
-    assert seen == len(queries)
-
-
-def test_zero_and_minus_zero_tie():
-    keys = torch.empty(1, 5, dtype=torch.int64)
-    _encode(torch.tensor([[-0.0, 0.0, -1.0, 1.0, -0.0]]), keys)
-    assert keys[0].argsort(descending=True).tolist() == [3, 0, 1, 4, 2]
+# Windows
 
 
 @pytest.mark.parametrize(
@@ -340,6 +286,17 @@ def test_a_draw_keeps_part_of_the_band_in_rank_order():
         assert len(part) == 4
         assert part["rank"].is_monotonic_increasing
         assert set(part["negative_id"]) < set(whole.of(query))
+
+
+@pytest.mark.parametrize("n", [1, 3, 50])
+def test_drawn_ranks_are_the_draw_from_the_whole_band(n):
+    corpus, embeddings = random_case(6, levels=2)
+    queries, pool = document_ids(corpus, "resume", "train"), document_ids(corpus, "job", "train")
+    tasks = [Task(corpus, "job", queries, pool, embeddings, size, seed=3) for size in (n, None)]
+    drawn, whole = (band(task, 0.1, 0.4).picks for task in tasks)
+    expected = tasks[0].draw(whole)
+    for field in ("query", "item", "rank", "score"):
+        assert getattr(drawn, field).tolist() == getattr(expected, field).tolist()
 
 
 @pytest.mark.parametrize("strategy", FREE)

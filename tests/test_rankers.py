@@ -4,10 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from confitlib.augment import write
 from confitlib.corpus import SIDES
 from confitlib.evaluation import evaluate_ranking
-from confitlib.rankers import BM25, RANKERS, ConFitV2, InBatch, RawEmbed, load_ranker
+from confitlib.rankers import BM25, RANKERS, ConFitV2, HyDE, HyQE, InBatch, RawEmbed, load_ranker
+from confitlib.rankers.augmented import rescored
+from confitlib.text import texts
 from confitlib.training import TrainingConfig
 
 QUICK = TrainingConfig(epochs=1, batch_size=8)
@@ -19,9 +25,9 @@ def fitted(tiny):
 
 
 def build(name):
-    if name == "RawEmbed":
-        return RawEmbed("static")
-    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()
+    if name in ("RawEmbed", "HyDE", "HyQE"):
+        return RANKERS[name]("static")
+    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()  # matchers: defaults
 
 
 @pytest.mark.parametrize("name", RANKERS)
@@ -80,6 +86,56 @@ def test_hyre_text_changes_job_vectors_only(tiny):
     ignored = RawEmbed("static", hyre=False).fit(told).embeddings
     assert np.array_equal(plain.resumes, hyre.resumes) and np.array_equal(plain.jobs, ignored.jobs)
     assert not np.array_equal(plain.jobs[0], hyre.jobs[0]) and np.array_equal(plain.jobs[1:], hyre.jobs[1:])
+
+
+def test_averaged_hyre_is_the_mean_of_both_vectors(tiny):
+    job = tiny.jobs.index[0]
+    told = tiny.with_hypothetical_resumes({job: "Ten years of beekeeping."})
+    plain, mixed = RawEmbed("static").fit(tiny), RawEmbed("static", hyre="average").fit(told)
+    alone = plain._model().encode(["Ten years of beekeeping."], progress=False)[0]
+    mean = plain.embeddings.jobs[0] + alone
+    np.testing.assert_allclose(mixed.embeddings.jobs[0], mean / np.linalg.norm(mean), atol=1e-6)
+    np.testing.assert_allclose(mixed.embeddings.jobs[1:], plain.embeddings.jobs[1:], atol=1e-6)
+    assert np.array_equal(mixed.embeddings.resumes, plain.embeddings.resumes)
+
+
+def test_hyde_averages_hypothetical_documents_into_the_query(tiny):
+    ranker, job = HyDE("static", writer="offline", n=2).fit(tiny), tiny.pool("job", "test")[0]
+    written = write("hyde", tiny, "job", [job], writer="offline", variants=2).texts[job]
+    vectors = ranker._model().encode([texts(tiny, "job")[job], *written], progress=False)
+    resumes = list(tiny.pool("resume", "test")[:6])
+    plain = RawEmbed("static").fit(tiny).embeddings.resumes[tiny.positions("resume", resumes)]
+    mean = vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
+    np.testing.assert_allclose(ranker.score(resumes, [job])[:, 0], plain @ mean, atol=1e-5)
+    assert not np.allclose(ranker.score(resumes, [job]), ranker.score(resumes, [job], target="job"))
+    assert "offline" in ranker.reports["job"]
+
+
+@given(
+    arrays(np.float32, (7, 2), elements=st.floats(-1, 1, width=16)),
+    arrays(np.float32, (7, 2), elements=st.floats(-1, 1, width=16)),
+    st.integers(1, 9),
+)
+def test_rescoring_reorders_the_first_and_leaves_the_rest_below(scores, bonus, first_n):
+    changed = rescored(scores, bonus, first_n, 0.5)
+    for query in range(2):
+        order = sorted(range(7), key=lambda row: -scores[row, query])  # stable, as the ranker's
+        top, rest = order[:first_n], order[first_n:]
+        for row in top:
+            assert changed[row, query] == pytest.approx(scores[row, query] + 0.5 * bonus[row, query], abs=1e-6)
+        assert all(changed[low, query] <= changed[high, query] + 1e-6 for low in rest for high in top)
+        assert [changed[row, query] for row in rest] == sorted([changed[row, query] for row in rest], reverse=True)
+
+
+def test_hyqe_adds_the_best_hypothetical_query(tiny):
+    ranker = HyQE("static", writer="offline", n=2, weight=2.0, first_n=1000).fit(tiny)
+    job, resume = tiny.pool("job", "test")[0], tiny.pool("resume", "test")[0]
+    written = write("hyqe", tiny, "resume", [resume], writer="offline", variants=2).texts[resume]
+    encoded = ranker._model().encode([texts(tiny, "job")[job], texts(tiny, "resume")[resume], *written], progress=False)
+    query, own, *queries = encoded
+    expected = own @ query + 2 * max(other @ query for other in queries)
+    np.testing.assert_allclose(ranker.score([resume], [job]), [[expected]], atol=1e-5)
+    np.testing.assert_allclose(ranker.score_pairs([resume], [job]), [expected], atol=1e-5)
 
 
 def test_confit_v2_trains_on_its_own_runner_ups(fitted):

@@ -1,6 +1,7 @@
 """Serialisation and tokenisation of documents."""
 
 import builtins
+import re
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from confitlib import text
 from confitlib.corpus import HYRE, LABEL_COLUMNS, Corpus, empty_frame
-from confitlib.text import language_of, texts, words
+from confitlib.text import language_of, sentences, texts, words
 
 
 def corpus_of(resumes: dict[str, Any], jobs: dict[str, Any]) -> Corpus:
@@ -109,6 +110,19 @@ def test_missing_jieba_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     text._jieba_cut.cache_clear()
     with pytest.raises(ImportError, match=r"pip install confitlib\[zh\]"):
         words("北京大学")
+
+
+def test_sentences_end_at_lines_and_full_stops() -> None:
+    told = "- Led a team, e.g. of nurses. Wrote rotas; Cut costs by 3.5 %!\n\n• 负责招聘。管理团队"
+    expected = ["Led a team, e.g. of nurses.", "Wrote rotas;", "Cut costs by 3.5 %!", "负责招聘。", "管理团队"]
+    assert sentences(told) == expected
+
+
+@given(st.text(max_size=80))
+def test_sentences_lose_only_bullets_and_blanks(sample: str) -> None:
+    kept = "".join("".join(sentences(sample)).split())
+    assert all(piece == piece.strip() != "" for piece in sentences(sample))
+    assert re.sub(r"[\s\-*•·–]", "", kept) == re.sub(r"[\s\-*•·–]", "", sample)
 
 
 @given(st.text(max_size=80))

@@ -22,7 +22,7 @@ def band(task: Task, lo: float = 0.03, hi: float = 0.04) -> Selection:
     if task.official:
         return _official_band(task, lo, hi)
     start, stop = band_window(task.candidates, lo, hi)
-    return task.from_pool(concatenate(map(task.draw, ranked(task, start, stop))))
+    return task.from_pool(concatenate(ranked(task, start, stop, task.draw_ranks(start, stop))))
 
 
 def top(task: Task) -> Selection:
@@ -55,7 +55,11 @@ def _official_band(task: Task, lo: float, hi: float) -> Selection:
     codes = np.full(len(query), len(REASONS), dtype=np.int8)  # the code of a labelled positive
     positives = csr_array((codes, (query, item)), shape=shape)
     nothing: csr_array = csr_array(([], ([], [])), shape=shape)
-    whole = concatenate(ranked(task, start, stop, removed=nothing))
-    reason = codes_at(positives, whole.query, whole.item)
-    picks = task.draw(whole.take(reason == 0))
-    return Selection(picks, np.full(shape[0], shape[1]), count_reasons(whole.query, reason, shape[0]))
+    kept, dropped = [], []
+    for block in ranked(task, start, stop, removed=nothing):
+        free = codes_at(positives, block.query, block.item) == 0
+        kept.append(task.draw(block.take(free)))
+        dropped.append(block.take(~free))
+    lost = concatenate(dropped)
+    removed = count_reasons(lost.query, codes_at(positives, lost.query, lost.item), shape[0])
+    return Selection(concatenate(kept), np.full(shape[0], shape[1]), removed)

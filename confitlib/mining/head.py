@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from confitlib.mining.kernel import Picks, concatenate
+from confitlib.mining.kernel import IntArray, Picks, concatenate
 from confitlib.mining.task import Task
 from confitlib.mining.window import ranked
 
@@ -13,7 +13,13 @@ DEEPEST = 200  # ANCE draws from the top 200
 
 
 def head(task: Task, k: int | None) -> Picks:
-    """The `k` highest-ranked candidates of each query, known positives left out.
+    """The `k` highest-ranked candidates of each query, known positives left out; for the default see `depth`."""
+    stop = depth(task, k)
+    return concatenate(ranked(task, np.zeros_like(stop), stop))
+
+
+def depth(task: Task, k: int | None) -> IntArray:
+    """How many of each query's highest-ranked candidates a strategy looks at, `[Q]`.
 
     By default the top 200, or the top tenth of a smaller pool, but never fewer than are asked for: our scaling of
     what the papers take from pools of millions.
@@ -21,8 +27,7 @@ def head(task: Task, k: int | None) -> Picks:
     if k is not None and k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     scaled = np.minimum(DEEPEST, task.candidates // 10) if k is None else np.full(len(task.query_ids), k)
-    stop = np.minimum(np.maximum(scaled, task.n or 1), task.candidates)
-    return concatenate(ranked(task, np.zeros_like(stop), stop))
+    return np.minimum(np.maximum(scaled, task.n or 1), task.candidates)
 
 
 def weighted_draw(task: Task, picks: Picks, log_weights: NDArray[np.floating]) -> Picks:

@@ -6,9 +6,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from confitlib.mining.head import head, weighted_draw
-from confitlib.mining.kernel import FloatArray, IntArray
+from confitlib.mining.head import depth, head, weighted_draw
+from confitlib.mining.kernel import FloatArray, IntArray, concatenate
 from confitlib.mining.task import Selection, Task
+from confitlib.mining.window import ranked
 
 Distribution = Literal["triangle", "gap"]
 
@@ -16,11 +17,13 @@ Distribution = Literal["triangle", "gap"]
 def ance(task: Task, k: int | None = None) -> Selection:
     """`n` documents uniformly from the `k` highest-ranked of each query.
 
-    One refresh of ANCE; `confitlib.training.Refresh` repeats it with the encoder as it learns. `k`: see `head`.
+    One refresh of ANCE; `confitlib.training.Refresh` repeats it with the encoder as it learns. `k`: see `depth`.
     Source: Xiong et al. 2020, arXiv 2007.00808; the released code takes 200 and keeps them undenoised.
     """
     task.quota()
-    return task.from_pool(task.draw(head(task, k)))
+    stop = depth(task, k)
+    start = np.zeros_like(stop)
+    return task.from_pool(concatenate(ranked(task, start, stop, task.draw_ranks(start, stop))))
 
 
 def simans(task: Task, a: float = 0.5, b: float = 0.0, temperature: float = 0.05, k: int | None = None) -> Selection:

@@ -167,8 +167,22 @@ class Task:
         queries, firsts, sizes = np.unique(picks.query, return_index=True, return_counts=True)
         kept = [np.zeros(0, dtype=np.intp)]
         for query, first, size in zip(queries, firsts, sizes, strict=True):
-            kept.append(first + np.sort(self.generator(query).choice(size, min(self.n, size), replace=False)))
+            kept.append(first + self._chosen(query, size))
         return picks.take(np.concatenate(kept))
+
+    def draw_ranks(self, start: IntArray, stop: IntArray) -> IntArray | None:
+        """The ranks in each query's window `[start, stop)` that `draw` would keep, rising, before anything is ranked.
+
+        `[Q, n]`, `UNRANKED` where a window has fewer; None if all are kept.
+        """
+        if self.n is None:
+            return None
+        sizes = stop - start
+        ranks = np.full((len(sizes), min(self.n, int(sizes.max(initial=0)))), UNRANKED, dtype=np.intp)
+        for query in np.flatnonzero(sizes).tolist():
+            drawn = self._chosen(query, int(sizes[query]))
+            ranks[query, : len(drawn)] = start[query] + drawn
+        return ranks
 
     def generator(self, query: int) -> np.random.Generator:
         """A generator of seed and query id alone, so that the order of queries and pool changes nothing."""
@@ -178,6 +192,10 @@ class Task:
         """The selection of a strategy whose candidates are the whole pool without known positives."""
         query = np.repeat(np.arange(len(self.query_ids)), np.diff(self.known.indptr))
         return Selection(picks, self.candidates, count_reasons(query, self.known.data, len(self.query_ids)))
+
+    def _chosen(self, query: int, size: int) -> IntArray:
+        """The draw: rising positions among `size`, at most `n`."""
+        return np.sort(self.generator(query).choice(size, min(self.quota(), size), replace=False))
 
     def _rows(self, side: Side, ids: pd.Index) -> FloatArray:
         assert self.embeddings is not None

@@ -14,10 +14,16 @@ from confitlib.mining.task import Task
 CELLS_A_BLOCK = 2**22
 
 
-def ranked(task: Task, start: IntArray, stop: IntArray, removed: csr_array | None = None) -> Iterator[Picks]:
-    """Ranks `[start, stop)` of each query's ranking without its known positives (or without `removed`)."""
+def ranked(
+    task: Task, start: IntArray, stop: IntArray, ranks: IntArray | None = None, removed: csr_array | None = None
+) -> Iterator[Picks]:
+    """Ranks `[start, stop)`, or of these only `ranks`, of each query's ranking without its known positives.
+
+    `removed` takes the place of the known positives. See `select_band`.
+    """
     queries, pool = task.vectors
-    return select_band(queries, pool, task.known if removed is None else removed, start, stop, task.block, task.device)
+    gone = task.known if removed is None else removed
+    return select_band(queries, pool, gone, start, stop, task.block, task.device, ranks)
 
 
 def count_from(task: Task, threshold: NDArray[np.float32]) -> IntArray:

@@ -5,30 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from confitlib.corpus import SIDES, Corpus, Side
+from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Embeddings, Negatives, mine
 from confitlib.rankers.base import Ranker, Scores
 from confitlib.training import TrainingConfig, TrainingResult, train, train_once
+
+HyRe = bool | Literal["average"]
+Vectors = NDArray[np.float32]
 
 
 class RawEmbed(Ranker):
     """Cosine of the embeddings of an encoder that has not seen the corpus.
 
     `encoder`: "static", "minilm", a hub name or a local folder; `max_length`: tokens read of a document, or
-    None for the encoder's own. `hyre`: append hypothetical resumes to jobs. `cache`: folder for embeddings and
-    for encoders trained without mined negatives, which all mining starts from.
+    None for the encoder's own. `hyre`: append hypothetical texts (HyRe to jobs, HyJob to resumes) where the corpus
+    has them; "average": embed them by themselves and average both vectors. `cache`: folder for embeddings
+    and for encoders trained without mined negatives, which all mining starts from.
     """
 
     name = "RawEmbed"
 
     def __init__(
-        self, encoder: str = "minilm", max_length: int | None = None, hyre: bool = True, cache: str | None = None
+        self, encoder: str = "minilm", max_length: int | None = None, hyre: HyRe = True, cache: str | None = None
     ) -> None:
         self.encoder, self.max_length, self.hyre, self.cache = encoder, max_length, hyre, cache
 
@@ -44,9 +49,16 @@ class RawEmbed(Ranker):
         return sum(weight.numel() for weight in self._model().parameters())
 
     def _embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
+        cache = self._cache(model)
+        plain = Embeddings.of_corpus(model, corpus, hyre=self.hyre is True, cache=cache)
+        if self.hyre != "average":
+            return plain
+        hypotheses = {side: _hypotheses(model, corpus, side, cache) for side in SIDES}
+        return Embeddings(*(averaged(plain.of(side), *hypotheses[side]) for side in SIDES))
+
+    def _cache(self, model: TextEncoder) -> Path | None:
         slow = not model.sparse_parameters  # a mean of token vectors is computed faster than it is read
-        cache = Path(self.cache) / "embeddings" if self.cache and slow else None
-        return Embeddings.of_corpus(model, corpus, hyre=self.hyre, cache=cache)
+        return Path(self.cache) / "embeddings" if self.cache and slow else None
 
     def _model(self) -> TextEncoder:
         return load_encoder(self.encoder, max_length=self.max_length)
@@ -64,8 +76,26 @@ class RawEmbed(Ranker):
         return np.einsum("nd,nd->n", resumes, jobs)
 
 
+def _hypotheses(model: TextEncoder, corpus: Corpus, side: Side, cache: Path | None) -> tuple[NDArray[np.intp], Vectors]:
+    """Rows of the documents of a side that carry a hypothetical text, and the unit vectors of these texts."""
+    frame = corpus.documents(side)
+    carried = frame.get(HYPOTHETICAL[side], pd.Series("", index=frame.index)).fillna("").astype(str)
+    rows = np.flatnonzero(carried != "")
+    return rows, model.encode(carried.iloc[rows].tolist(), progress=False, cache=cache)
+
+
+def averaged(vectors: Vectors, rows: NDArray[np.intp], more: Vectors) -> Vectors:
+    """Unit vectors of the mean of each row and of all that `more` holds for it (`rows[i]` for `more[i]`)."""
+    sums = vectors.copy()
+    np.add.at(sums, rows, more)
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
 class InBatch(RawEmbed):
-    """The dual encoder trained with in-batch negatives only: ConFit v2 before runner-up mining."""
+    """The dual encoder trained with in-batch negatives only: ConFit v2 before runner-up mining.
+
+    With `hyre="average"` training and mining read plain documents; hypothetical texts join when documents are indexed.
+    """
 
     name = "in-batch"
 
@@ -74,7 +104,7 @@ class InBatch(RawEmbed):
         encoder: str = "static",
         config: TrainingConfig = TrainingConfig(),
         max_length: int | None = None,
-        hyre: bool = True,
+        hyre: HyRe = True,
         cache: str | None = None,
     ) -> None:
         super().__init__(encoder, max_length, hyre, cache)
@@ -82,7 +112,7 @@ class InBatch(RawEmbed):
 
     def learn(self, corpus: Corpus) -> Self:
         """Train the encoder on the accepted training pairs, with this ranker's hard negatives."""
-        corpus = corpus if self.hyre else corpus.with_hypothetical_resumes({})
+        corpus = corpus if self.hyre is True else corpus.without_hypothetical()
         self.negatives = self._negatives(corpus)
         self.result = self._train(corpus, self.negatives)
         return self
@@ -146,7 +176,7 @@ class Mined(InBatch):
         encoder: str = "static",
         config: TrainingConfig = TrainingConfig(),
         max_length: int | None = None,
-        hyre: bool = True,
+        hyre: HyRe = True,
         cache: str | None = None,
     ) -> None:
         super().__init__(encoder, config, max_length, hyre, cache)
@@ -176,7 +206,7 @@ class ConFitV2(Mined):
         config: TrainingConfig = TrainingConfig(),
         band: tuple[float, float] = (0.03, 0.04),
         max_length: int | None = None,
-        hyre: bool = True,
+        hyre: HyRe = True,
         cache: str | None = None,
     ) -> None:
         InBatch.__init__(self, encoder, config, max_length, hyre, cache)

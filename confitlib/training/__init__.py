@@ -1,7 +1,7 @@
 """Contrastive training of the dual encoder: the two-sided loss, its batches, and a Trainer that resumes."""
 
 from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
-from confitlib.training.loss import contrastive_loss, info_nce
+from confitlib.training.loss import confit_v1_loss, contrastive_loss, info_nce
 from confitlib.training.optimizer import RowAdam
 from confitlib.training.refresh import Refresh
 from confitlib.training.trainer import (
@@ -21,6 +21,7 @@ __all__ = [
     "RowAdam",
     "TrainingConfig",
     "TrainingResult",
+    "confit_v1_loss",
     "contrastive_loss",
     "info_nce",
     "train",

@@ -1,4 +1,4 @@
-"""The two-sided contrastive loss of ConFit v2."""
+"""The contrastive losses of ConFit v2 and v1."""
 
 from __future__ import annotations
 
@@ -39,6 +39,28 @@ def contrastive_loss(
     j2r = info_nce(jobs, resume_candidates, temperature, masked_resumes)
     loss = lambda_ * r2j + (1 - lambda_) * j2r
     return loss.nan_to_num() if official else loss
+
+
+def confit_v1_loss(
+    resumes: Tensor,
+    jobs: Tensor,
+    negative_resumes: Tensor | None = None,
+    negative_jobs: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """The loss of ConFit v1 over a batch of B matching pairs: inner products, nothing masked.
+
+    A job must pick its resume if the batch has hard negative resumes, a resume its job if it has hard negative jobs;
+    without either only the resumes pick. Shapes as in `contrastive_loss`. Source: ConFit v1,
+    `compute_coarsegrained_loss`.
+    """
+    sides = [(jobs, resumes, negative_resumes), (resumes, jobs, negative_jobs)]
+    with_negatives = [side for side in sides if side[2] is not None and len(side[2])]
+    terms = [
+        info_nce(anchors, candidates if extra is None else torch.cat([candidates, extra]), temperature)
+        for anchors, candidates, extra in with_negatives or [sides[1]]
+    ]
+    return torch.stack(terms).sum()
 
 
 def info_nce(anchors: Tensor, candidates: Tensor, temperature: float, masked: Tensor | None = None) -> Tensor:
