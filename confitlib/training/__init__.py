@@ -3,6 +3,7 @@
 from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
 from confitlib.training.loss import confit_v1_loss, contrastive_loss, info_nce
 from confitlib.training.optimizer import RowAdam
+from confitlib.training.refresh import Refresh
 from confitlib.training.trainer import (
     DualEncoder,
     TrainingConfig,
@@ -16,6 +17,7 @@ __all__ = [
     "DualEncoder",
     "PairCollator",
     "PositivePairs",
+    "Refresh",
     "RowAdam",
     "TrainingConfig",
     "TrainingResult",

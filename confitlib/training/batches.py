@@ -37,8 +37,12 @@ class PositivePairs(torch.utils.data.Dataset):
         if labels.empty:
             raise ValueError(f"corpus {corpus.name!r} has no accepted pair in split {split!r}: nothing to learn from")
         self.rows = {side: corpus.positions(side, labels[f"{side}_id"]) for side in SIDES}
-        self.negatives = {side: _pools(corpus, side, (negatives or {}).get(side)) for side in SIDES}
-        self.per_pair, self.seed, self.epoch = per_pair, seed, 0
+        self.corpus, self.per_pair, self.seed, self.epoch = corpus, per_pair, seed, 0
+        self.use(negatives or {})
+
+    def use(self, negatives: Mapping[Side, Negatives]) -> None:
+        """Draw from these hard negatives from now on."""
+        self.negatives = {side: _pools(self.corpus, side, negatives.get(side)) for side in SIDES}
 
     def __len__(self) -> int:
         return len(self.rows["resume"])
