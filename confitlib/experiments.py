@@ -180,10 +180,12 @@ def gains(measured: pd.DataFrame, by: Sequence[str] = ("seed",), reference: str 
     """What every setting of an `ablate` table gained over the reference, pair by pair.
 
     `by`: the columns that, with `quantity`, name a pair, such as market, batch size and seed. Returns the rows of
-    all other settings with a column `gain`; a row without its reference is an error.
+    all other settings with a column `gain`. Raises ValueError for a row that has no reference, or more than one.
     """
     keys = [*by, "quantity"]
     base = measured[measured["setting"] == reference].set_index(keys)["value"]
+    if not base.index.is_unique:
+        raise ValueError(f"{reference!r} was measured twice with equal {keys}: name in `by` what tells the runs apart")
     mined = measured[(measured["setting"] != reference) & ~measured["quantity"].isin(OF_NEGATIVES)]
     pairs = pd.MultiIndex.from_frame(mined[keys])
     missing = pairs[~pairs.isin(base.index)]
