@@ -147,7 +147,7 @@ class Trees(Ranker):
             (folder / VOCABULARY).write_text(json.dumps(vocabulary))
             if self.vectors == "tfidf":
                 learnt["idf"] = self._vectorizer.idf_
-        np.savez(folder / REDUCTION, **learnt)  # type: ignore[arg-type]
+        np.savez(folder / REDUCTION, **learnt)
 
     def _load_learnt(self, folder: Path) -> None:
         self.sampled = None if self.sampled is None else (self.sampled[0], self.sampled[1])  # JSON made it a list

@@ -1,0 +1,428 @@
+"""Trees, graphs, per-field ConFit v1, re-rankers and federated training on a market of a few dozen documents."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from confitlib.corpus import SIDES, Corpus, empty_frame
+from confitlib.evaluation import evaluate_ranking
+from confitlib.llm import Store
+from confitlib.llm.requests import EmbeddingRequest
+from confitlib.market import compose
+from confitlib.rankers import (
+    DPGNN,
+    CrossEncoder,
+    FedPJF,
+    FieldConFitV1,
+    LLMReranker,
+    OpenAIEmbed,
+    RawEmbed,
+    Trees,
+    TwoTowers,
+    load_ranker,
+)
+from confitlib.rankers.confit_v1 import FieldConfig
+from confitlib.rankers.dpgnn import GraphConfig, propagate, propagation_matrix, quadruple_bpr
+from confitlib.rankers.federated import (
+    Adapter,
+    FederatedConfig,
+    Server,
+    Upload,
+    average,
+    clipped,
+    correction,
+    length,
+)
+from confitlib.rankers.llm_rerank import parse_order
+from confitlib.rankers.rerank import deal
+from confitlib.rankers.sampling import judged_pairs, sampled_pairs
+from confitlib.text import texts
+from confitlib.training import confit_v1_loss
+
+FEW = GraphConfig(dim=16, text_dim=16, epochs=20, batch_size=512)
+QUICK_FIELDS = FieldConfig(epochs=3, batch_size=32, feedforward=64, learning_rate=1e-3)
+SYSTEMS = {
+    "trees": lambda: Trees(rounds=40, dim=32),
+    "tree ranker": lambda: Trees(objective="lambdarank", rounds=40, dim=32),
+    "trees on counts": lambda: Trees("bow", rounds=40, dim=32),
+    "graph": lambda: DPGNN(FEW),
+    "text-only graph": lambda: DPGNN(replace(FEW, dim=0, layers=0)),
+    "fields": lambda: FieldConFitV1(config=QUICK_FIELDS),
+    "federated": lambda: FedPJF(config=FederatedConfig(rounds=4)),
+}
+every_system = pytest.mark.parametrize("name", SYSTEMS)
+
+
+@pytest.fixture(scope="module")
+def small() -> Corpus:
+    return compose("tiny", train_resumes=160, train_jobs=70, valid_resumes=30, valid_jobs=15, test_jobs=40).corpus
+
+
+@pytest.fixture(scope="module")
+def fitted(small):
+    return {name: build().fit(small) for name, build in SYSTEMS.items()}
+
+
+@every_system
+@pytest.mark.parametrize("target", SIDES)
+def test_a_system_beats_a_random_order(fitted, small, name, target):
+    result = evaluate_ranking(fitted[name], small, target)
+    assert result.means()["map"] > 1.3 * result.random()["map"]
+
+
+@every_system
+def test_a_system_keeps_its_scores_through_save_and_load(fitted, small, tmp_path, name):
+    fitted[name].save(tmp_path)
+    loaded = load_ranker(tmp_path, small)
+    resumes, jobs = small.pool("resume", "test")[:7], small.pool("job", "test")[:5]
+    np.testing.assert_allclose(loaded.score(resumes, jobs), fitted[name].score(resumes, jobs), atol=1e-5)
+    assert loaded.get_params() == fitted[name].get_params()
+
+
+@every_system
+def test_the_same_seed_gives_the_same_system(fitted, small, name):
+    resumes, jobs = small.pool("resume", "test")[:7], small.pool("job", "test")[:5]
+    again = SYSTEMS[name]().fit(small).score(resumes, jobs)
+    np.testing.assert_allclose(again, fitted[name].score(resumes, jobs), atol=1e-6)
+
+
+@every_system
+def test_scores_of_pairs_are_the_cells_of_the_matrix(fitted, small, name):
+    resumes, jobs = list(small.pool("resume", "test")[:4]), list(small.pool("job", "test")[:4])
+    matrix = fitted[name].score(resumes, jobs)
+    assert matrix.shape == (4, 4) and matrix.dtype == np.float32
+    np.testing.assert_allclose(fitted[name].score_pairs(resumes, jobs), np.diag(matrix), atol=1e-5)
+
+
+@every_system
+def test_a_corpus_without_accepted_pairs_is_refused(small, name):
+    rejected = replace(small, labels=small.labels.assign(label=0), rankings=empty_frame(list(small.rankings.columns)))
+    with pytest.raises(ValueError, match="accepted"):
+        SYSTEMS[name]().learn(rejected)
+
+
+# sampling
+
+
+def test_sampled_negatives_are_no_known_positives(small):
+    pairs = sampled_pairs(small, "train", random=7, hard=1, seed=3)
+    known = small.known_positives()
+    positive = np.array([known[r, j] for r, j in zip(pairs.rows["resume"], pairs.rows["job"], strict=True)])
+    assert np.array_equal(positive, pairs.labels == 1)
+    accepted = len(small.labelled("train", 1))
+    assert pairs.labels.sum() == accepted and 6 * accepted < (pairs.labels == 0).sum() <= 8 * accepted
+    assert set(small.resumes.index[pairs.rows["resume"]]) <= set(small.pool("resume", "train"))
+
+
+def test_hard_negatives_are_rejections_of_the_same_job_or_resume(small):
+    hard = sampled_pairs(small, "train", random=0, hard=1)
+    negative = hard.labels == 0
+    judged = judged_pairs(small, "train")
+    rejected = {
+        pair
+        for *pair, label in zip(judged.rows["resume"], judged.rows["job"], judged.labels, strict=True)
+        if not label
+        for pair in [tuple(pair)]
+    }
+    assert set(zip(hard.rows["resume"][negative], hard.rows["job"][negative], strict=True)) <= rejected
+
+
+def test_labels_alone_need_rejections(small):
+    accepted = replace(small, labels=small.labels[small.labels["label"] == 1], rankings=small.rankings.iloc[:0])
+    with pytest.raises(ValueError, match="no rejected"):
+        Trees(sampled=None).learn(accepted)
+
+
+# DPGNN
+
+
+def pair_of_each() -> Corpus:
+    """Two resumes and one job: the first resume was accepted, the second rejected."""
+    resumes = pd.DataFrame({"text": ["a", "b"], "split": "train"}, index=["r0", "r1"])
+    jobs = pd.DataFrame({"text": ["c"], "split": "train"}, index=["j0"])
+    labels = pd.DataFrame({"resume_id": ["r0", "r1"], "job_id": "j0", "label": [1, 0], "split": "train"})
+    return Corpus(resumes, jobs, labels)
+
+
+def test_the_graph_links_what_the_definition_links():
+    graph = propagation_matrix(pair_of_each()).to_dense().numpy()
+    r0a, r1a, r0p, r1p, ja, jp = range(6)
+    links = np.zeros((6, 6))
+    for first, second in [(r0a, r0p), (r1a, r1p), (ja, jp), (r0a, jp), (r1a, jp), (r0p, ja)]:
+        links[first, second] = links[second, first] = 1
+    degree = links.sum(1)  # 2, 2, 2, 1, 2, 3
+    np.testing.assert_allclose(graph, links / np.sqrt(np.outer(degree, degree)), atol=1e-6)
+
+
+def test_propagation_is_the_mean_of_all_steps():
+    graph = propagation_matrix(pair_of_each())
+    initial = {"resume": torch.arange(8.0).reshape(2, 2, 2), "job": torch.tensor([[[1.0, -1.0]], [[0.5, 2.0]]])}
+    start = torch.cat([initial["resume"].flatten(0, 1), initial["job"].flatten(0, 1)]).numpy()
+    dense = graph.to_dense().numpy()
+    expected = (start + dense @ start + dense @ dense @ start) / 3
+    views = propagate(initial, graph, 2)
+    found = np.concatenate([views["resume"][0], views["resume"][1], views["job"][0], views["job"][1]])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_quadruple_bpr_by_hand():
+    def views(active, passive):
+        return torch.tensor([active]), torch.tensor([passive])
+
+    loss = quadruple_bpr(
+        views([1.0, 0.0], [0.0, 1.0]),  # resume
+        views([0.5, 1.0], [2.0, 0.0]),  # job: r+ = 2, s+ = 1
+        views([0.0, 1.0], [1.0, 0.0]),  # other resume: r- = 0, s- = 0.5
+        views([1.0, 1.0], [-1.0, 3.0]),  # other job: r- = -1, s- = 1
+    )
+    assert loss.item() == pytest.approx(np.log1p(np.exp(-(2 * 2 + 2 * 1 - (-1 + 1 + 0 + 0.5)))), rel=1e-5)
+
+
+def test_unseen_documents_score_zero_without_text_and_neighbours(small):
+    blind = DPGNN(GraphConfig(dim=8, text_dim=0, neighbours=0, epochs=1)).fit(small)
+    resumes, jobs = small.pool("resume", "test"), small.pool("job", "test")
+    assert not blind.score(resumes, jobs).any()
+    seen = small.labelled("train")
+    assert blind.score(seen["resume_id"][:5], seen["job_id"][:5]).any()
+
+
+def test_a_graph_without_any_vector_is_refused():
+    with pytest.raises(ValueError, match="without a vector"):
+        GraphConfig(dim=0, text_dim=0)
+
+
+# the warm regime
+
+
+def test_in_the_warm_market_documents_recur_and_labels_are_split():
+    warm = compose("tiny", regime="warm").corpus
+    assert warm.regime == "warm" and set(warm.resumes["split"]) == {"any"} and warm.rankings.empty
+    shares = warm.labels["split"].value_counts(normalize=True)
+    assert shares[["train", "valid", "test"]].tolist() == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+    assert not warm.labels.duplicated(["resume_id", "job_id"]).any()
+    again = compose("tiny", regime="warm").corpus
+    assert again == warm
+    with pytest.raises(ValueError, match="regime 'hot' is unknown"):
+        compose("tiny", regime="hot")
+
+
+# ConFit v1
+
+
+def test_confit_v1_loss_takes_the_sides_that_have_negatives():
+    rng = torch.Generator().manual_seed(0)
+    resumes, jobs, bad_resumes, bad_jobs = (torch.randn(n, 3, generator=rng) for n in (4, 4, 2, 1))
+    diagonal, none = torch.arange(4), torch.empty(0, 3)
+    plain = F.cross_entropy(resumes @ jobs.T, diagonal)
+    picks_job = F.cross_entropy(resumes @ torch.cat([jobs, bad_jobs]).T, diagonal)
+    picks_resume = F.cross_entropy(jobs @ torch.cat([resumes, bad_resumes]).T, diagonal)
+    for negatives, expected in [
+        ((None, None), plain),
+        ((none, none), plain),
+        ((none, bad_jobs), picks_job),
+        ((bad_resumes, none), picks_resume),
+        ((bad_resumes, bad_jobs), picks_job + picks_resume),
+    ]:
+        torch.testing.assert_close(confit_v1_loss(resumes, jobs, *negatives), expected)
+
+
+def test_fields_must_be_those_learnt(fitted, small):
+    other_fields = replace(small, jobs=small.jobs.drop(columns="about"))
+    ranker = FieldConFitV1(config=QUICK_FIELDS)
+    ranker.model, ranker.fields = fitted["fields"].model, fitted["fields"].fields
+    with pytest.raises(ValueError, match="same fields in the same order"):
+        ranker.index(other_fields)
+
+
+def test_the_static_encoder_is_not_trained_field_by_field(small):
+    with pytest.raises(ValueError, match="finetune=False"):
+        FieldConFitV1(config=replace(QUICK_FIELDS, finetune=True)).learn(small)
+
+
+# zero-shot
+
+
+def test_two_towers_of_one_encoder_are_that_encoder(small):
+    resumes, jobs = small.pool("resume", "test")[:5], small.pool("job", "test")[:5]
+    towers = TwoTowers("static", "static", pooling=None).fit(small)
+    np.testing.assert_allclose(towers.score(resumes, jobs), RawEmbed("static").fit(small).score(resumes, jobs))
+
+
+def test_openai_embeddings_are_replayed(small, tmp_path, monkeypatch):
+    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    ranker = OpenAIEmbed("some-model", str(tmp_path / "store.jsonl"))
+    with pytest.raises(LookupError, match="are not recorded"):
+        ranker.fit(small)
+    store, rng = Store(tmp_path / "store.jsonl", fsync=False), np.random.default_rng(0)
+    vectors = {}
+    for text in [*texts(small, "resume"), *texts(small, "job")]:
+        vectors[text] = rng.normal(size=3).astype(np.float32)
+        store.add(EmbeddingRequest("some-model", text), vector=encoded(vectors[text]))
+    ranker.fit(small).save(tmp_path / "ranker")
+    resume, job = small.resumes.index[0], small.jobs.index[0]
+    first, second = vectors[texts(small, "resume")[resume]], vectors[texts(small, "job")[job]]
+    cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+    assert load_ranker(tmp_path / "ranker", small).score([resume], [job])[0, 0] == pytest.approx(cosine, abs=1e-5)
+
+
+def encoded(vector):
+    from confitlib.llm.vectors import encode_vector
+
+    return encode_vector(vector)
+
+
+# re-rankers
+
+
+@given(st.data())
+def test_dealing_keeps_the_cut_and_makes_the_order_strict(data):
+    scores = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=8))
+    row = np.array(scores, dtype=np.float32)
+    size = data.draw(st.integers(1, len(row)))
+    top = np.argsort(-row, kind="stable")[:size]
+    order = data.draw(st.permutations(range(size)))
+    dealt = row.copy()
+    deal(dealt, top, order)
+    below = np.setdiff1d(np.arange(len(row)), top)
+    assert (np.diff(dealt[top[list(order)]]) < 0).all()
+    assert np.array_equal(dealt[below], row[below])
+    assert not len(below) or dealt[top].min() > row[below].max()
+    np.testing.assert_allclose(np.sort(dealt), np.sort(row), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reply", "order", "faults"),
+    [
+        ("[2] > [1] > [3]", [1, 0, 2], {}),
+        ("2, 3, 1", [1, 2, 0], {}),
+        ("Of 20 years: [3] > [1]", [2, 0, 1], {"forgotten"}),
+        ("[3] > [3] > [1] > [2]", [2, 0, 1], {"repeated"}),
+        ("[9] > [0] > [2] > [1] > [3]", [1, 0, 2], {"unknown"}),
+        ("I cannot help", [0, 1, 2], {"forgotten"}),
+        ("[7] > [2] > [2]", [1, 0, 2], {"unknown", "repeated", "forgotten"}),
+    ],
+)
+def test_a_malformed_order_is_repaired_and_counted(reply, order, faults):
+    assert parse_order(reply, 3) == (order, Counter(faults))
+
+
+@given(st.text(alphabet="[]0123456789 >,", max_size=40), st.integers(1, 12))
+def test_no_reply_loses_a_candidate(reply, count):
+    assert sorted(parse_order(reply, count)[0]) == list(range(count))
+
+
+def test_the_language_model_orders_the_top(small, tmp_path, monkeypatch):
+    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    first, path = RawEmbed("static"), tmp_path / "replies.jsonl"
+    ranker = LLMReranker(first, str(path), model="m", top=3).fit(small)
+    resumes, jobs = list(small.pool("resume", "test")), list(small.pool("job", "test")[:2])
+    before = first.score(resumes, jobs)
+    np.testing.assert_allclose(ranker.score(resumes, jobs), before, atol=1e-6)
+    assert ranker.faults == {"unanswered": 2}
+    tops = np.argsort(-before[:, 0], kind="stable")[:3]
+    [request] = ranker.requests(small, "resume", [(jobs[0], [resumes[place] for place in tops])])
+    assert "[3]" in request.messages[-1]["content"]
+    Store(path, fsync=False).add(request, text="[3] > [1] > [2]", finish_reason="stop")
+    after = ranker.score(resumes, jobs)
+    assert np.argsort(-after[:, 0], kind="stable")[:3].tolist() == tops[[2, 0, 1]].tolist()
+    np.testing.assert_allclose(after[:, 1], before[:, 1], atol=1e-6)
+    ranker.save(tmp_path / "ranker")
+    np.testing.assert_allclose(load_ranker(tmp_path / "ranker", small).score(resumes, jobs), after, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_cross_encoder_orders_the_top_and_round_trips(small, tmp_path):
+    first = RawEmbed("static")
+    ranker = CrossEncoder(first, top=3, pairs=16, layers=1, max_length=48, batch_size=8).fit(small)
+    resumes, jobs = list(small.pool("resume", "test")[:8]), list(small.pool("job", "test")[:2])
+    before, after = first.score(resumes, jobs), ranker.score(resumes, jobs)
+    np.testing.assert_allclose(np.sort(after, axis=0), np.sort(before, axis=0), atol=1e-5)
+    top = np.argsort(-before, axis=0)[:3]
+    assert (np.sort(np.argsort(-after, axis=0)[:3], axis=0) == np.sort(top, axis=0)).all()
+    assert len(ranker.history) == 2
+    ranker.save(tmp_path)
+    np.testing.assert_allclose(load_ranker(tmp_path, small).score(resumes, jobs), after, atol=1e-6)
+
+
+# federated training
+
+
+def test_averaged_weights_are_the_hand_average():
+    changes = [[np.array([1.0, 2.0], np.float32)], [np.array([5.0, -2.0], np.float32)]]
+    np.testing.assert_allclose(average(changes, [3, 1])[0], [2.0, 1.0])
+    server = Server(["a", "b"], [np.zeros(2, np.float32)], FederatedConfig())
+    server.step(0, [Upload("b", changes[1], 1, 0.5, True), Upload("a", changes[0], 3, 0.1, True)])
+    np.testing.assert_allclose(server.weights[0], [2.0, 1.0])
+    server.step(1, [])
+    np.testing.assert_allclose(server.weights[0], [2.0, 1.0])
+    assert server.epsilon == np.inf
+
+
+def test_clipping_bounds_the_length():
+    weights = [np.array([3.0], np.float32), np.array([4.0], np.float32)]
+    assert length(weights) == 5 and length(clipped(weights, 1.0)) == pytest.approx(1.0)
+    assert length(clipped(weights, 6.0)) == 5 and length(clipped([np.zeros(2, np.float32)], 1.0)) == 0
+
+
+def test_the_correction_pulls_to_the_global_model():
+    near, far = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    expected = np.log1p(np.exp(-1 / 0.5))
+    assert correction(near, near, far, 0.5).item() == pytest.approx(expected, rel=1e-5)
+    assert correction(near, near, near, 0.5).item() == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_epsilon_is_that_of_the_accountant():
+    opacus = pytest.importorskip("opacus.accountants")
+    config = FederatedConfig(noise=1.3, share=0.4, delta=1e-4)
+    server = Server([str(i) for i in range(10)], Adapter(4, 2).weights(), config)
+    theirs = opacus.RDPAccountant()
+    for round_ in range(5):
+        server.step(round_, [])
+        theirs.step(noise_multiplier=1.3, sample_rate=0.4)
+    assert server.epsilon == pytest.approx(theirs.get_epsilon(1e-4), rel=1e-12) and 0 < server.epsilon < 100
+
+
+def test_noise_has_the_promised_size_and_the_clip_follows_the_uploads():
+    pytest.importorskip("opacus")
+    config = FederatedConfig(noise=1.0, share=1.0, clip=0.5, clip_rate=0.2)
+    names = [str(i) for i in range(400)]
+    server = Server(names, [np.zeros(20_000, np.float32)], config)
+    short = [Upload(name, [np.zeros(20_000, np.float32)], 1, 0.0, True) for name in names]
+    server.step(0, short)
+    on_count = 400 / 20
+    deviation = (1 - (2 * on_count) ** -2) ** -0.5 * 0.5 / 400
+    assert server.weights[0].std() == pytest.approx(deviation, rel=0.03)
+    assert server.clip == pytest.approx(0.5 * np.exp(-0.2 * 0.5), rel=0.05)  # all were short: the bound tightens
+
+
+def test_clients_are_groups_of_jobs(small):
+    clients = FedPJF().local_clients(small)
+    accepted = small.labelled("train", 1)
+    owners = accepted["job_id"].map(small.jobs["location"]).value_counts()
+    assert {name: len(client) for name, client in clients.items()} == owners.to_dict()
+    with pytest.raises(ValueError, match="have no column 'employer'"):
+        FedPJF("employer").learn(small)
+    with pytest.raises(ValueError, match="mapping of clients lacks"):
+        FedPJF({small.jobs.index[0]: "a"}).learn(small)
+    with pytest.raises(ValueError, match="of 1 clients"):
+        FedPJF(dict.fromkeys(small.jobs.index, "one")).learn(small)
+
+
+@pytest.mark.slow
+def test_flower_processes_learn_what_the_simulation_learns(small):
+    flower = pytest.importorskip("confitlib.rankers.flower", exc_type=ImportError)
+    owners = {job: f"employer {place % 2}" for place, job in enumerate(small.jobs.index)}
+    config = FederatedConfig(rounds=2, share=1.0, local_epochs=1)
+    simulated = FedPJF(owners, config).fit(small)
+    networked = flower.fit_over_loopback(FedPJF(owners, config), small)
+    for ours, theirs in zip(simulated.adapter.weights(), networked.adapter.weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
