@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from confitlib.augment import write
 from confitlib.corpus import SIDES
 from confitlib.evaluation import evaluate_ranking
-from confitlib.rankers import BM25, RANKERS, ConFitV2, HyDE, HyQE, InBatch, RawEmbed, load_ranker
+from confitlib.rankers import BM25, RANKERS, ConFitV2, HyDE, HyQE, InBatch, Mined, RawEmbed, load_ranker
 from confitlib.rankers.augmented import rescored
 from confitlib.text import texts
 from confitlib.training import TrainingConfig
@@ -150,3 +150,10 @@ def test_cached_training_gives_the_same_ranker(tiny, tmp_path):
     for _ in range(2):  # computed, then read
         cached = ConFitV2(config=QUICK, cache=str(tmp_path)).fit(tiny)
         np.testing.assert_allclose(cached.embeddings.jobs, fresh.embeddings.jobs, atol=1e-6)
+
+
+def test_refreshed_negatives_change_the_training(tiny):
+    two = replace(QUICK, epochs=2)
+    fixed, fresh = (Mined("ance", {"n": 5}, config=two, refresh=every).fit(tiny) for every in (0, 1))
+    assert fixed.negatives["job"].fingerprint() == fresh.negatives["job"].fingerprint()  # the first epoch's
+    assert not np.array_equal(fixed.embeddings.jobs, fresh.embeddings.jobs)

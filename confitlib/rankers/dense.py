@@ -15,7 +15,7 @@ from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Embeddings, Negatives, mine
 from confitlib.rankers.base import Ranker, Scores
-from confitlib.training import TrainingConfig, TrainingResult, train, train_once
+from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
 
 HyRe = bool | Literal["average"]
 Vectors = NDArray[np.float32]
@@ -131,7 +131,11 @@ class InBatch(RawEmbed):
             return train_once(self.encoder, corpus, self.config, cache=cache, max_length=limit, progress=False)
         encoder = load_encoder(self.encoder, max_length=limit, seed=self.config.seed)
         embeddings = cache and cache / "embeddings"
-        return train(encoder, corpus, self.config, negatives, cache=embeddings, progress=False)
+        refresh = self._refresh() if negatives else None
+        return train(encoder, corpus, self.config, negatives, refresh=refresh, cache=embeddings, progress=False)
+
+    def _refresh(self) -> Refresh | None:
+        return None
 
     def _model(self) -> TextEncoder:
         return self.result.encoder
@@ -164,7 +168,8 @@ class Mined(InBatch):
     """Two stages: in-batch training, mining with its encoder by any strategy, training afresh with both.
 
     `strategy`: one of `confitlib.mining.STRATEGIES`; `parameters`: what `mine` takes for it, such as `n`, or `lo`
-    and `hi` of a band. Source of the two stages: ConFit v2, README and hard_negative_mining.py.
+    and `hi` of a band; `refresh`: mine again every so many epochs of the second stage (ANCE), 0 for never.
+    Source of the two stages: ConFit v2, README and hard_negative_mining.py.
     """
 
     name = "mined"
@@ -178,9 +183,10 @@ class Mined(InBatch):
         max_length: int | None = None,
         hyre: HyRe = True,
         cache: str | None = None,
+        refresh: int = 0,
     ) -> None:
         super().__init__(encoder, config, max_length, hyre, cache)
-        self.strategy, self.parameters = strategy, parameters
+        self.strategy, self.parameters, self.refresh = strategy, parameters, refresh
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
         embeddings = self._embed(self._train(corpus).encoder, corpus)
@@ -189,6 +195,9 @@ class Mined(InBatch):
 
     def _mining(self) -> dict[str, Any]:
         return {"strategy": self.strategy, **(self.parameters or {})}
+
+    def _refresh(self) -> Refresh | None:
+        return Refresh(self.strategy, self.parameters or {}, self.refresh) if self.refresh else None
 
 
 class ConFitV2(Mined):
@@ -210,7 +219,7 @@ class ConFitV2(Mined):
         cache: str | None = None,
     ) -> None:
         InBatch.__init__(self, encoder, config, max_length, hyre, cache)
-        self.band = band
+        self.band, self.refresh = band, 0
 
     def _mining(self) -> dict[str, Any]:
         return {"strategy": "band", "lo": self.band[0], "hi": self.band[1]}
