@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
 from confitlib.jsonl import append_line, read_entries
+from confitlib.paths import project_root
 
 if sys.platform != "win32":
     import resource
@@ -51,19 +52,6 @@ class HasWeights(Protocol):
     """A model that can name its weights, such as `TextEncoder`."""
 
     def weight_hash(self) -> str: ...
-
-
-def project_root() -> Path:
-    """The folder that relative outputs start from: the nearest one upwards with `notebooks` and `profiles`.
-
-    A notebook therefore writes to the same place whether papermill runs it or a reader opens it in
-    `notebooks/`. Outside such a folder it is the working directory.
-    """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "profiles").is_dir():
-            return folder
-    return here
 
 
 def plain(value: Any, name: str) -> Any:
