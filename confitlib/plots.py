@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DPI = 150
 OF_ONE_KIND = ["preset", "encoder", "epochs", "batch_size", "density", "learning_rate"]
+UNMINED = "no band"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -149,14 +150,16 @@ def _percentile_panel(axes: Axes, runs: pd.DataFrame, bands: list[str]) -> None:
     table = summarise_runs(runs, ["source", "setting"]).assign(place=lambda table: table["setting"].map(places))
     table = table.sort_values("place", kind="stable")
     for source, part in table.groupby("source"):
-        mined, unmined = part.dropna(subset="place"), part[part["place"].isna()]
+        mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == UNMINED, "mean"]
         if source == "reference":
             line_with_band(axes, mined, "place")
             axes.lines[-1].set_label("reference runs")
-            axes.axhline(unmined["mean"].mean(), linestyle="--", color="0.4", label="no mined negatives")
+            style, color, label = "--", "0.4", "no mined negatives"
         else:
             axes.plot(mined["place"], mined["mean"], "x", color="C3", label="this run", markersize=9, mew=2)
-            axes.axhline(unmined["mean"].mean(), linestyle=":", color="C3", label="this run, no mined negatives")
+            style, color, label = ":", "C3", "this run, no mined negatives"
+        for value in unmined:  # none for what only negatives have
+            axes.axhline(value, linestyle=style, color=color, label=label)
 
 
 def redraw(records: pd.DataFrame, folder: str | Path, profile: str) -> dict[str, str]:
