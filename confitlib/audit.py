@@ -1,7 +1,9 @@
-"""How many mined negatives are false: exact where the true fit of every pair is known."""
+"""How many mined negatives are false: exactly where the truth is known, else as a language model says."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -12,15 +14,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from confitlib.corpus import Corpus, Side, other
+from confitlib.augment.prompts import language_of_corpus, load_prompt
+from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.llm import Client, Request, prompt
+from confitlib.llm.safety import fence
 from confitlib.mining.band import band_window
 from confitlib.mining.kernel import full_ranking
 from confitlib.mining.negatives import Negatives, mined_counts, score_gaps
 from confitlib.mining.registry import mine
 from confitlib.mining.removal import codes_at
 from confitlib.mining.task import DocumentSet, Embeddings, Task, document_ids
+from confitlib.text import texts
 
 Z_95 = 1.959963984540054
+VERDICT = re.compile(r"\W*(?:(yes|是)|(no|否))\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,79 @@ def clustered_wilson(hits: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple
     centre = (rate + spread / 2) / (1 + spread)
     half = np.sqrt(rate * (1 - rate) * spread + spread**2 / 4) / (1 + spread)
     return float(rate), float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The share of a sample of negatives that a language model calls suitable.
+
+    `rate` with its 95 % interval `low` to `high` (see `clustered_wilson`) is over the `answered` of the `asked`
+    pairs; the interval covers the sampling, not what the judge gets wrong. `problems` counts why the others have no
+    answer. `pairs`: `query_id, negative_id, suitable` (missing without an answer), `problem` (empty with
+    one), a row a sampled pair.
+    """
+
+    asked: int
+    answered: int
+    suitable: int
+    rate: float
+    low: float
+    high: float
+    problems: Mapping[str, int]
+    pairs: pd.DataFrame
+
+
+def judge_false_negatives(
+    negatives: Negatives, corpus: Corpus, client: Client, *, sample: int = 200, seed: int = 0, progress: bool = True
+) -> Judged:
+    """Ask a language model whether mined documents suit their queries after all, for `sample` of them drawn by seed.
+
+    Ours, for corpora whose truth is unknown. Answers come from the client's store where they are recorded, so an
+    audit can be repeated offline; what is not answered is counted apart. Raises ValueError unless `sample` is positive.
+    """
+    if sample < 1:
+        raise ValueError(f"sample={sample} must be at least 1")
+    table = negatives.table[["query_id", "negative_id"]]
+    drawn = np.random.default_rng(seed).choice(len(table), min(sample, len(table)), replace=False)
+    pairs = table.iloc[np.sort(drawn)].reset_index(drop=True)
+    requests = judge_requests(pairs, corpus, negatives.target, client.model)
+    answers = client.complete(requests, check=one_word, progress=progress)
+    verdicts = [None if answer.text is None else is_yes(answer.text) for answer in answers]
+    pairs = pairs.assign(suitable=pd.array(verdicts, dtype="boolean"), problem=[one.problem or "" for one in answers])
+    counts = pairs.groupby("query_id")["suitable"].agg(["sum", "count"]).astype(int)
+    rate, low, high = clustered_wilson(counts["sum"].to_numpy(), counts["count"].to_numpy())
+    problems = Counter(answer.problem.split(":")[0] for answer in answers if answer.problem)
+    return Judged(len(pairs), int(counts["count"].sum()), int(counts["sum"].sum()), rate, low, high, problems, pairs)
+
+
+def judge_requests(pairs: pd.DataFrame, corpus: Corpus, target: Side, model: str) -> list[Request]:
+    """What the judge is asked about pairs of `query_id` and `negative_id`; document texts cannot close their fence.
+
+    Chinese corpora are asked about in Chinese. The prompt is ours; temperature 0.
+    """
+    columns = {target: "negative_id", other(target): "query_id"}
+    documents = {side: texts(corpus, side, hyre=False).loc[pairs[columns[side]]] for side in SIDES}
+    template = load_prompt("judge", language_of_corpus(corpus, "job"))["user"]
+    return [
+        Request(
+            model,
+            prompt(template.substitute(resume=fence("resume", resume), job=fence("job", job))),
+            temperature=0.0,
+            about=query,
+        )
+        for query, resume, job in zip(pairs["query_id"], documents["resume"], documents["job"], strict=True)
+    ]
+
+
+def one_word(request: Request, reply: str) -> str | None:
+    """What is wrong with a judge's reply, or None: it must be yes or no alone."""
+    return None if VERDICT.fullmatch(reply) else "neither yes nor no"
+
+
+def is_yes(reply: str) -> bool:
+    """The verdict of a reply that `one_word` accepts."""
+    found = VERDICT.fullmatch(reply)
+    return found is not None and found[1] is not None
 
 
 def _truth(corpus: Corpus, target: Side) -> csr_array:
