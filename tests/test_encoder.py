@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from confitlib.encoder import StaticBackbone, TextEncoder, load_encoder, vector_cache
+from confitlib.encoder import StaticBackbone, TextEncoder, backbones, load_encoder, vector_cache
 from confitlib.encoder.batching import length_sorted_batches, side_by_side
 from confitlib.encoder.loading import recipe_for
 
@@ -521,3 +521,26 @@ def test_values_that_are_not_texts_are_named(texts: object, message: str) -> Non
 def test_batch_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="batch_size=0"):
         static_encoder().encode(TEXTS, batch_size=0)
+
+
+def test_texts_are_tokenised_once_and_forgotten_on_demand() -> None:
+    encoder, twin = static_encoder(), static_encoder()
+    encoder.backbone.forget()
+    first = encoder.tokenize(["python nurse", "python nurse", "nurse"])
+    assert [row.tolist() for row in twin.tokenize(["nurse", "python nurse"])] == [first[2].tolist(), first[0].tolist()]
+    assert twin.tokenize(["nurse"])[0] is first[2]  # an equal tokenizer shares what was read
+    encoder.backbone.forget()
+    again = encoder.tokenize(["nurse"])[0]
+    assert again is not first[2] and np.array_equal(again, first[2])
+    assert static_encoder(max_length=1 + 2).tokenize(["python nurse python nurse"])[0].size == 3
+
+
+def test_the_memory_of_texts_is_bounded(monkeypatch) -> None:
+    monkeypatch.setattr(backbones, "REMEMBERED", 3)
+    encoder = static_encoder()
+    encoder.backbone.forget()
+    texts = ["nurse", "python", "nurse python", "python nurse"]
+    assert [row.tolist() for row in encoder.tokenize(texts[:2])] == [
+        row.tolist() for row in encoder.tokenize(texts)[:2]
+    ]
+    assert len(encoder.tokenize(texts)) == 4

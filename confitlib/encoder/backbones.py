@@ -64,6 +64,10 @@ class Backbone(nn.Module, ABC):
         self._seen.update(found)
         return [self._seen[text] for text in texts]
 
+    def forget(self) -> None:
+        """Drop the remembered texts, of every equal tokenizer in this process."""
+        self._seen.clear()
+
     @abstractmethod
     def collate(self, ids: Sequence[TokenIds]) -> dict[str, Tensor]:
         """One batch of the tensors that `forward` reads."""
