@@ -19,25 +19,29 @@ from confitlib.training import TrainingConfig
 QUICK = TrainingConfig(epochs=1, batch_size=8)
 
 
+# the others are tested with smaller settings, a store or a first stage in test_systems.py
+NAMES = sorted(set(RANKERS) - {"Trees", "DPGNN", "FedPJF", "FieldConFitV1", "TwoTowers", "OpenAIEmbed"} - {"CrossEncoder", "LLMReranker"})
+
+
 @pytest.fixture(scope="module")
 def fitted(tiny):
-    return {name: build(name).fit(tiny) for name in RANKERS}
+    return {name: build(name).fit(tiny) for name in NAMES}
 
 
 def build(name):
     if name in ("RawEmbed", "HyDE", "HyQE"):
         return RANKERS[name]("static")
-    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()
+    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()  # matchers: defaults
 
 
-@pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("target", SIDES)
 def test_ranker_beats_a_random_order(fitted, tiny, name, target):
     result = evaluate_ranking(fitted[name], tiny, target)
     assert result.means()["ndcg@10"] > 1.5 * result.random()["ndcg@10"]
 
 
-@pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_ranker_round_trip(fitted, tiny, tmp_path, name):
     fitted[name].save(tmp_path)
     loaded = load_ranker(tmp_path, tiny)
@@ -48,7 +52,7 @@ def test_ranker_round_trip(fitted, tiny, tmp_path, name):
     assert loaded.get_params() == fitted[name].get_params()
 
 
-@pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_scores_of_pairs_are_the_cells_of_the_matrix(fitted, tiny, name):
     resumes, jobs = list(tiny.pool("resume", "test")[:6]), list(tiny.pool("job", "test")[:6])
     matrix = fitted[name].score(resumes, jobs)

@@ -101,7 +101,7 @@ class BPJFNN(PairMatcher):
         dim: int = 64,
         hidden: int = 32,
         dropout: float = 0.2,
-        config: PairTraining = PairTraining(max_pieces=1, max_tokens=256),
+        config: PairTraining = PairTraining(epochs=2, max_pieces=1, max_tokens=256),
     ) -> None:
         self.dim, self.hidden, self.dropout, self.config = dim, hidden, dropout, config
 
@@ -196,7 +196,7 @@ class APJFNN(PairMatcher):
         dim: int = 64,
         hidden: int = 32,
         dropout: float = 0.2,
-        config: PairTraining = PairTraining(max_pieces=16, max_tokens=24, sampled=2),
+        config: PairTraining = PairTraining(epochs=2, max_pieces=16, max_tokens=24),
     ) -> None:
         self.dim, self.hidden, self.dropout, self.config = dim, hidden, dropout, config
 

@@ -119,6 +119,7 @@ class GlobalMatch(PairMatcher):
     """
 
     name = "GlobalMatch"
+    network: GlobalMatchNetwork
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -37,7 +37,7 @@ class PairTraining:
     `train_tokens`: train the table of token vectors too. `device`: CUDA if there is one, unless named.
     """
 
-    epochs: int = 4
+    epochs: int = 3
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-5
@@ -109,11 +109,11 @@ class PairMatcher(Ranker):
     def learn(self, corpus: Corpus) -> Self:
         """Train on the pairs of the training split and keep the epoch with the lowest validation loss."""
         training, validation = self.batches(corpus, "train"), self._validation(corpus)
-        inputs = {side: self.inputs(corpus, side) for side in SIDES}
+        self._read = corpus, {side: self.inputs(corpus, side) for side in SIDES}
         with torch.random.fork_rng():  # initial weights and dropout come from the seed, and nobody else's draws change
             torch.manual_seed(self.config.seed)
             self.network = self.build().to(self._device)
-            self._train(training, validation, inputs)
+            self._train(training, validation, self._read[1])
         self.network.eval()
         return self
 
@@ -172,8 +172,12 @@ class PairMatcher(Ranker):
     def index(self, corpus: Corpus) -> Self:
         """Encode every document once."""
         self.corpus = corpus
+        learnt_from, inputs = self.__dict__.pop("_read", (None, None))  # `fit` need not read the corpus twice
         with torch.inference_mode():
-            self._encoded = {side: self._encode_all(side, self.inputs(corpus, side)) for side in SIDES}
+            self._encoded = {
+                side: self._encode_all(side, inputs[side] if learnt_from is corpus else self.inputs(corpus, side))
+                for side in SIDES
+            }
         self._last: tuple[tuple[bytes, bytes], Scores] | None = None
         return self
 
@@ -232,11 +236,11 @@ class PairMatcher(Ranker):
         return {**super()._parameters(), "config": asdict(self.config)}
 
     def _save_learnt(self, folder: Path) -> None:
-        save_file({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}, folder / WEIGHTS)
+        save_model(self.network, str(folder / WEIGHTS))
         self.history.to_json(folder / HISTORY, orient="records", lines=True)
 
     def _load_learnt(self, folder: Path) -> None:
         self.config = PairTraining(**vars(self)["config"])  # JSON made it a dictionary
         self.network = self.build().to(self._device).eval()
-        self.network.load_state_dict(load_file(folder / WEIGHTS, device=str(self._device)))
+        load_model(self.network, folder / WEIGHTS, device=str(self._device))
         self.history = pd.read_json(folder / HISTORY, lines=True)

@@ -34,9 +34,9 @@ class Pieces:
     ) -> None:
         documents = _documents(corpus, side, unit, hyre)
         self.names = _columns(corpus, side, hyre) if unit == "fields" else []
-        encoder, counts = static_encoder(), [len(document) for document in documents]
-        tokens = iter(encoder.tokenize(list(chain.from_iterable(documents))))
-        read = [[next(tokens) for _ in range(count)] for count in counts]
+        distinct = list(dict.fromkeys(chain.from_iterable(documents)))
+        tokens = dict(zip(distinct, static_encoder().tokenize(distinct), strict=True))
+        read = [[tokens[text] for text in document] for document in documents]
         if unit == "lines":
             read = [[line[at : at + max_tokens] for line in lines for at in range(0, len(line), max_tokens)]
                     for lines in read]  # fmt: skip

@@ -24,9 +24,10 @@ class SiameseNetwork(PairNetwork):
         super().__init__()
         self.margin, self.pool = margin, pool
         self.first = TokenConvolution(TokenVectors(dim, train_tokens), dim, dim, width)
-        self.later = nn.ModuleList(nn.Conv1d(dim, dim, width, padding="same") for _ in range(depth - 1))
-        for block in self.later:
+        blocks = [nn.Conv1d(dim, dim, width, padding="same") for _ in range(depth - 1)]
+        for block in blocks:
             start_near_identity(block.weight.data.movedim(2, 0))
+        self.later = nn.ModuleList(blocks)
         self.standard, self.top = Standardise(dim), nn.Linear(dim, dim)
         nn.init.eye_(self.top.weight)
 
