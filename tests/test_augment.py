@@ -13,10 +13,12 @@ from confitlib.augment.asking import EXAMPLE, Asking, overlap
 from confitlib.augment.copies import draw_originals
 from confitlib.augment.edits import Rates, eda_line, eda_text, synonyms_in
 from confitlib.augment.offline import OfflineWriter, split_text
+from confitlib.augment.overlap import shared_words, vocabulary_gap
 from confitlib.augment.pairs import AcceptedPairs
 from confitlib.augment.syneg import read_self_check
 from confitlib.augment.tasks import official_clean
 from confitlib.corpus import COPY_OF, HYJOB, HYRE, LABEL_COLUMNS, NEGATIVE_FOR, SIDES, Corpus, other
+from confitlib.llm import TASKS as llm_tasks
 from confitlib.llm import Client, Store
 from confitlib.text import join_fields, pieces, read_fields, texts
 
@@ -440,3 +442,27 @@ def test_unknown_tasks_and_sides_are_refused(small):
         write("hyper", small, "job", ["J1"])
     with pytest.raises(ValueError, match="asked for jobs, not for resumes"):
         write("hyre", small, "resume", ["R1"])
+
+
+# The vocabulary gap
+
+
+def test_shared_words_are_counted_by_hand(small):
+    assert shared_words(small, ["R0", "R1", "R2"], ["J1", "J2", "J1"]).tolist() == [1 / 3, 2 / 3, 0]
+
+
+def test_matching_pairs_share_more_words_than_others(tiny):
+    gap = vocabulary_gap(tiny, "train", n=200)
+    means = gap.groupby("pairs")["shared"].mean()
+    assert means["matching"] > means["other"]
+    known = set(map(tuple, tiny.labelled("train", 1)[["resume_id", "job_id"]].to_numpy()))
+    pairs = set(map(tuple, gap.loc[gap["pairs"] == "other", ["resume_id", "job_id"]].to_numpy()))
+    assert not pairs & known and gap.equals(vocabulary_gap(tiny, "train", n=200))
+
+
+def test_every_task_is_known_to_the_command_with_requests_and_a_check(small):
+    assert set(TASKS) <= set(llm_tasks)
+    for name, task in TASKS.items():
+        requests = llm_tasks[name].build(small, MODEL, 0)
+        expected = sum(len(task.documents(small, side, 0)) for side in task.sides) * task.variants
+        assert len(requests) == expected and llm_tasks[name].check(requests[0], "  ") == "empty reply"

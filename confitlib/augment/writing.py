@@ -10,16 +10,17 @@ from confitlib.augment.tasks import official_clean, task_named
 from confitlib.augment.written import Written
 from confitlib.corpus import Corpus, Side
 from confitlib.llm import Answer, Client
+from confitlib.llm.client import DEFAULT_MODEL
 from confitlib.records import project_root
 
 AnyWriter = str | Client
 AUTO, OFFLINE = "auto", "offline"
-MODEL = "gpt-4o-mini"
+MODEL = DEFAULT_MODEL
 
 
 def recorded_answers() -> Path:
     """The committed store whose answers are replayed wherever no other is named."""
-    return project_root() / "records" / "llm" / "store.jsonl"
+    return project_root() / "records" / "llm" / "answers.jsonl"
 
 
 def write(
