@@ -23,14 +23,14 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 lock:
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet -e '.[dev,zh]' torch==$(TORCH)
+	build/lock/bin/python -m pip install --quiet -e '.[dev,eda,federated,scale,zh]' torch==$(TORCH)
 	grep '^#' requirements.lock > build/requirements.lock
 	build/lock/bin/python -m pip freeze --all --exclude-editable | sed 's/+.*//' \
 		| grep -v -i -E '^(nvidia|cuda|triton|pip=)' >> build/requirements.lock

@@ -13,20 +13,28 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from confitlib.scale.floors import bandwidth, product_rate
+
+__all__ = ["arguments", "bandwidth", "environment", "interleaved", "product_rate", "report", "shown"]
+
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """The options `--quick` and `--json FILE` that every benchmark takes."""
+    """The options that every benchmark takes."""
+    return parser_of(description).parse_args()
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """A parser of `--quick` and `--json FILE`, for a benchmark to add its own options to."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small inputs: done in under 50 s on two cores")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the rows, the summary and the environment here"
     )
-    return parser.parse_args()
+    return parser
 
 
 def environment(*packages: str) -> dict[str, str]:
@@ -57,20 +65,6 @@ def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int = 3) -> 
             call()
             seconds[name].append(time.perf_counter() - start)
     return {name: median(times) for name, times in seconds.items()}
-
-
-def product_rate(rows: int, inner: int, columns: int, repeats: int = 20) -> float:
-    """Measured float32 operations a second of a matrix product of this shape: the floor of dense arithmetic."""
-    left, right = torch.rand(rows, inner), torch.rand(inner, columns)
-    left @ right
-    seconds = interleaved({"product": lambda: left @ right}, repeats)["product"]
-    return 2 * rows * inner * columns / seconds
-
-
-def bandwidth(megabytes: int = 256, repeats: int = 5) -> float:
-    """Measured bytes a second read from memory: the floor of work that only passes over data."""
-    data = np.ones(megabytes * 2**20 // 8)
-    return data.nbytes / interleaved({"read": data.sum}, repeats)["read"]
 
 
 def report(

@@ -10,7 +10,7 @@ from confitlib.corpus import SIDES
 from confitlib.market import Market, compose
 from confitlib.text import texts
 
-LARGE = {"train_resumes": 20_000, "train_jobs": 5_000}
+LARGE: dict[str, Any] = {"train_resumes": 20_000, "train_jobs": 5_000}
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from confitlib.training import (
     DualEncoder,
     PairCollator,
     PositivePairs,
+    RowAdam,
     TrainingConfig,
     contrastive_loss,
     train,
@@ -32,8 +33,9 @@ def main() -> None:
     config = TrainingConfig(epochs=1 if options.quick else 4)
     torch.set_num_threads(1)
     steps = {
-        "SparseAdam, sparse gradients": step(corpus, config, True),
-        "Adam, dense gradients": step(corpus, config, False),
+        "RowAdam, sparse gradients": step(corpus, config, RowAdam),
+        "SparseAdam, sparse gradients": step(corpus, config, torch.optim.SparseAdam),
+        "Adam, dense gradients": step(corpus, config, torch.optim.Adam),
     }
     milliseconds = {name: 1e3 * value / STEPS for name, value in interleaved(steps).items()}
     ours = next(iter(milliseconds.values()))
@@ -49,15 +51,14 @@ def main() -> None:
     report("training", rows, summary, environment("transformers", "accelerate"), options.json)
 
 
-def step(corpus: Corpus, config: TrainingConfig, sparse: bool) -> Callable[[], object]:
+def step(corpus: Corpus, config: TrainingConfig, adam: Callable[..., torch.optim.Optimizer]) -> Callable[[], object]:
     """A call that makes `STEPS` optimizer steps on batches of the training pairs."""
     encoder = load_encoder("static", device="cpu")
     stores = {side: DocumentStore(encoder, corpus, side, frozen=False) for side in SIDES}
     pairs, collate = PositivePairs(corpus, "train"), PairCollator(stores, corpus, None)
     batches = [collate([pairs[config.batch_size * n + k] for k in range(config.batch_size)]) for n in range(STEPS)]
-    adam = torch.optim.SparseAdam if sparse else torch.optim.Adam
     optimizer = adam(list(encoder.parameters()), lr=config.learning_rate)
-    return partial(_steps, DualEncoder(encoder), optimizer, batches, sparse)
+    return partial(_steps, DualEncoder(encoder), optimizer, batches, adam is not torch.optim.Adam)
 
 
 def _steps(model: DualEncoder, optimizer: torch.optim.Optimizer, batches: list[dict[str, Any]], sparse: bool) -> None:

@@ -1,4 +1,4 @@
-"""The `confit` command: check the installation, run notebooks and sweeps, check claims, draw figures."""
+"""The `confit` command: check the installation, run notebooks and sweeps, check claims, draw figures, search jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -54,7 +54,7 @@ def _plain_errors() -> Iterator[None]:
 
     try:
         yield
-    except (NotebookError, ValueError, TypeError, LookupError, OSError) as error:
+    except (NotebookError, ValueError, TypeError, LookupError, OSError, ImportError) as error:
         typer.echo(f"[FAIL] {error}", err=True)
         raise typer.Exit(1) from error
 
@@ -184,18 +184,63 @@ def run(
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep such as sweeps/percentile.yaml.")],
     workers: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where runs execute; ray needs confitlib[scale].")
+    ] = "local",
+    address: Annotated[
+        str, typer.Option(help="Of the Ray cluster: local (start one here), auto or HOST:PORT.")
+    ] = "local",
 ) -> None:
     """Run a grid of notebook runs, leaving out what is done; start it again after an interruption."""
     from confitlib.lab import run_sweep
 
     with _plain_errors():
-        runs = run_sweep(file, workers)
+        if engine == "local":
+            runs = run_sweep(file, workers)
+        else:
+            from confitlib.scale.engine import RayEngine
+
+            with RayEngine(address, workers) as cluster:
+                runs = run_sweep(file, workers, cluster.call)
     failed = [run for run in runs if run.state == "failed"]
     for one in failed:
         typer.echo(f"[FAIL] {one.label}: {one.reason}", err=True)
     typer.echo(f"{len(runs) - len(failed)} of {len(runs)} runs done")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def index(
+    source: Annotated[str, typer.Argument(help="Market preset, folder of Parquet shards, or of the released layout.")],
+    folder: Annotated[Path, typer.Argument(help="Receives the index.")],
+    model: Annotated[str, typer.Option(help="Encoder: a name such as minilm, or a folder.")] = "minilm",
+    kind: Annotated[Literal["flat", "ivf", "hnsw"], typer.Option(help="flat is exact.")] = "flat",
+    side: Annotated[Literal["job", "resume"], typer.Option(help="What to index.")] = "job",
+    seed: Annotated[int, typer.Option(help="Of a market preset.")] = 0,
+) -> None:
+    """Encode the jobs of a corpus and write a FAISS index, e.g. `confit index laptop build/jobs --kind hnsw`."""
+    from confitlib.scale.index import index_documents, open_documents
+
+    with _plain_errors():
+        made = index_documents(open_documents(source, side, seed), side, model, kind, folder)
+    typer.echo(f"[OK] {folder}: {len(made)} {side}s, {kind}, encoder {model}")
+
+
+@app.command()
+def search(
+    resume: Annotated[Path, typer.Option(help="A resume: plain text, or .json with one object of text fields.")],
+    jobs: Annotated[Path, typer.Option(help="A folder that `confit index` wrote.")],
+    model: Annotated[str | None, typer.Option(help="The encoder; default: the one that made the index.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many jobs.")] = 10,
+) -> None:
+    """Print the jobs that fit a resume best, e.g. `confit search --resume cv.txt --jobs build/jobs`."""
+    from confitlib.scale.index import VectorIndex, read_document, search_text
+
+    with _plain_errors():
+        found = search_text(VectorIndex.load(jobs), read_document(resume, "resume"), top, model)
+    for place, row in enumerate(found.to_dict("records"), 1):
+        typer.echo(f"{place:3d}  {row['score']:.3f}  {row['id']}  {row['title']}")
 
 
 @app.command()

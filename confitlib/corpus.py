@@ -183,7 +183,8 @@ class Corpus:
 
     def with_documents(self, side: Side, frame: pd.DataFrame, **changes: Any) -> Corpus:
         """A copy with another frame of one side, and whatever else `changes` names."""
-        return replace(self, **{f"{side}s": frame}, **changes)
+        own: dict[str, Any] = {f"{side}s": frame}
+        return replace(self, **own, **changes)
 
     def fingerprint(self) -> str:
         """A hash of all content (16 hex digits); equal content in equal order gives an equal hash."""

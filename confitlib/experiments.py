@@ -1,55 +1,108 @@
-"""Experiments the notebooks share: several systems with several seeds, and the percentile ablation."""
+"""Experiments the notebooks share: several systems with several seeds, and what each way of mining is worth."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from tqdm.auto import tqdm
 
 from confitlib.audit import false_negatives
+from confitlib.cache import code_hash, content_key
 from confitlib.corpus import SIDES, Corpus, Side
-from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm
-from confitlib.rankers import ConFitV2, InBatch, Ranker
+from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
+from confitlib.rankers import InBatch, Mined, Ranker
 from confitlib.training import TrainingConfig
 
 Band = Sequence[float]
+Mining = Mapping[str, Any]
+
+IN_BATCH = "in-batch"
+OF_NEGATIVES = ("false negatives", "hardness")
+DECIDES = ("corpus", "text", "encoder", "mining", "training", "rankers", "evaluation", "audit", "experiments")
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """One fitted ranker on the test split: both rankings, classification, and the seconds to fit and index."""
+    """One fitted ranker on the test split.
+
+    `rankings` by target, `classification`; `mining`: exact share of `false negatives` and mean `hardness` (score gap
+    to the positive) of what was mined, over both targets, empty where nothing was or truth is unknown; `costs`:
+    `fit seconds` (indexing included), `pairs per second` of scoring the full test pool, `parameters`; `history`: the
+    training log, None for a ranker without one.
+    """
 
     rankings: dict[Side, RankingResult]
     classification: dict[str, float]
-    seconds: float
+    mining: dict[str, float]
+    costs: dict[str, float]
+    history: pd.DataFrame | None = None
 
     def means(self) -> dict[str, float]:
-        """All metrics, ranking metrics prefixed by their target: `resume recall@100`, …, `roc_auc`."""
+        """All qualities; ranking metrics are prefixed by their target: `resume recall@100`, …, `roc_auc`."""
         ranked = {f"{side} {name}": mean for side in SIDES for name, mean in self.rankings[side].means().items()}
-        return {**ranked, **self.classification}
+        return {**ranked, **self.classification, **self.mining}
 
 
-def measure(ranker: Ranker, corpus: Corpus) -> Measurement:
-    """Fit a ranker and measure it on the full test pools and the labelled test pairs."""
+def measure(ranker: Ranker, corpus: Corpus, cache: str | None = None) -> Measurement:
+    """Fit a ranker and measure it on the full test pools and the labelled test pairs.
+
+    With `cache`, the measurement is kept under a key of ranker, parameters, data and code, so that an interrupted
+    experiment goes on where it stopped and notebooks share what they measure. A cached one leaves the ranker unfitted.
+    """
+    if cache is None:
+        return _measure(ranker, corpus)
+    parameters = {name: value for name, value in ranker._parameters().items() if name != "cache"}
+    key = content_key(
+        ranker=type(ranker).__name__, parameters=parameters, data=corpus.fingerprint(), code=code_hash(*DECIDES)
+    )
+    path = Path(cache) / "measured" / f"{key}.joblib"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        joblib.dump(_measure(ranker, corpus), draft)
+        draft.replace(path)
+    kept: Measurement = joblib.load(path)
+    return kept
+
+
+def _measure(ranker: Ranker, corpus: Corpus) -> Measurement:
     started = time.perf_counter()
     ranker.fit(corpus)
-    seconds = time.perf_counter() - started
+    fitted = time.perf_counter()
+    resumes, jobs = corpus.pool("resume", "test"), corpus.pool("job", "test")
+    ranker.score(resumes, jobs)
+    rate = len(resumes) * len(jobs) / (time.perf_counter() - fitted)
+    costs = {"fit seconds": fitted - started, "pairs per second": rate, "parameters": ranker.n_parameters}
     rankings = {side: evaluate_ranking(ranker, corpus, side) for side in SIDES}
-    return Measurement(rankings, evaluate_classification(ranker, corpus).means(), seconds)
+    classes = evaluate_classification(ranker, corpus).means()
+    return Measurement(rankings, classes, _audit(ranker, corpus), costs, getattr(ranker, "history", None))
+
+
+def _audit(ranker: Ranker, corpus: Corpus) -> dict[str, float]:
+    mined = getattr(ranker, "negatives", {})
+    if not mined or corpus.truth is None:
+        return {}
+    audits = [false_negatives(mined[side], corpus) for side in SIDES]
+    means = [np.mean([getattr(audit, name) for audit in audits]) for name in ("rate", "hardness")]
+    return dict(zip(OF_NEGATIVES, map(float, means), strict=True))
 
 
 def measure_systems(
-    systems: Mapping[str, Sequence[Ranker]], corpus: Corpus, workers: int = 2
+    systems: Mapping[str, Sequence[Ranker]], corpus: Corpus, workers: int = 2, cache: str | None = None
 ) -> dict[str, list[Measurement]]:
     """Measure every ranker of every system (one a seed), `workers` at a time with one thread each."""
     tasks = [(name, ranker) for name, rankers in systems.items() for ranker in rankers]
-    jobs = [joblib.delayed(_on_one_thread)(measure, ranker, corpus) for _, ranker in tasks]
+    jobs = [joblib.delayed(_on_one_thread)(measure, ranker, corpus, cache) for _, ranker in tasks]
     measured: dict[str, list[Measurement]] = {name: [] for name in systems}
     for (name, _), outcome in zip(tasks, _in_parallel(jobs, workers, "systems × seeds"), strict=True):
         measured[name].append(outcome)
@@ -57,9 +110,9 @@ def measure_systems(
 
 
 def table_of(measured: Mapping[str, Sequence[Measurement]]) -> pd.DataFrame:
-    """One row a measurement: `system`, `run` (the place of its seed), every metric and `seconds`."""
+    """One row a measurement: `system`, `run` (the place of its seed), every quality and every cost."""
     return pd.DataFrame(
-        {"system": name, "run": run, **one.means(), "seconds": one.seconds}
+        {"system": name, "run": run, **one.means(), **one.costs}
         for name, runs in measured.items()
         for run, one in enumerate(runs)
     )
@@ -82,9 +135,9 @@ def compare_with(
     return pd.DataFrame(rows).assign(p_holm=holm([test.p_value for test in tests]))
 
 
-def ablate_bands(
+def ablate(
     corpus: Corpus,
-    bands: Sequence[Band],
+    settings: Mapping[str, Mining],
     seeds: Sequence[int],
     config: TrainingConfig,
     *,
@@ -92,40 +145,78 @@ def ablate_bands(
     cache: str | None = None,
     workers: int = 2,
 ) -> pd.DataFrame:
-    """Train on every band of percentiles with every seed, and without mined negatives for comparison.
+    """Train with every mining setting and every seed, and once a seed without mined negatives, as "in-batch".
 
-    Returns one row a measurement: `lo, hi` (NaN without mined negatives), `seed`, `quantity`, `value`.
-    Quantities: test metrics by target (`resume recall@100`, …), and for the mined negatives the exact
-    `false negatives` (share) and `hardness` (mean score gap to the positive), averaged over both targets.
-    `workers` changes the time and nothing else.
+    `settings`: name to what `mine` takes, e.g. `{"runner-ups": {"strategy": "band", "lo": 0.03, "hi": 0.04}}`.
+    Returns one row a measurement: `setting, seed, quantity, value`; quantities as of `Measurement.means`. `cache` as
+    in `measure`; `workers` changes the time and nothing else.
     """
-    unmined = [(None, seed) for seed in seeds]  # first, because every band mines with these encoders
-    rows = []
-    for stage in (unmined, [(band, seed) for band in bands for seed in seeds]):
-        jobs = [
-            joblib.delayed(_on_one_thread)(_measure_band, corpus, band, replace(config, seed=seed), encoder, cache)
-            for band, seed in stage
-        ]
-        for (band, seed), measured in zip(stage, _in_parallel(jobs, workers, "bands × seeds"), strict=True):
-            lo, hi = band or (float("nan"), float("nan"))
-            rows += [{"lo": lo, "hi": hi, "seed": seed, "quantity": q, "value": v} for q, v in measured.items()]
+    configs = [replace(config, seed=seed) for seed in seeds]
+    unmined = {IN_BATCH: [InBatch(encoder, one, cache=cache) for one in configs]}
+    mined = {name: [_mined(mining, encoder, one, cache) for one in configs] for name, mining in settings.items()}
+    measured = measure_systems(unmined, corpus, workers, cache)  # first: all others mine with these encoders
+    measured |= measure_systems(mined, corpus, workers, cache)
+    rows = [
+        {"setting": name, "seed": seed, "quantity": quantity, "value": value}
+        for name, runs in measured.items()
+        for seed, run in zip(seeds, runs, strict=True)
+        for quantity, value in run.means().items()
+    ]
     return pd.DataFrame(rows)
 
 
-def band_gains(records: pd.DataFrame) -> pd.DataFrame:
-    """What every band gained over training without mined negatives, from each seed's newest record of notebook 05.
+def ablate_bands(
+    corpus: Corpus, bands: Sequence[Band], seeds: Sequence[int], config: TrainingConfig, **options: Any
+) -> pd.DataFrame:
+    """`ablate` over percentile bands; the column `setting` gives way to `lo` and `hi`, NaN without mined negatives."""
+    settings = {band_name(lo, hi): {"strategy": "band", "lo": lo, "hi": hi} for lo, hi in bands}
+    measured = ablate(corpus, settings, seeds, config, **options)
+    bounds = {name: (mining["lo"], mining["hi"]) for name, mining in settings.items()}
+    lo, hi = (measured["setting"].map({name: pair[end] for name, pair in bounds.items()}) for end in (0, 1))
+    return measured.assign(lo=lo.astype(float), hi=hi.astype(float))[["lo", "hi", "seed", "quantity", "value"]]
 
-    Returns one row a seed, quantity and band: `seed, quantity, band, gain`.
+
+def gains(measured: pd.DataFrame, by: Sequence[str] = ("seed",), reference: str = IN_BATCH) -> pd.DataFrame:
+    """What every setting of an `ablate` table gained over the reference, pair by pair.
+
+    `by`: the columns that, with `quantity`, name a pair, such as market, batch size and seed. Returns the rows of
+    all other settings with a column `gain`. Raises ValueError for a row that has no reference, or more than one.
     """
-    newest = records[records["notebook"] == "05"].drop_duplicates("seed", keep="last")
-    rows = []
-    for seed, metrics in newest[["seed", "metrics"]].itertuples(index=False):
-        for name, value in metrics.items():
-            quantity, _, band = name.partition(".")
-            unmined = metrics.get(f"{quantity}.no band")
-            if unmined is not None and band != "no band":
-                rows.append({"seed": seed, "quantity": quantity, "band": band, "gain": value - unmined})
-    return pd.DataFrame(rows, columns=["seed", "quantity", "band", "gain"])
+    keys = [*by, "quantity"]
+    base = measured[measured["setting"] == reference].set_index(keys)["value"]
+    if not base.index.is_unique:
+        raise ValueError(f"{reference!r} was measured twice with equal {keys}: name in `by` what tells the runs apart")
+    mined = measured[(measured["setting"] != reference) & ~measured["quantity"].isin(OF_NEGATIVES)]
+    pairs = pd.MultiIndex.from_frame(mined[keys])
+    missing = pairs[~pairs.isin(base.index)]
+    if len(missing):
+        pair = ", ".join(f"{key} {value}" for key, value in zip(keys, missing[0], strict=True))
+        raise ValueError(f"no row of {reference!r} for {pair}: measure it too")
+    return mined.assign(gain=mined["value"].to_numpy() - base.loc[pairs].to_numpy())
+
+
+def judge_gains(gained: pd.DataFrame, by: Sequence[str] = ("setting", "quantity")) -> pd.DataFrame:
+    """Mean gain of every group over its pairs, Student's interval, and the p-value of the paired t-test.
+
+    Returns what `summarise_runs` does, `p_value`, and `p_holm`, adjusted for all groups of a quantity.
+    """
+    table = summarise_runs(gained, by, "gain")
+    half, freedom = (table["high"] - table["mean"]), table["n"] - 1
+    table["p_value"] = 2 * stats.t.sf((table["mean"] / half).abs() * stats.t.ppf(0.975, freedom), freedom)
+    grouped = table.groupby("quantity", sort=False)["p_value"]
+    return table.assign(p_holm=grouped.transform(lambda values: holm(values.to_numpy())))
+
+
+def thin_labels(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
+    """The same corpus with a random share of its training labels: a market where less is known.
+
+    Documents, truth and the other splits stay. Raises ValueError unless 0 < share <= 1.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: keep more than 0 and at most 1 of the labels")
+    kept = np.random.default_rng(seed).random(len(corpus.labels)) < share
+    kept |= (corpus.labels["split"] != "train").to_numpy()
+    return replace(corpus, labels=corpus.labels[kept].reset_index(drop=True))
 
 
 def band_name(lo: float, hi: float) -> str:
@@ -133,20 +224,9 @@ def band_name(lo: float, hi: float) -> str:
     return "no band" if pd.isna(lo) else f"{100 * lo:g}-{100 * hi:g}%"
 
 
-def _measure_band(
-    corpus: Corpus, band: Band | None, config: TrainingConfig, encoder: str, cache: str | None
-) -> dict[str, float]:
-    ranker = (
-        ConFitV2(encoder, config, (band[0], band[1]), cache=cache) if band else InBatch(encoder, config, cache=cache)
-    )
-    ranker.fit(corpus)
-    rankings = {side: evaluate_ranking(ranker, corpus, side).means() for side in SIDES}
-    measured = {f"{side} {metric}": value for side in SIDES for metric, value in rankings[side].items()}
-    if band and corpus.truth is not None:
-        audits = [false_negatives(ranker.negatives[side], corpus) for side in SIDES]
-        measured["false negatives"] = sum(audit.rate for audit in audits) / len(audits)
-        measured["hardness"] = sum(audit.hardness for audit in audits) / len(audits)
-    return measured
+def _mined(mining: Mining, encoder: str, config: TrainingConfig, cache: str | None) -> Mined:
+    parameters = {name: value for name, value in mining.items() if name != "strategy"}
+    return Mined(mining["strategy"], parameters, encoder, config, cache=cache)
 
 
 def _in_parallel(jobs: list[Any], workers: int, what: str) -> Iterator[Any]:

@@ -12,13 +12,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from confitlib.jsonl import append_line, lock, read_entries
 from confitlib.records import RUNS, device_name, plain, project_root, provenance, settings
@@ -368,12 +368,20 @@ def _content_hash(source: Path) -> bytes:
     return digest.digest()
 
 
-def run_sweep(file: str | Path, workers: int = 1) -> list[SweepRun]:
+class Caller(Protocol):
+    """What runs one call somewhere and returns its result, as the engines of `confitlib.scale` do."""
+
+    def __call__(self, function: Callable[..., int], *arguments: Any) -> int:
+        """The result of `function(*arguments)`."""
+
+
+def run_sweep(file: str | Path, workers: int = 1, call: Caller | None = None) -> list[SweepRun]:
     """Run what a sweep file asks for and is not done yet, `workers` runs at once, with a live table.
 
     A finished run is one whose key stands in `records/<sweep>.jsonl`, so a sweep may be killed at any
     moment and started again. Every run is a process of its own; a failed one leaves its notebook and
-    log in `build/sweeps/<sweep>` and the others go on. Raises NotebookError if the sweep is running already.
+    log in `build/sweeps/<sweep>` and the others go on. `call` starts these processes elsewhere, on machines that
+    see the repository under the same path; default: here. Raises NotebookError if the sweep is running already.
     """
     from rich.live import Live
 
@@ -382,7 +390,9 @@ def run_sweep(file: str | Path, workers: int = 1) -> list[SweepRun]:
         finished = finished_keys(sweep)
         for run in runs:
             run.state = "done" if run.key in finished else "waiting"
-        jobs = [pool.submit(_run_one, sweep, run, workers) for run in runs if run.state == "waiting"]
+        jobs = [
+            pool.submit(_run_one, sweep, run, workers, call or _call_here) for run in runs if run.state == "waiting"
+        ]
         with Live(get_renderable=lambda: sweep_table(sweep, runs), refresh_per_second=1, transient=True) as live:
             try:
                 for job in as_completed(jobs):
@@ -412,17 +422,23 @@ def _only_one(sweep: str) -> Iterator[None]:
         yield
 
 
-def _run_one(sweep: str, run: SweepRun, workers: int) -> None:
+def _call_here(function: Callable[..., int], *arguments: Any) -> int:
+    return function(*arguments)
+
+
+def _run_one(sweep: str, run: SweepRun, workers: int, call: Caller) -> None:
     """Execute one run in a folder of its own and copy its record to the sweep's records."""
     root = project_root()
     folder = root / "build" / "sweeps" / sweep / f"{run.key}.{run_id()}"
     folder.mkdir(parents=True)
     run.state, run.started = "running", time.perf_counter()
-    with (folder / "log.txt").open("wb") as log:
-        status = subprocess.call(
-            _command(run, folder), cwd=root, env=_environment(workers), stdout=log, stderr=log, stdin=subprocess.DEVNULL
-        )
-    run.seconds = time.perf_counter() - run.started
+    try:
+        status = call(execute, _command(run, folder), root, _threads(workers), folder / "log.txt")
+    except Exception as error:  # an engine that lost the run's machine too often, or cannot reach it
+        run.state, run.reason = "failed", f"{type(error).__name__}: {error}"
+        return
+    finally:
+        run.seconds = time.perf_counter() - run.started
     records = folder / "records" / RUNS
     if status != 0 or not records.is_file():
         lines = (folder / "log.txt").read_text(errors="replace").split("\n[FAIL] ")
@@ -446,10 +462,25 @@ def _command(run: SweepRun, folder: Path) -> list[str]:
     return [*command, "--folder", _shown(folder), *itertools.chain.from_iterable(pairs)]
 
 
-def _environment(workers: int) -> dict[str, str]:
+def execute(command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> int:
+    """Run a command in a folder, its output in a log; returns its exit status.
+
+    `environment`: defaults of variables that the user has not set.
+    """
+    with log.open("wb") as file:
+        return subprocess.call(
+            command,
+            cwd=folder,
+            env={**environment, **os.environ},
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def _threads(workers: int) -> dict[str, str]:
     """Runs at once share the cores, unless the user chose otherwise."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
 
 
 def sweep_table(sweep: str, runs: list[SweepRun], shown: int = 20) -> Table:

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from confitlib.records import collect_table, project_root
+from confitlib.evaluation import summarise_runs
+from confitlib.records import metrics_by_setting, project_root
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 150
+OF_ONE_KIND = ["preset", "encoder", "epochs", "batch_size", "density", "learning_rate"]
+UNMINED = "no band"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
-class RecordedFigure(NamedTuple):
-    """A figure that is drawn from a table which runs of a notebook log."""
+Drawing = Callable[[pd.DataFrame, str], "tuple[Figure, pd.DataFrame]"]
 
-    notebook: str
-    table: str
-    draw: Callable[[pd.DataFrame], Figure]
+FIGURES: dict[str, Drawing] = {}
+QUANTITIES = {
+    "resume ndcg@10": "nDCG@10, ranking resumes",
+    "resume recall@100": "recall@100, ranking resumes",
+    "job ndcg@10": "nDCG@10, ranking jobs",
+    "job recall@10": "recall@10, ranking jobs",
+    "hardness": "hardness (score gap)",
+    "false negatives": "false negatives (share)",
+}
 
 
-FIGURES: dict[str, RecordedFigure] = {}
+def recorded(name: str) -> Callable[[Drawing], Drawing]:
+    """Register a function of records and profile, so that `confit figures` redraws `figures/<name>.png`."""
 
-
-def recorded(name: str, notebook: str, table: str) -> Callable[[Callable[[pd.DataFrame], Figure]], Callable]:
-    """Register a drawing function, so that `confit figures` redraws `figures/<name>.png` from records."""
-
-    def register(draw: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame], Figure]:
-        FIGURES[name] = RecordedFigure(notebook, table, draw)
+    def register(draw: Drawing) -> Drawing:
+        FIGURES[name] = draw
         return draw
 
     return register
@@ -73,21 +77,6 @@ def _unlabelled(axes: Axes) -> bool:
     return not (named_x and any(panel.get_ylabel().strip() for panel in vertical))
 
 
-def summarise(data: pd.DataFrame, by: list[str], value: str = "value", confidence: float = 0.95) -> pd.DataFrame:
-    """Mean of a column for every group with Student's confidence interval; the rest, e.g. seeds, varies.
-
-    Returns the `by` columns, mean, low, high and n, groups in order of appearance; low and high are
-    NaN where a group holds one value.
-    """
-    from scipy import stats
-
-    groups = data.groupby(by, sort=False, dropna=False)[value].agg(["mean", "std", "count"]).reset_index()
-    quantile = stats.t.ppf((1 + confidence) / 2, groups["count"] - 1)  # NaN without a degree of freedom
-    half = quantile * groups["std"] / np.sqrt(groups["count"])
-    intervals = groups.assign(low=groups["mean"] - half, high=groups["mean"] + half, n=groups["count"])
-    return intervals[[*by, "mean", "low", "high", "n"]]
-
-
 def line_with_band(axes: Axes, table: pd.DataFrame, x: str, hue: str | None = None) -> None:
     """Lines of `mean` over a column, one per value of `hue`, each with its band from `low` to `high`."""
     for label, group in _series(table, hue):
@@ -118,38 +107,59 @@ def _series(table: pd.DataFrame, hue: str | None) -> list[tuple[str | None, pd.D
     return [(str(name), group) for name, group in table.groupby(hue, sort=False)]
 
 
-@recorded("05_percentile", notebook="05", table="bands")
-def percentile(bands: pd.DataFrame) -> Figure:
+@recorded("05_percentile")
+def percentile_of_records(records: pd.DataFrame, profile: str) -> tuple[Figure, pd.DataFrame]:
+    """`percentile` of the newest run of notebook 05 over all runs of its kind, and the data behind it.
+
+    Runs of a kind differ from the newest in nothing but seeds and bands.
+    """
+    runs = metrics_by_setting(records[records["profile"] == profile], "05", OF_ONE_KIND)
+    newest = runs["run"] == runs["run"].iloc[-1]
+    kind = runs[OF_ONE_KIND].map(repr)  # a parameter that a run did not have yet is None
+    alike = (kind == kind.iloc[-1]).all(axis=1)
+    others = runs[alike & ~newest].assign(source="reference")
+    shown = pd.concat([others, runs[newest].assign(source="this run")])
+    shown = shown[shown["quantity"].isin(QUANTITIES)]
+    return percentile(shown), shown
+
+
+def percentile(runs: pd.DataFrame) -> Figure:
     """Quantities against the percentile band that negatives were mined from, one panel each.
 
-    `bands`: rows as of `ablate_bands`: `lo`, `hi` (shares of the ranking; NaN for training without
-    mined negatives, drawn as a dashed line), `seed`, `quantity` (with its unit: the panel's label)
-    and `value`. Shaded are Student's 95 % intervals over seeds.
+    `runs`: rows of `setting` ("3-4%", or "no band": a dashed line), `quantity` (a key of `QUANTITIES`), `value` and
+    `source`: "reference" is drawn as lines of means with Student's 95 % intervals, "this run" as crosses on top.
     """
     import matplotlib.pyplot as plt
 
-    measured = bands.drop_duplicates()  # every run of a sweep repeats the training without mined negatives
-    table = summarise(measured, ["quantity", "lo", "hi"]).sort_values(["lo", "hi"], kind="stable")
-    quantities = list(dict.fromkeys(measured["quantity"]))
+    quantities = [name for name in QUANTITIES if name in set(runs["quantity"])]
+    bands = sorted({name for name in runs["setting"] if name.endswith("%")}, key=lambda name: float(name.split("-")[0]))
     rows = -(-len(quantities) // 2)
     fig, panels = plt.subplots(rows, 2, figsize=(10, 3.6 * rows), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=False):
-        _percentile_panel(axes, table[table["quantity"] == quantity])
-        axes.set(xlabel="percentile band of the ranking (%)", ylabel=quantity)
+        _percentile_panel(axes, runs[runs["quantity"] == quantity], bands)
+        axes.set(xlabel="percentile band of the ranking (%)", ylabel=QUANTITIES[quantity])
     for spare in panels.flat[len(quantities) :]:
         spare.set_axis_off()
+    panels[0, 0].legend()
     return fig
 
 
-def _percentile_panel(axes: Axes, table: pd.DataFrame) -> None:
-    mined = table.dropna(subset=["lo", "hi"])
-    names = [f"{100 * lo:g}–{100 * hi:g}" for lo, hi in zip(mined["lo"], mined["hi"], strict=True)]
-    line_with_band(axes, mined.assign(band=names), "band")
-    axes.tick_params(axis="x", rotation=45)
-    for baseline in table[table["lo"].isna()].to_dict("records"):
-        axes.axhline(baseline["mean"], linestyle="--", color="0.4", label="no mined negatives")
-        axes.axhspan(baseline["low"], baseline["high"], color="0.4", alpha=0.15, linewidth=0)
-        axes.legend()
+def _percentile_panel(axes: Axes, runs: pd.DataFrame, bands: list[str]) -> None:
+    places = {band: place for place, band in enumerate(bands)}
+    axes.set_xticks(range(len(bands)), [band.removesuffix("%").replace("-", "–") for band in bands], rotation=45)
+    table = summarise_runs(runs, ["source", "setting"]).assign(place=lambda table: table["setting"].map(places))
+    table = table.sort_values("place", kind="stable")
+    for source, part in table.groupby("source"):
+        mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == UNMINED, "mean"]
+        if source == "reference":
+            line_with_band(axes, mined, "place")
+            axes.lines[-1].set_label("reference runs")
+            style, color, label = "--", "0.4", "no mined negatives"
+        else:
+            axes.plot(mined["place"], mined["mean"], "x", color="C3", label="this run", markersize=9, mew=2)
+            style, color, label = ":", "C3", "this run, no mined negatives"
+        for value in unmined:  # none for what only negatives have
+            axes.axhline(value, linestyle=style, color=color, label=label)
 
 
 def redraw(records: pd.DataFrame, folder: str | Path, profile: str) -> dict[str, str]:
@@ -158,13 +168,12 @@ def redraw(records: pd.DataFrame, folder: str | Path, profile: str) -> dict[str,
 
     use_style()
     problems = {}
-    for name, figure in FIGURES.items():
+    for name, draw in FIGURES.items():
         try:
-            data = collect_table(records, figure.notebook, figure.table, profile)
+            fig, data = draw(records, profile)
         except LookupError as error:
             problems[name] = str(error)
             continue
-        fig = figure.draw(data)
         save(fig, name, data, folder)
         plt.close(fig)
         problems[name] = ""

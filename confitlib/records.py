@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
 from confitlib.jsonl import append_line, read_entries
+from confitlib.paths import project_root
 
 if sys.platform != "win32":
     import resource
@@ -51,19 +52,6 @@ class HasWeights(Protocol):
     """A model that can name its weights, such as `TextEncoder`."""
 
     def weight_hash(self) -> str: ...
-
-
-def project_root() -> Path:
-    """The folder that relative outputs start from: the nearest one upwards with `notebooks` and `profiles`.
-
-    A notebook therefore writes to the same place whether papermill runs it or a reader opens it in
-    `notebooks/`. Outside such a folder it is the working directory.
-    """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "profiles").is_dir():
-            return folder
-    return here
 
 
 def plain(value: Any, name: str) -> Any:
@@ -234,27 +222,26 @@ def settings(parameters: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in parameters.items() if name != "output"}, sort_keys=True)
 
 
-def collect_table(records: pd.DataFrame, notebook: str, table: str, profile: str) -> pd.DataFrame:
-    """A table that runs of a notebook logged under a profile, with the run's seed where it has no such column.
+def metrics_by_setting(records: pd.DataFrame, notebook: str, by: Sequence[str] = ()) -> pd.DataFrame:
+    """The metrics of a notebook's runs that are named `quantity.setting`, one row a metric, oldest run first.
 
-    Comes from the newest run; if that belongs to a sweep, from the newest run of every setting of the
-    sweep. Raises LookupError if no run logged the table.
+    Columns: `setting, quantity, value, run, seed` (the run's own) and the parameters named in `by`, None where a run
+    has no such parameter. Of several runs with equal parameters the newest counts. Raises LookupError without a run.
     """
     import pandas as pd
 
-    mine = records[(records["notebook"] == notebook) & (records["profile"] == profile)]
-    mine = mine[[table in tables for tables in mine["tables"]]]
-    if mine.empty:
-        raise LookupError(f"no {profile} run of notebook {notebook} logged a table {table!r}")
-    sweep = mine["sweep"].iloc[-1]
-    if pd.isna(sweep):
-        chosen = mine.tail(1)
-    else:
-        swept = mine[mine["sweep"] == sweep]
-        chosen = swept[~swept["parameters"].map(settings).duplicated(keep="last")]
-    parts = [pd.DataFrame(tables[table]) for tables in chosen["tables"]]
-    seeded = [part.assign(seed=part.get("seed", seed)) for part, seed in zip(parts, chosen["seed"], strict=True)]
-    return pd.concat(seeded, ignore_index=True)
+    mine = records[records["notebook"] == notebook]
+    mine = mine[~mine["parameters"].map(settings).duplicated(keep="last")]
+    rows = []
+    for _, run in mine.iterrows():
+        shared = {"run": run["id"], "seed": run["seed"], **{name: run["parameters"].get(name) for name in by}}
+        for name, value in run["metrics"].items():
+            quantity, dot, setting = name.partition(".")
+            if dot:
+                rows.append({"setting": setting, "quantity": quantity, "value": value, **shared})
+    if not rows:
+        raise LookupError(f"no run of notebook {notebook} recorded metrics by setting")
+    return pd.DataFrame(rows)
 
 
 class ClaimError(ValueError):

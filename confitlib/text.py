@@ -43,13 +43,15 @@ def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] |
     if unknown or not chosen:
         raise KeyError(f"fields {unknown or chosen}: corpus {corpus.name!r} has {corpus.fields(side)} for {side}s")
     frame = corpus.documents(side)
-    serialised = _serialise(frame[chosen].astype("str").fillna(""), side)
+    serialised = serialise(frame[chosen], side)
     if hyre and HYPOTHETICAL[side] in frame.columns:
         serialised = _append(serialised, frame[HYPOTHETICAL[side]].astype("str").fillna(""), MARKS[side])
     return serialised.rename(TEXT)
 
 
-def _serialise(frame: pd.DataFrame, side: Side) -> pd.Series:
+def serialise(frame: pd.DataFrame, side: Side) -> pd.Series:
+    """The rows of a frame of text fields as one text each, in the format of `texts`; a missing cell is empty."""
+    frame = frame.astype("str").fillna("")
     if list(frame.columns) == [TEXT]:
         return frame[TEXT]
     headings = headings_of(list(frame.columns), side)

@@ -3,16 +3,21 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
+from confitlib import experiments
 from confitlib.evaluation import evaluate_ranking
 from confitlib.experiments import (
+    ablate,
     ablate_bands,
-    band_gains,
     band_name,
     compare_with,
+    gains,
+    judge_gains,
     mean_queries,
     measure_systems,
     table_of,
+    thin_labels,
 )
 from confitlib.rankers import BM25, InBatch, TfIdf
 from confitlib.records import Claim, judge, measure_claim
@@ -30,7 +35,7 @@ def test_table_has_every_metric_of_every_run(measured):
     table = table_of(measured)
     assert table["system"].tolist() == ["BM25", "TF-IDF"]
     assert {"resume recall@100", "job ndcg@10", "f1_weighted", "roc_auc", "precision", "recall"} <= set(table.columns)
-    assert table.notna().all().all() and (table["seconds"] > 0).all()
+    assert table.notna().all().all() and (table[["fit seconds", "pairs per second"]] > 0).all().all()
 
 
 def test_comparison_is_the_difference_of_the_means(measured):
@@ -62,12 +67,43 @@ def test_the_number_of_workers_changes_no_result(tiny):
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_gains_of_recorded_bands():
-    metrics = {"job map.no band": 0.5, "job map.0-0.5%": 0.4, "hardness.0-0.5%": 0.1}
-    older = dict.fromkeys(metrics, 0.0)
-    records = pd.DataFrame({"notebook": ["05", "05", "07"], "seed": [3, 3, 4], "metrics": [older, metrics, metrics]})
-    (row,) = band_gains(records).to_dict("records")
-    assert row == {"seed": 3, "quantity": "job map", "band": "0-0.5%", "gain": pytest.approx(-0.1)}
+def test_what_was_measured_is_kept(tiny, tmp_path, monkeypatch):
+    settings = {"far": {"strategy": "band", "lo": 0.2, "hi": 0.3}}
+    first = ablate(tiny, settings, [0], QUICK, cache=str(tmp_path), workers=1)
+    monkeypatch.setattr(experiments, "_measure", None)  # would fail if it were called
+    again = ablate(tiny, settings, [0], QUICK, cache=str(tmp_path), workers=1)
+    pd.testing.assert_frame_equal(first, again)
+
+
+def planted(gain, seeds=4):
+    rows = [("in-batch", seed, "job map", 0.5 + 0.1 * seed) for seed in range(seeds)]
+    rows += [("band", seed, "job map", 0.5 + 0.1 * seed + gain(seed)) for seed in range(seeds)]
+    return pd.DataFrame([*rows, ("band", 0, "hardness", 0.2)], columns=["setting", "seed", "quantity", "value"])
+
+
+def test_gains_are_taken_pair_by_pair():
+    gained = gains(planted(lambda seed: 0.01 * seed))
+    assert gained["setting"].unique().tolist() == ["band"] and gained["quantity"].unique().tolist() == ["job map"]
+    np.testing.assert_allclose(gained["gain"], [0, 0.01, 0.02, 0.03])
+    with pytest.raises(ValueError, match="no row of 'in-batch' for seed 3, quantity job map"):
+        gains(planted(lambda seed: 0.0).query("setting == 'band' or seed < 3"))
+
+
+def test_gains_are_judged_by_the_paired_t_test():
+    gained = gains(planted(lambda seed: 0.02 + 0.01 * (-1) ** seed))
+    (row,) = judge_gains(gained).to_dict("records")
+    test = stats.ttest_1samp(gained["gain"], 0)
+    assert row["p_value"] == pytest.approx(test.pvalue) == row["p_holm"]
+    assert (row["low"], row["high"]) == pytest.approx(tuple(test.confidence_interval()))
+
+
+def test_thinning_drops_training_labels_alone(tiny):
+    thin = thin_labels(tiny, 0.5, seed=1)
+    assert len(thin.labelled("test")) == len(tiny.labelled("test"))
+    assert 0.35 < len(thin.labelled("train")) / len(tiny.labelled("train")) < 0.65
+    assert thin_labels(tiny, 1.0) == tiny and thin_labels(tiny, 0.5, seed=1) == thin
+    with pytest.raises(ValueError, match="share=0"):
+        thin_labels(tiny, 0)
 
 
 def test_band_names():

@@ -273,6 +273,7 @@ client.complete([Request("m", prompt(f"q{i}")) for i in range(200)], progress=Fa
 """
 
 
+@pytest.mark.filterwarnings("ignore:.*torn")
 def test_after_a_kill_in_the_middle_of_200_calls_only_the_missing_ones_are_made(tmp_path):
     path = tmp_path / "s.jsonl"
     with Server() as server:

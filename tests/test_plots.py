@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from confitlib import plots
+from confitlib.evaluation import summarise_runs
 from confitlib.records import load_records, record
 
 DATA = pd.DataFrame({"x": [1, 2], "mean": [0.2, 0.4], "low": [0.1, 0.3], "high": [0.3, 0.5]})
@@ -61,7 +62,7 @@ def test_shared_axes_need_their_label_once_and_colour_bars_none(tmp_path):
 def test_summaries_are_students_intervals():
     values = np.random.default_rng(0).normal(size=5)
     data = pd.DataFrame({"band": ["a"] * 5 + ["b"], "value": [*values, 1.0]})
-    table = plots.summarise(data, ["band"]).set_index("band")
+    table = summarise_runs(data, ["band"]).set_index("band")
     low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
     assert table.loc["a", ["mean", "low", "high"]].tolist() == pytest.approx([values.mean(), low, high])
     assert table.loc["b", "mean"] == 1.0 and np.isnan(table.loc["b", "low"])
@@ -86,41 +87,45 @@ def test_grouped_bars_do_not_overlap():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["rank resumes", "rank jobs"]
 
 
-def bands() -> pd.DataFrame:
-    rows = [
-        {"lo": lo, "hi": hi, "seed": seed, "quantity": quantity, "value": 0.1 * seed + (lo if lo == lo else 0)}
-        for quantity in ("nDCG@100, rank resumes", "nDCG@10, rank jobs", "false negatives (share)")
-        for lo, hi in ((0.03, 0.04), (0.0, 0.01), (np.nan, np.nan))
-        for seed in range(3)
-    ]
-    return pd.DataFrame(rows)
+def metrics(shift: float) -> dict[str, float]:
+    places = {"no band": 0.0, "0-1%": 0.1, "3-4%": 0.2, "10-20%": 0.3}
+    names = ("resume ndcg@10", "job ndcg@10", "false negatives")
+    return {f"{name}.{band}": value + shift for name in names for band, value in places.items()}
 
 
-def test_the_percentile_figure_orders_bands_and_shows_the_baseline(tmp_path):
-    fig = plots.percentile(bands())
-    assert [axes.get_ylabel() for axes in fig.axes if axes.axison] == list(bands()["quantity"].unique())
-    line, baseline = fig.axes[0].lines
-    assert line.get_ydata().tolist() == pytest.approx([0.1, 0.13]) and list(line.get_xdata()) == ["0–1", "3–4"]
-    assert baseline.get_ydata() == pytest.approx([0.1, 0.1])
-    plots.save(fig, "05_percentile", bands(), tmp_path)
+def runs_of_05(folder, seeds=(0, 1, 2), **parameters) -> None:
+    for seed in seeds:
+        with record("05", {"profile": "laptop", "seed": seed, "batch_size": 4, **parameters}, folder) as run:
+            run.log(metrics(0.1 * seed))
 
 
-def test_runs_of_a_sweep_that_repeat_a_training_count_it_once():
-    repeated = pd.concat([bands(), bands()[bands()["lo"].isna()]])
-    once, twice = (plots.percentile(table).axes[0].patches[0].get_extents().height for table in (bands(), repeated))
-    assert once == pytest.approx(twice)
+def test_the_percentile_figure_orders_bands_and_lays_the_newest_run_on_top(tmp_path):
+    runs_of_05(tmp_path)
+    fig, data = plots.percentile_of_records(load_records(tmp_path / "records"), "laptop")
+    assert fig.axes[0].get_ylabel() == plots.QUANTITIES["resume ndcg@10"]
+    assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["0–1", "3–4", "10–20"]
+    lines = {line.get_label(): line.get_ydata() for line in fig.axes[0].lines}
+    assert list(lines["reference runs"]) == pytest.approx([0.15, 0.25, 0.35])
+    assert list(lines["this run"]) == pytest.approx([0.3, 0.4, 0.5])
+    assert lines["no mined negatives"][0] == pytest.approx(0.05)
+    assert set(data["source"]) == {"reference", "this run"}
+
+
+def test_runs_of_another_kind_are_no_reference(tmp_path):
+    runs_of_05(tmp_path, batch_size=32)
+    runs_of_05(tmp_path, seeds=(0,))
+    _, data = plots.percentile_of_records(load_records(tmp_path / "records"), "laptop")
+    assert set(data["source"]) == {"this run"}
 
 
 def test_figures_are_redrawn_from_records_alone(tmp_path):
-    with record("05", {"profile": "laptop", "seed": 0}, tmp_path) as run:
-        run.log_table("bands", bands())
-    plots.save(plots.percentile(bands()), "05_percentile", bands(), tmp_path / "notebook")
+    runs_of_05(tmp_path)
     known = load_records(tmp_path / "records")
     assert plots.redraw(known, tmp_path, "laptop") == {"05_percentile": ""}
-    for kind in ("png", "csv"):
-        drawn, redrawn = (tmp_path / place / f"figures/05_percentile.{kind}" for place in ("notebook", "."))
-        assert drawn.read_bytes() == redrawn.read_bytes()
-    assert "no gpu run" in plots.redraw(known, tmp_path, "gpu")["05_percentile"]
+    first = (tmp_path / "figures/05_percentile.png").read_bytes()
+    plots.redraw(known, tmp_path, "laptop")
+    assert (tmp_path / "figures/05_percentile.png").read_bytes() == first
+    assert "no run of notebook 05" in plots.redraw(known, tmp_path, "gpu")["05_percentile"]
 
 
 def test_the_results_table_is_the_newest_of_its_profile(tmp_path):

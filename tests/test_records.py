@@ -167,27 +167,17 @@ def test_provenance_notes_commit_and_changed_sources(tmp_path, monkeypatch):
     assert records.provenance()["dirty"] is True
 
 
-def logged(folder: Path, parameters: dict, rows: list[dict], sweep: str | None = None) -> None:
-    run = record("05", {**PARAMETERS, **parameters}, folder)
-    run.log_table("bands", pd.DataFrame(rows))
-    run.entry["sweep"] = sweep
-    run.save()
-
-
-def test_a_table_comes_from_the_newest_run(tmp_path):
-    logged(tmp_path, {}, [{"value": 1.0}])
-    logged(tmp_path, {"seed": 4}, [{"value": 2.0}, {"value": 3.0}])
-    table = records.collect_table(load_records(tmp_path / "records"), "05", "bands", "laptop")
-    assert table.to_dict("list") == {"value": [2.0, 3.0], "seed": [4, 4]}
-
-
-def test_a_table_of_a_sweep_joins_the_newest_run_of_every_setting(tmp_path):
+def test_metrics_by_setting_come_from_the_newest_run_of_equal_parameters(tmp_path):
     for seed, value in ((0, 1.0), (1, 2.0), (0, 9.0)):
-        logged(tmp_path, {"seed": seed, "output": f"somewhere{value}"}, [{"value": value}], sweep="percentile")
-    table = records.collect_table(load_records(tmp_path / "records"), "05", "bands", "laptop")
-    assert sorted(table["value"]) == [2.0, 9.0]
-    with pytest.raises(LookupError, match="gpu"):
-        records.collect_table(load_records(tmp_path / "records"), "05", "bands", "gpu")
+        run = record("05", {**PARAMETERS, "seed": seed, "output": f"somewhere{value}"}, tmp_path)
+        run.log({"job map.3-4%": value, "without a setting": 0.0})
+        run.save()
+    table = records.metrics_by_setting(load_records(tmp_path / "records"), "05", ["batch_size", "profile"])
+    assert table["value"].tolist() == [2.0, 9.0] and table["seed"].tolist() == [1, 0]
+    assert set(table["setting"]) == {"3-4%"} and set(table["quantity"]) == {"job map"}
+    assert table["batch_size"].isna().all() and set(table["profile"]) == {PARAMETERS["profile"]}
+    with pytest.raises(LookupError, match="no run of notebook 06"):
+        records.metrics_by_setting(load_records(tmp_path / "records"), "06")
 
 
 def checked(folder: Path, dense: float, bm25: float) -> pd.Series:

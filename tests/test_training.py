@@ -15,6 +15,8 @@ from confitlib.training import (
     DocumentStore,
     PairCollator,
     PositivePairs,
+    Refresh,
+    RowAdam,
     TrainingConfig,
     TrainingResult,
     contrastive_loss,
@@ -151,20 +153,34 @@ def test_same_seed_same_weights_other_seed_other_weights(tiny):
 
 
 class Killer(TrainerCallback):
-    """Ends a run abruptly in the middle of its second epoch."""
+    """Ends a run abruptly at a point of its epochs."""
+
+    def __init__(self, when):
+        self.when = when
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.epoch > 1.5:
+        if state.epoch > self.when:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("mode", ["full", "adapter"])
-def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, tmp_path, monkeypatch, mode):
+@pytest.mark.parametrize(
+    ("mode", "refresh", "killed"),
+    [
+        ("full", None, 1.5),
+        ("adapter", None, 1.5),
+        ("full", Refresh("ance", {"n": 3}, every=1), 1.5),  # mines again with the weights it went on with
+        ("full", Refresh("ance", {"n": 3}, every=2), 3.5),  # reads what it mined an epoch before
+    ],
+)
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
+    tiny, tmp_path, monkeypatch, mode, refresh, killed
+):
     negatives = {side: mine("random", tiny, target=side, n=10, seed=0) for side in SIDES}
-    config = replace(QUICK, mode=mode, epochs=3, gradient_accumulation=2)
+    config = replace(QUICK, mode=mode, epochs=4 if killed > 2 else 3, gradient_accumulation=2)
+    killer = Killer(killed)
 
     def run(**options):
-        return train(load_encoder("static"), tiny, config, negatives, progress=False, **options)
+        return train(load_encoder("static"), tiny, config, negatives, refresh=refresh, progress=False, **options)
 
     whole = run()
     original = trainer.ContrastiveTrainer.__init__
@@ -172,7 +188,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, tmp_p
         patch.setattr(
             trainer.ContrastiveTrainer,
             "__init__",
-            lambda self, *args, callbacks, **kwargs: original(self, *args, callbacks=[*callbacks, Killer()], **kwargs),
+            lambda self, *args, callbacks, **kwargs: original(self, *args, callbacks=[*callbacks, killer], **kwargs),
         )
         with pytest.raises(KeyboardInterrupt):
             run(output_dir=tmp_path)
@@ -181,6 +197,45 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, tmp_p
     config = replace(config, seed=4)
     with pytest.raises(ValueError, match="another run"):
         run(output_dir=tmp_path)
+
+
+def test_refreshed_negatives_are_mined_with_the_weights_of_the_moment(tiny, monkeypatch):
+    seen, drawn = [], {}
+    refresh = Refresh("top", {"n": 3}, every=2)
+    original, item = Refresh.mine, PositivePairs.__getitem__
+
+    def mined(self, encoder, corpus, seed, epoch):
+        negatives = original(self, encoder, corpus, seed, epoch)
+        again = Embeddings.of_corpus(encoder, corpus)
+        for side in SIDES:
+            direct = mine("top", corpus, target=side, embeddings=again, n=3)
+            assert negatives[side].fingerprint() == direct.fingerprint()
+        seen.append((epoch, encoder.weight_hash(), negatives))
+        return negatives
+
+    def watched(self, pair):
+        found = item(self, pair)
+        if self.negatives["job"]:
+            drawn.setdefault(self.epoch, []).append((found["resume"], found["negative_jobs"]))
+        return found
+
+    monkeypatch.setattr(Refresh, "mine", mined)
+    monkeypatch.setattr(PositivePairs, "__getitem__", watched)
+    train(load_encoder("static"), tiny, replace(QUICK, epochs=5), refresh=refresh, progress=False)
+    assert [epoch for epoch, *_ in seen] == [2, 4] and seen[0][1] != seen[1][1]
+    assert sorted(drawn) == [2, 3, 4]  # before the first refresh this run has in-batch negatives only
+    for epoch, pairs in drawn.items():
+        table = seen[0 if epoch < 4 else 1][2]["job"]
+        for resume, jobs in pairs:
+            assert {tiny.jobs.index[job] for job in jobs} <= set(table.of(tiny.resumes.index[resume]))
+
+
+def test_refreshes_of_different_epochs_draw_differently(tiny):
+    encoder, refresh = load_encoder("static"), Refresh("ance", {"n": 2, "k": 20})
+    prints = [refresh.mine(encoder, tiny, seed=1, epoch=epoch)["job"].fingerprint() for epoch in (1, 1, 2)]
+    assert prints[0] == prints[1] != prints[2]
+    with pytest.raises(ValueError, match="every=0"):
+        Refresh(every=0)
 
 
 def test_the_validator_picks_the_checkpoint(tiny):
@@ -224,6 +279,20 @@ def test_result_round_trip(tiny, tmp_path):
     assert loaded.config == result.config
     sample = list(tiny.jobs.iloc[:3, 0])
     np.testing.assert_allclose(loaded.encoder.encode(sample), result.encoder.encode(sample), atol=1e-6)
+
+
+def test_row_adam_makes_the_steps_of_sparse_adam():
+    start, drawn = torch.randn(9, 4, generator=torch.manual_seed(0)), np.random.default_rng(0)
+    tables = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    optimizers = [RowAdam([tables[0]], lr=0.1), torch.optim.SparseAdam([tables[1]], lr=0.1)]
+    for _ in range(5):
+        rows = torch.from_numpy(drawn.integers(0, 9, 4))  # some rows twice, some never
+        for table, optimizer in zip(tables, optimizers, strict=True):
+            optimizer.zero_grad()
+            torch.nn.functional.embedding(rows, table, sparse=True).pow(2).sum().backward()
+            optimizer.step()
+        torch.testing.assert_close(*tables)
+    assert not torch.equal(tables[0], start)
 
 
 def test_train_once_trains_once(tiny, tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def with_copies(corpus: Corpus, side: Side, fields: Mapping[str, Mapping[str, st
     if len(taken):
         raise ValueError(f"{side} {taken[0]!r} is there already: these copies were made before, use another tag")
     rows = frame.loc[originals].assign(split="train", **{COPY_OF: originals})
-    rows.update(pd.DataFrame.from_dict(fields, orient="index"))
+    rows.update(pd.DataFrame.from_dict(dict(fields), orient="index"))
     rows.index = pd.Index([names[name] for name in originals], name=frame.index.name)
     inherited = _inherited(corpus, side, names)
     return add_documents(corpus, side, rows, inherited, corpus.positions(side, originals), note)

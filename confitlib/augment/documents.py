@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -31,7 +32,7 @@ def hyjob(corpus: Corpus, writer: AnyWriter = "auto", *, seed: int = 0, shots: i
     return _with_hypothetical("hyjob", corpus, "resume", writer, seed=seed, shots=shots)
 
 
-def _with_hypothetical(task: str, corpus: Corpus, side: Side, writer: AnyWriter, **options: int | bool) -> Corpus:
+def _with_hypothetical(task: str, corpus: Corpus, side: Side, writer: AnyWriter, **options: Any) -> Corpus:
     written = write(task, corpus, side, list(corpus.documents(side).index), writer=writer, **options)
     note = f"hypothetical {other(side)}s ({task}) for {written.report()}"
     told = corpus.with_hypothetical(side, written.first())

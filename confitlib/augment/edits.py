@@ -121,7 +121,7 @@ def _deleted(tokens: Sequence[str], rng: np.random.Generator, chance: float) -> 
 def _inserted(tokens: Sequence[str], rng: np.random.Generator, times: int, synonyms: Synonyms | None) -> list[str]:
     changed = list(tokens)
     for _ in range(times):
-        word = tokens[rng.integers(len(tokens))]
+        word = tokens[int(rng.integers(len(tokens)))]
         options = (synonyms(word) if synonyms else None) or [word]
         changed.insert(int(rng.integers(len(changed) + 1)), options[rng.integers(len(options))])
     return changed

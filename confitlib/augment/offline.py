@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -93,8 +94,8 @@ class _Library:
     def nearest(self, ids: Sequence[str], most: int) -> Iterator[list[str]]:
         """For every id the distinct partners of its nearest neighbours, at most `most`, nearest first."""
         own, place = np.unique(self.pairs.pairs["own"], return_inverse=True)
-        pool = self._vectors[self.own.index.get_indexer(own)]
-        rows = self.own.index.get_indexer(list(ids))
+        pool = self._vectors[self.own.index.get_indexer(pd.Index(own))]
+        rows = self.own.index.get_indexer(pd.Index(ids))
         for start in range(0, len(ids), ROWS):
             similar = (self._vectors[rows[start : start + ROWS]] @ pool.T).toarray()
             for name, scores in zip(ids[start : start + ROWS], similar, strict=True):
@@ -108,7 +109,7 @@ class _Library:
 
     def compose(self, name: str, partners: Sequence[str]) -> str:
         """Each section of the first partner, in the version of whichever partner is most similar to the document."""
-        wanted = self._vectors[[self.own.index.get_loc(name)]]
+        wanted = self._vectors[self.own.index.get_indexer(pd.Index([name]))]
         scored: dict[str, list[tuple[float, str]]] = {}
         for partner in partners:
             likeness = (self._section_vectors[partner] @ wanted.T).toarray()[:, 0]

@@ -47,7 +47,8 @@ class AcceptedPairs:
     @cached_property
     def _accepted_with(self) -> dict[int, NDArray[np.intp]]:
         own, partner = self._pair_groups
-        return {int(group): part.to_numpy() for group, part in pd.Series(partner).groupby(own)}
+        groups = pd.Series(partner).groupby(own).indices
+        return {int(own[places[0]]): partner[places] for places in groups.values()}
 
 
 _NOTHING = np.empty(0, dtype=np.intp)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,8 +22,15 @@ from transformers.utils import logging as transformers_logging
 
 Pooling = Literal["mean", "cls"]
 TokenIds = NDArray[np.int32]
+REMEMBERED = 2**16  # texts: a market's documents, and some 100 MB at most
 SHORTEST = 3  # one token between the two special ones
 BOOKKEEPING = {"_name_or_path", "architectures", "dtype", "transformers_version"}  # of a config: no effect on vectors
+
+
+@cache
+def _token_memory(tokenizer: str) -> dict[str, TokenIds]:
+    """What equal tokenizers of this process share: training, mining and ranking read the same documents in turn."""
+    return {}
 
 
 class Backbone(nn.Module, ABC):
@@ -42,11 +51,18 @@ class Backbone(nn.Module, ABC):
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.special_tokens = special_tokens
+        self._seen = _token_memory(f"{special_tokens}:{hashlib.sha256(tokenizer.to_str().encode()).hexdigest()}")
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of every text, truncated to `max_length`."""
-        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=self.special_tokens)
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        """Token ids of every text, truncated to `max_length`; texts that this process met before are remembered."""
+        new = list(dict.fromkeys(text for text in texts if text not in self._seen))
+        if len(self._seen) + len(new) > REMEMBERED:
+            self._seen.clear()
+            new = list(dict.fromkeys(texts))
+        encodings = self.tokenizer.encode_batch_fast(new, add_special_tokens=self.special_tokens)
+        found = {text: np.array(one.ids, dtype=np.int32) for text, one in zip(new, encodings, strict=True)}
+        self._seen.update(found)
+        return [self._seen[text] for text in texts]
 
     @abstractmethod
     def collate(self, ids: Sequence[TokenIds]) -> dict[str, Tensor]:
@@ -100,11 +116,10 @@ class StaticBackbone(Backbone):
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Vectors `[batch, dim]`; a text without tokens gets the zero vector."""
-        ids, offsets = features["input_ids"], features["offsets"]
-        weights = F.embedding(ids, self.token_weights, sparse=True).squeeze(1)
-        sums = F.embedding_bag(ids, self.token_vectors, offsets, mode="sum", per_sample_weights=weights, sparse=True)
-        ends = torch.cat([offsets[1:], offsets.new_tensor([len(ids)])])
-        return sums / (ends - offsets).clamp(min=1).unsqueeze(1)
+        tokens, places = features["input_ids"].unique(return_inverse=True)  # a gradient row a token, not an occurrence
+        weights = F.embedding(tokens, self.token_weights, sparse=True)
+        vectors = weights * F.embedding(tokens, self.token_vectors, sparse=True)
+        return F.embedding_bag(places, vectors, features["offsets"], mode="mean")
 
 
 class TransformerBackbone(Backbone):

@@ -1,4 +1,4 @@
-"""How sure a mean over queries is: bootstrap intervals, paired randomisation tests, Holm's correction."""
+"""How sure a mean over queries or runs is: intervals, paired randomisation tests, Holm's correction."""
 
 from __future__ import annotations
 
@@ -110,6 +110,19 @@ def _sign_flip_test(difference: NDArray[np.float64], seed: int) -> float:
 
 def _mean(sample: NDArray[Any], axis: int) -> NDArray[Any]:
     return np.asarray(sample.mean(axis=axis))
+
+
+def summarise_runs(data: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
+    """Mean of a column for every group with Student's confidence interval; the rest, e.g. seeds, varies.
+
+    Returns the `by` columns, mean, low, high and n, groups in order of appearance; low and high are
+    NaN where a group holds one value.
+    """
+    groups = data.groupby(list(by), sort=False, dropna=False)[value].agg(["mean", "std", "count"]).reset_index()
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, groups["count"] - 1)  # NaN without a degree of freedom
+    half = quantile * groups["std"] / np.sqrt(groups["count"])
+    intervals = groups.assign(low=groups["mean"] - half, high=groups["mean"] + half, n=groups["count"])
+    return intervals[[*by, "mean", "low", "high", "n"]]
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -67,7 +67,7 @@ def compose(preset: str = "laptop", seed: int = 0, regime: Regime = "cold", **ov
     """
     if regime not in get_args(Regime):
         raise ValueError(f"regime {regime!r} is unknown: use one of {get_args(Regime)}")
-    chosen = _resolve(preset, overrides)
+    chosen = resolve(preset, overrides)
     bank = load_bank().first(chosen.families)
     people, posts, people_text, posts_text, judging = np.random.default_rng(seed).spawn(5)
     splits = {side: assign_splits(chosen, side, regime) for side in SIDES}
@@ -112,7 +112,8 @@ def _held_out(splits: NDArray[np.str_]) -> NDArray[np.bool_]:
     return ~np.isin(splits, ["train", ANY_SPLIT])
 
 
-def _resolve(name: str, overrides: dict[str, Any]) -> Preset:
+def resolve(name: str, overrides: dict[str, Any]) -> Preset:
+    """A preset by name with some fields replaced; raises ValueError for an unknown name or field."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
     known = [field.name for field in fields(Preset)]
@@ -140,7 +141,7 @@ def _judgements(
         rows = {side: np.flatnonzero(splits[side] == split) for side in SIDES}
         pools = {side: ids[side][rows[side]] for side in SIDES}
         people, posts = latents["resume"].rows(rows["resume"]), latents["job"].rows(rows["job"])
-        table = _labels(preset, bank, people, posts, pools, split, rng)
+        table = draw_labels(preset, bank, people, posts, pools, split, rng)
         if split != "train":
             lists.append(process.candidate_lists(table, pools, split, preset.queries, preset.list_positives, rng))
             table = _sample_labels(table, preset.classification, rng)
@@ -157,15 +158,15 @@ def _warm_judgements(
     rng: np.random.Generator,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Labels of one application process over all documents, dealt to the splits at random; no candidate lists."""
-    table = _labels(preset, bank, latents["resume"], latents["job"], ids, "train", rng)
+    table = draw_labels(preset, bank, latents["resume"], latents["job"], ids, "train", rng)
     order = rng.permutation(len(table))
     first, second = np.round(np.cumsum(WARM_SHARES[:2]) * len(table)).astype(int)
     dealt = np.select([order < first, order < second], SPLITS[:2], SPLITS[2])
-    by_split = np.argsort(pd.Index(SPLITS).get_indexer(dealt), kind="stable")
+    by_split = np.argsort(pd.Index(SPLITS).get_indexer(pd.Index(dealt)), kind="stable")
     return table.assign(split=dealt).iloc[by_split].reset_index(drop=True), empty_frame(RANKING_COLUMNS)
 
 
-def _labels(
+def draw_labels(
     preset: Preset,
     bank: Bank,
     resumes: Latents,
@@ -174,6 +175,7 @@ def _labels(
     split: Split,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
+    """Who applied where in one split, and how it was decided: `resume_id, job_id, label, split`."""
     activity = preset.activity if split == "train" else preset.held_out_activity
     family = np.unique([entry.family for entry in bank.occupations], return_inverse=True)[1]
     rows, columns = process.apply(resumes, jobs, family, activity, rng)

@@ -1,7 +1,17 @@
 """Hard-negative mining: every strategy behind one call, and the table of negatives it returns."""
 
+from confitlib.mining.choice import ChosenBand, choose_band
 from confitlib.mining.negatives import Negatives, read_official, write_official
 from confitlib.mining.registry import STRATEGIES, mine
 from confitlib.mining.task import Embeddings
 
-__all__ = ["STRATEGIES", "Embeddings", "Negatives", "mine", "read_official", "write_official"]
+__all__ = [
+    "STRATEGIES",
+    "ChosenBand",
+    "Embeddings",
+    "Negatives",
+    "choose_band",
+    "mine",
+    "read_official",
+    "write_official",
+]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from scipy.sparse import csr_array
 
-from confitlib.mining.kernel import IntArray, Picks, concatenate, select_band
+from confitlib.mining.kernel import IntArray, concatenate
 from confitlib.mining.removal import REASONS, codes_at, count_reasons
 from confitlib.mining.task import Selection, Task
+from confitlib.mining.window import ranked
 
 
 def band(task: Task, lo: float = 0.03, hi: float = 0.04) -> Selection:
@@ -23,7 +22,7 @@ def band(task: Task, lo: float = 0.03, hi: float = 0.04) -> Selection:
     if task.official:
         return _official_band(task, lo, hi)
     start, stop = band_window(task.candidates, lo, hi)
-    return task.from_pool(concatenate(map(task.draw, _window(task, task.known, start, stop))))
+    return task.from_pool(concatenate(ranked(task, start, stop, task.draw_ranks(start, stop))))
 
 
 def top(task: Task) -> Selection:
@@ -33,7 +32,7 @@ def top(task: Task) -> Selection:
     """
     start = np.zeros(len(task.query_ids), dtype=np.intp)
     stop = np.minimum(task.candidates, task.quota())
-    return task.from_pool(concatenate(_window(task, task.known, start, stop)))
+    return task.from_pool(concatenate(ranked(task, start, stop)))
 
 
 def band_window(candidates: IntArray, lo: float, hi: float) -> tuple[IntArray, IntArray]:
@@ -56,12 +55,11 @@ def _official_band(task: Task, lo: float, hi: float) -> Selection:
     codes = np.full(len(query), len(REASONS), dtype=np.int8)  # the code of a labelled positive
     positives = csr_array((codes, (query, item)), shape=shape)
     nothing: csr_array = csr_array(([], ([], [])), shape=shape)
-    whole = concatenate(_window(task, nothing, start, stop))
-    reason = codes_at(positives, whole.query, whole.item)
-    picks = task.draw(whole.take(reason == 0))
-    return Selection(picks, np.full(shape[0], shape[1]), count_reasons(whole.query, reason, shape[0]))
-
-
-def _window(task: Task, removed: csr_array, start: IntArray, stop: IntArray) -> Iterator[Picks]:
-    queries, pool = task.vectors
-    return select_band(queries, pool, removed, start, stop, task.block, task.device)
+    kept, dropped = [], []
+    for block in ranked(task, start, stop, removed=nothing):
+        free = codes_at(positives, block.query, block.item) == 0
+        kept.append(task.draw(block.take(free)))
+        dropped.append(block.take(~free))
+    lost = concatenate(dropped)
+    removed = count_reasons(lost.query, codes_at(positives, lost.query, lost.item), shape[0])
+    return Selection(concatenate(kept), np.full(shape[0], shape[1]), removed)

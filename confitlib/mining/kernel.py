@@ -1,9 +1,20 @@
-"""Exact windows of a ranking, block by block, in torch: one code path for CPU and CUDA."""
+"""Exact windows of a ranking at the cost of the matrix product, on CPU threads or a CUDA card.
+
+The pool is cut into tiles that each stride through all of it, so the first is a sample: its scores bound every
+query's window. Each tile is sifted while it is in cache: scores above the bounds are counted, those between them kept,
+and these few alone are sorted. A query whose bounds miss its window is ranked again without bounds, so the
+result never depends on luck. Neither does it on blocks, threads or tiles: a product of two vectors is rounded the same
+in all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,13 +22,30 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
+from confitlib.mining.sift import Sieve, decoded, in_order
+
 IntArray = NDArray[np.intp]
 FloatArray = NDArray[np.float32]
 
-SCORES_A_BLOCK = 2**21
-REMOVED = torch.iinfo(torch.int64).min
-MAGNITUDE = 0x7FFFFFFF  # all bits of a float32 but its sign
+Result = TypeVar("Result")
+
 UNRANKED = -1
+SMALLEST = 16  # products with fewer rows or columns take other code in BLAS, which rounds differently
+CERTAINTY = 3.5  # standard deviations: about one window in 2,000 is missed and ranked again
+RESIDENT = 0.25  # of a card's free memory: a larger pool stays on the host and is copied tile by tile
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Rows and columns of a tile of scores, and how many keys the queries of a block may keep together."""
+
+    rows: int
+    columns: int
+    keys: int
+
+
+CACHED = _Sizes(1024, 2**11, 2**21)  # a tile of 8 MiB and 16 MiB of keys for each thread
+ON_CARD = _Sizes(2**15, 2**14, 2**30)  # enough arithmetic to hide the copy of a tile; 8 GiB of keys
 
 
 @dataclass(frozen=True)
@@ -54,20 +82,19 @@ def select_band(
     stop: IntArray,
     block: int | None = None,
     device: str = "cpu",
+    ranks: IntArray | None = None,
 ) -> Iterator[Picks]:
     """Ranks `[start, stop)` of every query's ranking of the pool, one block of queries at a time.
 
-    queries: finite `[Q, d]`; pool: finite `[N, d]` in tie order; removed: `[Q, N]`, nonzero entries take no
-    rank; start, stop: `[Q]`, stop at most the number of items left. The ranking is by falling float32 inner
-    product, equal products by rising pool position, and equals a full stable sort. Memory is O(block x N).
+    queries: `[Q, d]`; pool: `[N, d]` in tie order; removed: `[Q, N]`, nonzero entries take no rank; start, stop:
+    `[Q]`, stop at most the number of items left; ranks: `[Q, n]`, only these ranks of the window, in this order,
+    `UNRANKED` for none. The ranking is by falling float32 inner product, equal products by rising pool position,
+    and equals a full stable sort. As many threads as torch is set to use. Memory is O(block): a row
+    of scores is held only where the window is as wide. Raises ValueError for a row that is not finite or a window
+    beyond the pool.
     """
-    for rows, keys in _key_blocks(queries, pool, removed, block, device):
-        first, last = torch.as_tensor(start[rows], device=device), torch.as_tensor(stop[rows], device=device)
-        leading = keys.topk(int(last.max()), dim=1).values
-        ranks = torch.arange(leading.shape[1], device=device)
-        query, rank = ((ranks >= first[:, None]) & (ranks < last[:, None])).nonzero(as_tuple=True)
-        item, score = _decoded(leading[query, rank], len(pool))
-        yield Picks(query.cpu().numpy() + rows.start, item.cpu().numpy(), rank.cpu().numpy(), score.cpu().numpy())
+    ranking = _Ranking(queries, pool, removed, start, stop, device)
+    yield from _by_blocks(partial(_picks, ranking, ranks), ranking.blocks(block, ranking.capacity), device)
 
 
 def full_ranking(
@@ -77,42 +104,182 @@ def full_ranking(
 
     Arguments and order as in `select_band`; the scores of removed entries have no meaning.
     """
-    for rows, keys in _key_blocks(queries, pool, removed, block, device):
-        item, score = _decoded(keys.sort(dim=1, descending=True).values, len(pool))
-        yield rows, item.cpu().numpy(), score.cpu().numpy()
+    nowhere = np.zeros(len(queries), dtype=np.intp)
+    ranking = _Ranking(queries, pool, removed, nowhere, nowhere, device)
+    yield from _by_blocks(partial(_whole, ranking), ranking.blocks(block, len(pool)), device)
 
 
-def _key_blocks(
-    queries: FloatArray, pool: FloatArray, removed: csr_array, block: int | None, device: str
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    size = min(block or max(1, SCORES_A_BLOCK // max(1, len(pool))), max(1, len(queries)))
-    columns = torch.as_tensor(pool, device=device).T
-    scores = torch.empty(size, len(pool), device=device)  # one pair of buffers: fresh ones would fragment the heap
-    keys = torch.empty(size, len(pool), dtype=torch.int64, device=device)
-    for first in tqdm(range(0, len(queries), size), desc="ranking", unit="block", delay=1, leave=False):
-        rows = slice(first, min(first + size, len(queries)))
-        count = rows.stop - rows.start
-        torch.mm(torch.as_tensor(queries[rows], device=device), columns, out=scores[:count])
-        _encode(scores[:count], keys[:count])
-        gone = removed[rows].nonzero()
-        keys[torch.as_tensor(gone[0], device=device).long(), torch.as_tensor(gone[1], device=device).long()] = REMOVED
-        yield rows, keys[:count]
+def _picks(ranking: _Ranking, ranks: IntArray | None, rows: slice) -> Picks:
+    if ranks is None:
+        row, rank = _spread(ranking.start[rows], ranking.stop[rows])
+    else:
+        row, column = (ranks[rows] != UNRANKED).nonzero()
+        rank = ranks[rows][row, column]
+    item, score = decoded(ranking.find(np.arange(rows.start, rows.stop), row, rank))
+    return Picks(row + rows.start, np.array(item), rank, np.array(score))  # copies: scipy wants numpy's own memory
 
 
-def _encode(scores: torch.Tensor, keys: torch.Tensor) -> None:
-    """Fill in int64 keys whose order is the ranking: the score's bits above, the reversed position below.
+def _spread(start: IntArray, stop: IntArray) -> tuple[IntArray, IntArray]:
+    """Row and value of every whole number in the windows `[start, stop)`, flat."""
+    sizes = stop - start
+    row = np.repeat(np.arange(len(start)), sizes)
+    return row, np.arange(len(row)) + (start - np.cumsum(sizes) + sizes)[row]
 
-    Keys never tie, so any selection algorithm picks the same items, on any device. Overwrites the scores.
+
+def _whole(ranking: _Ranking, rows: slice) -> tuple[slice, IntArray, FloatArray]:
+    everything = ranking.sieve(np.arange(rows.start, rows.stop), bounded=False).ranked()
+    item, score = decoded(everything.cpu())
+    return rows, item.numpy(), score.numpy()
+
+
+class _Ranking:
+    """The pool in strided tiles, and each query's window in it. Arguments as in `select_band`."""
+
+    def __init__(
+        self, queries: FloatArray, pool: FloatArray, removed: csr_array, start: IntArray, stop: IntArray, device: str
+    ) -> None:
+        if len(stop) and stop.max() > len(pool):
+            raise ValueError(f"a window ends at rank {stop.max()}, but the pool holds {len(pool)} documents")
+        self.queries, self.pool = _finite(queries, "query"), _resident(_finite(pool, "pool"), device)
+        self.removed, self.start, self.stop, self.device = removed, start, stop, torch.device(device)
+        self.sizes = CACHED if self.device.type == "cpu" else ON_CARD
+        self.step = max(1, -(-len(pool) // self.sizes.columns))  # tile t: documents t, t + step, …
+        width = len(self.pool[:: self.step])
+        self.thinning = max(1, int(width / max(1.0, len(pool) ** (2 / 3))))  # our choice: sample and sort cost alike
+        self.sampled = -(-width // self.thinning)
+
+    @cached_property
+    def bounds(self) -> tuple[IntArray, IntArray]:
+        """Which values of a sorted sample surely enclose each window, `[Q]`; -1 and the sample's size: no bound."""
+        documents = max(1, len(self.pool))
+        free = 1 - self.sampled / documents  # the larger the sample, the less is left to chance
+        places = []
+        for rank, side in ((self.start, -1), (self.stop, 1)):
+            share = rank / documents
+            spread = CERTAINTY * np.sqrt(self.sampled * share * (1 - share) * free) + 1
+            places.append((share * self.sampled + side * spread).round().astype(np.intp))
+        return places[0].clip(-1, None), places[1].clip(None, self.sampled)
+
+    @cached_property
+    def capacity(self) -> int:
+        """How many keys a query may keep: the most that lie between two such bounds, but for rare luck."""
+        widest = int((self.bounds[1] - self.bounds[0]).max(initial=0))
+        likely = (widest + 4 * widest**0.5 + 1) / max(1, self.sampled)
+        return min(len(self.pool), int(likely * len(self.pool)) + 1)
+
+    def blocks(self, size: int | None, capacity: int) -> list[slice]:
+        """Rows of the queries: as many as fit the caches, but a block for each thread."""
+        most = max(1, min(self.sizes.rows, self.sizes.keys // max(1, capacity)))
+        size = size or max(1, min(most, -(-len(self.queries) // _workers(self.device))))
+        return [slice(first, min(first + size, len(self.queries))) for first in range(0, len(self.queries), size)]
+
+    def find(self, queries: IntArray, row: IntArray, rank: IntArray, bounded: bool = True) -> torch.Tensor:
+        """The key at each rank of `queries[row]`, a rank in its window; `row` and `rank` are flat, the answer too."""
+        sieve = self.sieve(queries, bounded)
+        keys, above, kept = sieve.ranked(), sieve.above.cpu().numpy(), sieve.count.cpu().numpy()
+        slot = (row * keys.shape[1] + rank - above[row]).clip(0, max(0, keys.numel() - 1))
+        found = keys.take(torch.as_tensor(slot, device=self.device)).cpu()
+        late, early = above > self.start[queries], above + kept < self.stop[queries]
+        missed = (late | early | (kept > sieve.keys.shape[1])).nonzero()[0]
+        del sieve, keys
+        for part in _chunks(missed, self.sizes.keys // max(1, len(self.pool))):
+            again = np.isin(row, part)
+            index = np.searchsorted(part, row[again])
+            found[torch.from_numpy(again)] = self.find(queries[part], index, rank[again], bounded=False)
+        return found
+
+    def sieve(self, queries: IntArray, bounded: bool) -> Sieve:
+        """The scores of some queries, sifted to their bounds; without bounds all are kept."""
+        vectors = _padded(self.queries[torch.from_numpy(queries)].to(self.device))
+        gone = self._gone(queries)
+        buffer = torch.empty(len(vectors), max(SMALLEST, len(self.pool[:: self.step])), device=self.device)
+        sieve = None
+        for first in range(self.step):
+            scores = self._scores(vectors, first, buffer)[: len(queries)]
+            scores[gone[first]] = -torch.inf  # after everything else
+            if sieve is None:
+                sieve = self._bounded(scores, queries) if bounded and len(self.pool) else self._unbounded(len(queries))
+            sieve.add(scores, first, self.step)
+        assert sieve is not None
+        return sieve
+
+    def _scores(self, vectors: torch.Tensor, first: int, buffer: torch.Tensor) -> torch.Tensor:
+        tile = self.pool[first :: self.step].to(self.device)
+        padded = _padded(tile)
+        return torch.mm(vectors, padded.T, out=buffer.flatten()[: len(vectors) * len(padded)].view(len(vectors), -1))[
+            :, : len(tile)
+        ]
+
+    def _gone(self, queries: IntArray) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Rows and columns of the removed entries in each tile."""
+        row, item = self.removed[queries].nonzero()
+        tile = item % self.step
+        order = np.argsort(tile, kind="stable")
+        cuts = np.searchsorted(tile[order], np.arange(1, self.step))
+        rows, columns = (
+            [torch.as_tensor(part, device=self.device).long() for part in np.split(index[order], cuts)]
+            for index in (row, item // self.step)
+        )
+        return list(zip(rows, columns, strict=True))
+
+    def _bounded(self, first_tile: torch.Tensor, queries: IntArray) -> Sieve:
+        sample = in_order(first_tile[:, :: self.thinning].clone())  # rising: the place p from the top is column -1 - p
+        top, bottom = (torch.as_tensor(bound[queries], device=self.device)[:, None] for bound in self.bounds)
+        last = self.sampled - 1
+        high = sample.gather(1, (last - top).clamp(0, last)).masked_fill(top < 0, torch.inf)
+        low = sample.gather(1, (last - bottom).clamp(0, last)).masked_fill(bottom > last, -torch.inf)
+        lowest = torch.finfo(torch.float32).min  # no need to keep what was removed
+        return Sieve.between(low[:, 0].clamp(min=lowest), high[:, 0], self.capacity)
+
+    def _unbounded(self, count: int) -> Sieve:
+        infinite = torch.full((count,), torch.inf, device=self.device)
+        return Sieve.between(-infinite, infinite, len(self.pool))
+
+
+def _finite(vectors: FloatArray, what: str) -> torch.Tensor:
+    """The vectors; raises ValueError unless the length of each is finite, which bounds every inner product."""
+    tensor = torch.as_tensor(vectors)
+    bad = (~torch.isfinite(torch.linalg.vector_norm(tensor, dim=1))).nonzero()
+    if len(bad):
+        raise ValueError(f"{what} row {int(bad[0])} holds NaN, infinite or overflowing values ({len(bad)} such rows)")
+    return tensor
+
+
+def _resident(pool: torch.Tensor, device: str) -> torch.Tensor:
+    """The pool on the card where it fits easily."""
+    if torch.device(device).type != "cuda" or pool.nbytes > RESIDENT * torch.cuda.mem_get_info(device)[0]:
+        return pool
+    return pool.to(device)
+
+
+def _padded(rows: torch.Tensor) -> torch.Tensor:
+    """At least `SMALLEST` rows, zeros below."""
+    missing = max(0, SMALLEST - len(rows))
+    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
+def _chunks(values: IntArray, size: int) -> list[IntArray]:
+    return [values[first : first + max(1, size)] for first in range(0, len(values), max(1, size))]
+
+
+def _workers(device: torch.device) -> int:
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def _by_blocks(call: Callable[[slice], Result], blocks: list[slice], device: str) -> Iterator[Result]:
+    """The result of every block in turn, from threads that keep at most one finished block each waiting.
+
+    Torch itself is serial inside of them: a thread with blocks of its own never waits for another.
     """
-    bits = scores.add_(0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0
-    keys.copy_(bits)
-    keys ^= bits.bitwise_right_shift_(31).bitwise_and_(MAGNITUDE)  # negative floats grow as their bits fall
-    keys <<= 32
-    keys |= torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
-
-
-def _decoded(keys: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pool positions and scores of keys; the inverse of `_encode`."""
-    bits = (keys >> 32).int()
-    bits ^= (bits >> 31) & MAGNITUDE
-    return width - 1 - (keys & 0xFFFFFFFF), bits.view(torch.float32)
+    threads, workers = torch.get_num_threads(), _workers(torch.device(device))
+    pending: deque[Future[Result]] = deque()
+    try:
+        with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as pool:
+            for block in tqdm(blocks, desc="ranking", unit="block", delay=1, leave=False):
+                pending.append(pool.submit(call, block))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+    finally:
+        torch.set_num_threads(threads)  # new threads take the number that was set last

@@ -5,22 +5,35 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.mining.band import band, top
+from confitlib.mining.choice import chosen_band
+from confitlib.mining.graph import graph
 from confitlib.mining.kernel import UNRANKED
 from confitlib.mining.labelled import rejected
 from confitlib.mining.negatives import QUERY_COLUMNS, Negatives, describe_mining
+from confitlib.mining.positive_aware import band_aware, positive_aware
 from confitlib.mining.removal import REASONS
+from confitlib.mining.sampled import ance, simans, trisampler
+from confitlib.mining.synthetic import synthetic
 from confitlib.mining.task import DocumentSet, Embeddings, Selection, Task, document_ids
-from confitlib.mining.uniform import random
+from confitlib.mining.uniform import in_batch, random
+from confitlib.mining.words import bm25, passage_bm25
 
 Strategy = Callable[..., Selection]
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
-    {"random": random, "rejected": rejected, "top": top, "band": band}
+    {
+        strategy.__name__: strategy
+        for strategy in (
+            *(in_batch, random, rejected, bm25, passage_bm25, top, band),
+            *(ance, simans, trisampler, positive_aware, band_aware, chosen_band, graph, synthetic),
+        )
+    }
 )
 
 
@@ -37,7 +50,7 @@ def mine(
     official: bool = False,
     block: int | None = None,
     device: str = "cpu",
-    **parameters: float,
+    **parameters: Any,
 ) -> Negatives:
     """Mine negatives of the `target` side for every query of the other side, by one of `STRATEGIES`.
 
@@ -49,7 +62,8 @@ def mine(
     if official:
         pool = queries = "labelled"
     _check(strategy, target, n, official, parameters)
-    query_ids, pool_ids = document_ids(corpus, other(target), queries), document_ids(corpus, target, pool)
+    query_ids = document_ids(corpus, other(target), queries)
+    pool_ids = document_ids(corpus, target, pool, written=strategy == "synthetic")
     task = Task(corpus, target, query_ids, pool_ids, embeddings, n, seed, official, block, device)
     selection = STRATEGIES[strategy](task, **parameters)
     settings = {"n": n, "seed": seed, "pool": pool, "queries": queries, "official": official}
@@ -62,7 +76,7 @@ def _parameters(strategy: str) -> dict[str, inspect.Parameter]:
     return dict(list(inspect.signature(STRATEGIES[strategy]).parameters.items())[1:])
 
 
-def _check(strategy: str, target: str, n: int | None, official: bool, parameters: Mapping[str, float]) -> None:
+def _check(strategy: str, target: str, n: int | None, official: bool, parameters: Mapping[str, Any]) -> None:
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r} is unknown; use one of {sorted(STRATEGIES)}")
     if target not in SIDES:

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.corpus import NEGATIVE_FOR, SIDES, Corpus, Side, other
 from confitlib.mining.kernel import UNRANKED, FloatArray, IntArray, Picks
 from confitlib.mining.removal import count_reasons, removal
 from confitlib.text import texts
@@ -167,27 +167,56 @@ class Task:
         queries, firsts, sizes = np.unique(picks.query, return_index=True, return_counts=True)
         kept = [np.zeros(0, dtype=np.intp)]
         for query, first, size in zip(queries, firsts, sizes, strict=True):
-            kept.append(first + np.sort(self.generator(query).choice(size, min(self.n, size), replace=False)))
+            kept.append(first + self._chosen(query, size))
         return picks.take(np.concatenate(kept))
+
+    def draw_ranks(self, start: IntArray, stop: IntArray) -> IntArray | None:
+        """The ranks in each query's window `[start, stop)` that `draw` would keep, rising, before anything is ranked.
+
+        `[Q, n]`, `UNRANKED` where a window has fewer; None if all are kept.
+        """
+        if self.n is None:
+            return None
+        sizes = stop - start
+        ranks = np.full((len(sizes), min(self.n, int(sizes.max(initial=0)))), UNRANKED, dtype=np.intp)
+        for query in np.flatnonzero(sizes).tolist():
+            drawn = self._chosen(query, int(sizes[query]))
+            ranks[query, : len(drawn)] = start[query] + drawn
+        return ranks
 
     def generator(self, query: int) -> np.random.Generator:
         """A generator of seed and query id alone, so that the order of queries and pool changes nothing."""
-        digest = hashlib.blake2b(str(self.query_ids[query]).encode(), digest_size=8).digest()
-        return np.random.default_rng([self.seed, int.from_bytes(digest)])
+        return generator_of(self.seed, str(self.query_ids[query]))
 
     def from_pool(self, picks: Picks) -> Selection:
         """The selection of a strategy whose candidates are the whole pool without known positives."""
         query = np.repeat(np.arange(len(self.query_ids)), np.diff(self.known.indptr))
         return Selection(picks, self.candidates, count_reasons(query, self.known.data, len(self.query_ids)))
 
+    def _chosen(self, query: int, size: int) -> IntArray:
+        """The draw: rising positions among `size`, at most `n`."""
+        return np.sort(self.generator(query).choice(size, min(self.quota(), size), replace=False))
+
     def _rows(self, side: Side, ids: pd.Index) -> FloatArray:
         assert self.embeddings is not None
         return self.embeddings.of(side)[self.corpus.positions(side, ids)].astype(np.float32, copy=False)
 
 
-def document_ids(corpus: Corpus, side: Side, documents: DocumentSet) -> pd.Index:
-    """Ids in rising order: all training documents of a side, or those that occur in training labels."""
+def generator_of(seed: int, name: str) -> np.random.Generator:
+    """A generator of a seed and a name alone."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest)])
+
+
+def document_ids(corpus: Corpus, side: Side, documents: DocumentSet, written: bool = False) -> pd.Index:
+    """Ids in rising order: all training documents of a side, or those that occur in training labels.
+
+    Negatives that somebody wrote for a query are left out unless `written`.
+    """
     if documents not in get_args(DocumentSet):
         raise ValueError(f"document set {documents!r} is unknown; use one of {list(get_args(DocumentSet))}")
     ids = corpus.pool(side, "train") if documents == "train" else corpus.labelled("train")[f"{side}_id"].unique()
+    frame = corpus.documents(side)
+    if NEGATIVE_FOR in frame.columns and not written:
+        ids = frame.index[frame.index.isin(ids) & (frame[NEGATIVE_FOR].fillna("") == "")]
     return pd.Index(sorted(ids), dtype="str")

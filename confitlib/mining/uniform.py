@@ -1,4 +1,4 @@
-"""Random negatives: the baseline every other strategy has to beat."""
+"""The baselines every other strategy has to beat: no mined negatives, and random ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import numpy as np
 
 from confitlib.mining.kernel import IntArray
 from confitlib.mining.task import Selection, Task
+
+
+def in_batch(task: Task) -> Selection:
+    """Nothing: training then has the other documents of a batch as its only negatives."""
+    nothing = np.zeros(0, dtype=np.intp)
+    return task.from_pool(task.unranked(nothing, nothing))
 
 
 def random(task: Task) -> Selection:

@@ -9,11 +9,11 @@ from confitlib.corpus import Corpus
 from confitlib.rankers.apjfnn import APJFNN, BPJFNN
 from confitlib.rankers.augmented import HyDE, HyQE
 from confitlib.rankers.base import Ranker
-from confitlib.rankers.confit_v1 import FieldConFitV1, FieldConfig
+from confitlib.rankers.confit_v1 import FieldConFitV1
 from confitlib.rankers.cross_encoder import CrossEncoder
-from confitlib.rankers.dense import ConFitV1, ConFitV2, InBatch, RawEmbed
-from confitlib.rankers.dpgnn import DPGNN, GraphConfig
-from confitlib.rankers.federated import FederatedConfig, FedPJF
+from confitlib.rankers.dense import ConFitV1, ConFitV2, InBatch, Mined, RawEmbed
+from confitlib.rankers.dpgnn import DPGNN
+from confitlib.rankers.federated import FedPJF
 from confitlib.rankers.global_match import GlobalMatch
 from confitlib.rankers.inexit import InEXIT
 from confitlib.rankers.lexical import BM25, TfIdf
@@ -26,14 +26,14 @@ from confitlib.rankers.siamese import Siamese
 from confitlib.rankers.trees import Trees
 from confitlib.rankers.zero_shot import OpenAIEmbed, TwoTowers
 
-_UNTRAINED = (BM25, TfIdf, RawEmbed, TwoTowers, OpenAIEmbed, HyDE, HyQE)
-_MATCHERS = (PJFNN, BPJFNN, APJFNN, Siamese, GlobalMatch, MVCoN, InEXIT)
-_SYSTEMS = (Trees, DPGNN, FedPJF)
-_CONFIT = (InBatch, ConFitV1, FieldConFitV1, ConFitV2)
-_RERANKERS = (CrossEncoder, LLMReranker)
+_WORDS = (BM25, TfIdf, Trees)
+_ENCODERS = (RawEmbed, TwoTowers, OpenAIEmbed, HyDE, HyQE)
+_CONFIT = (InBatch, Mined, ConFitV1, FieldConFitV1, ConFitV2)
+_MATCHERS = (PJFNN, BPJFNN, APJFNN, Siamese, GlobalMatch, MVCoN, InEXIT, DPGNN, FedPJF)
+_SECOND_STAGES = (CrossEncoder, LLMReranker)
 
 RANKERS: dict[str, type[Ranker]] = {
-    ranker.__name__: ranker for ranker in (*_UNTRAINED, *_MATCHERS, *_SYSTEMS, *_CONFIT, *_RERANKERS)
+    ranker.__name__: ranker for ranker in (*_WORDS, *_ENCODERS, *_CONFIT, *_MATCHERS, *_SECOND_STAGES)
 }
 
 __all__ = [
@@ -47,23 +47,20 @@ __all__ = [
     "ConFitV2",
     "CrossEncoder",
     "FedPJF",
-    "FederatedConfig",
     "FieldConFitV1",
-    "FieldConfig",
     "GlobalMatch",
-    "GraphConfig",
     "HyDE",
     "HyQE",
     "InBatch",
     "InEXIT",
     "LLMReranker",
     "MVCoN",
+    "Mined",
     "OpenAIEmbed",
     "PairMatcher",
     "PairTraining",
     "Ranker",
     "RawEmbed",
-    "Reranker",
     "Siamese",
     "TfIdf",
     "Trees",

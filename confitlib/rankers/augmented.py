@@ -30,7 +30,8 @@ class _Hypothesising(RawEmbed):
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus, and what is written for the held-out ones."""
-        self.corpus, self.reports, model = corpus, {}, self._model()
+        self.corpus, model = corpus, self._model()
+        self.reports: dict[Side, Any] = {}
         self.embeddings = self._embed(model, corpus)
         self._hypotheses = {side: self._written(corpus, side, model) for side in SIDES}
         return self

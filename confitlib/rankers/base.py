@@ -53,6 +53,11 @@ class Ranker(BaseEstimator):
             scores[group.index] = self.score(group["resume"], [str(job)])[:, 0]
         return scores
 
+    @property
+    def n_parameters(self) -> int:
+        """How many weights a fitted ranker has; 0 for one that has none."""
+        return 0
+
     def save(self, folder: Path) -> None:
         """Write the parameters and whatever was learnt; `load_ranker` reads them back."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Embeddings, Negatives, mine
 from confitlib.rankers.base import Ranker, Scores
-from confitlib.training import TrainingConfig, TrainingResult, train, train_once
+from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
 
 HyRe = bool | Literal["average"]
 Vectors = NDArray[np.float32]
@@ -26,7 +26,8 @@ class RawEmbed(Ranker):
 
     `encoder`: "static", "minilm", a hub name or a local folder; `max_length`: tokens read of a document, or
     None for the encoder's own. `hyre`: append hypothetical texts (HyRe to jobs, HyJob to resumes) where the corpus
-    has them; "average": embed them by themselves and average both vectors. `cache`: folder for embeddings.
+    has them; "average": embed them by themselves and average both vectors. `cache`: folder for embeddings
+    and for encoders trained without mined negatives, which all mining starts from.
     """
 
     name = "RawEmbed"
@@ -41,6 +42,11 @@ class RawEmbed(Ranker):
         self.corpus = corpus
         self.embeddings = self._embed(self._model(), corpus)
         return self
+
+    @property
+    def n_parameters(self) -> int:
+        """The weights of the encoder."""
+        return sum(weight.numel() for weight in self._model().parameters())
 
     def _embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
         cache = self._cache(model)
@@ -111,17 +117,25 @@ class InBatch(RawEmbed):
         self.result = self._train(corpus, self.negatives)
         return self
 
+    @property
+    def history(self) -> pd.DataFrame:
+        """The training log, one row a logged step."""
+        return self.result.history
+
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
         return {}
 
-    def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None) -> TrainingResult:
-        if self.cache:
-            cache, limit = Path(self.cache), self.max_length
-            return train_once(
-                self.encoder, corpus, self.config, negatives, cache=cache, max_length=limit, progress=False
-            )
-        encoder = load_encoder(self.encoder, max_length=self.max_length, seed=self.config.seed)
-        return train(encoder, corpus, self.config, negatives, progress=False)
+    def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None = None) -> TrainingResult:
+        cache, limit = Path(self.cache) if self.cache else None, self.max_length
+        if cache and not negatives:
+            return train_once(self.encoder, corpus, self.config, cache=cache, max_length=limit, progress=False)
+        encoder = load_encoder(self.encoder, max_length=limit, seed=self.config.seed)
+        embeddings = cache and cache / "embeddings"
+        refresh = self._refresh() if negatives else None
+        return train(encoder, corpus, self.config, negatives, refresh=refresh, cache=embeddings, progress=False)
+
+    def _refresh(self) -> Refresh | None:
+        return None
 
     def _model(self) -> TextEncoder:
         return self.result.encoder
@@ -150,7 +164,43 @@ class ConFitV1(InBatch):
         return {side: mine("rejected", corpus, target=side, seed=self.config.seed) for side in SIDES}
 
 
-class ConFitV2(InBatch):
+class Mined(InBatch):
+    """Two stages: in-batch training, mining with its encoder by any strategy, training afresh with both.
+
+    `strategy`: one of `confitlib.mining.STRATEGIES`; `parameters`: what `mine` takes for it, such as `n`, or `lo`
+    and `hi` of a band; `refresh`: mine again every so many epochs of the second stage (ANCE), 0 for never.
+    Source of the two stages: ConFit v2, README and hard_negative_mining.py.
+    """
+
+    name = "mined"
+
+    def __init__(
+        self,
+        strategy: str = "band",
+        parameters: Mapping[str, Any] | None = None,
+        encoder: str = "static",
+        config: TrainingConfig = TrainingConfig(),
+        max_length: int | None = None,
+        hyre: HyRe = True,
+        cache: str | None = None,
+        refresh: int = 0,
+    ) -> None:
+        super().__init__(encoder, config, max_length, hyre, cache)
+        self.strategy, self.parameters, self.refresh = strategy, parameters, refresh
+
+    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
+        embeddings = self._embed(self._train(corpus).encoder, corpus)
+        ask: dict[str, Any] = {"embeddings": embeddings, "seed": self.config.seed, **self._mining()}
+        return {side: mine(corpus=corpus, target=side, **ask) for side in SIDES}
+
+    def _mining(self) -> dict[str, Any]:
+        return {"strategy": self.strategy, **(self.parameters or {})}
+
+    def _refresh(self) -> Refresh | None:
+        return Refresh(self.strategy, self.parameters or {}, self.refresh) if self.refresh else None
+
+
+class ConFitV2(Mined):
     """The two stages of ConFit v2: in-batch training, runner-up mining with its encoder, training with both.
 
     `band`: percentiles `[lo, hi)` of the negatives (paper: 3-4 %). HyRe texts are used when the corpus
@@ -168,16 +218,11 @@ class ConFitV2(InBatch):
         hyre: HyRe = True,
         cache: str | None = None,
     ) -> None:
-        super().__init__(encoder, config, max_length, hyre, cache)
-        self.band = band
+        InBatch.__init__(self, encoder, config, max_length, hyre, cache)
+        self.band, self.refresh = band, 0
 
-    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
-        seed, (lo, hi) = self.config.seed, self.band
-        first = self._train(corpus, None).encoder
-        embeddings = self._embed(first, corpus)
-        return {
-            side: mine("band", corpus, embeddings=embeddings, target=side, seed=seed, lo=lo, hi=hi) for side in SIDES
-        }
+    def _mining(self) -> dict[str, Any]:
+        return {"strategy": "band", "lo": self.band[0], "hi": self.band[1]}
 
     def _load_learnt(self, folder: Path) -> None:
         super()._load_learnt(folder)

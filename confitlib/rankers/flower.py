@@ -88,7 +88,7 @@ class FlowerStrategy(flwr.server.strategy.Strategy):
         """Nothing is evaluated at the clients."""
         return None, {}
 
-    def evaluate(self, parameters: Any, **kwargs: Any) -> None:
+    def evaluate(self, server_round: int, parameters: Any) -> None:
         """Nothing is evaluated at the server."""
 
 

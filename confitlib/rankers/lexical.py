@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
-import bm25s
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.lexical import Variant, WordIndex
 from confitlib.rankers.base import Ranker, Scores
 from confitlib.text import texts, words
-
-_METHODS = {"okapi": "robertson", "bm25l": "bm25l"}
 
 
 class BM25(Ranker):
@@ -30,7 +28,7 @@ class BM25(Ranker):
 
     def __init__(
         self,
-        variant: Literal["okapi", "bm25l"] = "okapi",
+        variant: Variant = "okapi",
         unique: bool = False,
         k1: float = 1.5,
         b: float = 0.75,
@@ -46,19 +44,15 @@ class BM25(Ranker):
         self._indexes = {side: self._build(self._words[side]) for side in SIDES}
         return self
 
-    def _build(self, documents: list[list[str]]) -> bm25s.BM25:
-        built = bm25s.BM25(method=_METHODS[self.variant], k1=self.k1, b=self.b, delta=self.delta)
-        built.index(documents, show_progress=False)
-        return built
+    def _build(self, documents: list[list[str]]) -> WordIndex:
+        return WordIndex(documents, self.variant, self.unique, self.k1, self.b, self.delta)
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """BM25 of every pair, the target side being the indexed documents."""
         rows = {"resume": self.corpus.positions("resume", resume_ids), "job": self.corpus.positions("job", job_ids)}
         index, queries = self._indexes[target], self._words[other(target)]
-        if self.unique:
-            queries = [list(dict.fromkeys(query)) for query in queries]
-        by_query = np.stack([index.get_scores(queries[query])[rows[target]] for query in rows[other(target)]])
-        return (by_query.T if target == "resume" else by_query).astype(np.float32)
+        by_query = np.stack([index.scores(queries[query])[rows[target]] for query in rows[other(target)]])
+        return by_query.T if target == "resume" else by_query
 
 
 class TfIdf(Ranker):

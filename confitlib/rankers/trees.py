@@ -159,6 +159,8 @@ class Trees(Ranker):
                 self._vectorizer = self._new_vectorizer(json.loads((folder / VOCABULARY).read_text()))
                 if self.vectors == "tfidf":
                     self._vectorizer.idf_ = learnt["idf"]
+                else:
+                    self._vectorizer.fit([""])  # counts need no more than the vocabulary
 
 
 def _features(vectors: dict[Side, Vectors], pairs: dict[Side, Rows]) -> NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
 from confitlib.training.loss import confit_v1_loss, contrastive_loss, info_nce
+from confitlib.training.optimizer import RowAdam
+from confitlib.training.refresh import Refresh
 from confitlib.training.trainer import (
     DualEncoder,
     TrainingConfig,
@@ -15,6 +17,8 @@ __all__ = [
     "DualEncoder",
     "PairCollator",
     "PositivePairs",
+    "Refresh",
+    "RowAdam",
     "TrainingConfig",
     "TrainingResult",
     "confit_v1_loss",

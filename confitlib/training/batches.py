@@ -37,8 +37,12 @@ class PositivePairs(torch.utils.data.Dataset):
         if labels.empty:
             raise ValueError(f"corpus {corpus.name!r} has no accepted pair in split {split!r}: nothing to learn from")
         self.rows = {side: corpus.positions(side, labels[f"{side}_id"]) for side in SIDES}
-        self.negatives = {side: _pools(corpus, side, (negatives or {}).get(side)) for side in SIDES}
-        self.per_pair, self.seed, self.epoch = per_pair, seed, 0
+        self.corpus, self.per_pair, self.seed, self.epoch = corpus, per_pair, seed, 0
+        self.use(negatives or {})
+
+    def use(self, negatives: Mapping[Side, Negatives]) -> None:
+        """Draw from these hard negatives from now on."""
+        self.negatives = {side: _pools(self.corpus, side, negatives.get(side)) for side in SIDES}
 
     def __len__(self) -> int:
         return len(self.rows["resume"])
@@ -57,7 +61,7 @@ _EMPTY = np.empty(0, dtype=np.intp)
 
 def _pools(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int, NDArray[np.intp]]:
     """Hard negatives of a side by query row."""
-    if negatives is None:
+    if negatives is None or negatives.table.empty:
         return {}
     if negatives.target != side:
         raise ValueError(f"negatives for {side}s hold {negatives.target}s: pass them under {negatives.target!r}")

@@ -24,6 +24,8 @@ from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Negatives
 from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
 from confitlib.training.loss import contrastive_loss
+from confitlib.training.optimizer import RowAdam
+from confitlib.training.refresh import Refresh, RefreshCallback
 
 DECIDES = ("corpus", "text", "encoder", "mining", "training")  # the modules that decide a training's outcome
 Validator = Callable[[TextEncoder], Mapping[str, float]]
@@ -108,11 +110,11 @@ class ContrastiveTrainer(Trainer):
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
-        """SparseAdam where only the tokens of a batch change, else the Trainer's AdamW."""
+        """RowAdam where only the tokens of a batch change, else the Trainer's AdamW."""
         if not self._sparse:
             return super().create_optimizer(*args)
         trained = [parameter for parameter in self.model.encoder.backbone.parameters() if parameter.requires_grad]
-        self.optimizer: torch.optim.Optimizer = torch.optim.SparseAdam(trained, lr=self.args.learning_rate)
+        self.optimizer: torch.optim.Optimizer = RowAdam(trained, lr=self.args.learning_rate)
         return self.optimizer
 
     @property
@@ -173,6 +175,7 @@ def train(
     config: TrainingConfig = TrainingConfig(),
     negatives: Mapping[Side, Negatives] | None = None,
     *,
+    refresh: Refresh | None = None,
     output_dir: Path | None = None,
     cache: Path | None = None,
     validator: Validator | None = None,
@@ -181,12 +184,13 @@ def train(
     """Train `encoder` in place on the accepted training pairs and return it at its best validation epoch.
 
     `negatives`: hard negatives by target side: mined (ConFit v2) or labelled rejections (ConFit v1);
-    None trains with in-batch negatives only. With `output_dir`, checkpoints are kept there and a rerun
-    resumes from the last one, ending in the same weights as an uninterrupted run; raises ValueError if they
-    are another run's. `cache` keeps the embeddings that an adapter is trained on.
+    None trains with in-batch negatives only. `refresh`: mine them again as the encoder learns (ANCE). With
+    `output_dir`, checkpoints are kept there and a rerun resumes from the last one, ending in the same weights as
+    an uninterrupted run; raises ValueError if they are another run's. `cache` keeps the embeddings that an adapter
+    is trained on.
     """
     if output_dir is not None:
-        _claim_folder(output_dir, _run_key(encoder, corpus, config, negatives))
+        _claim_folder(output_dir, _run_key(encoder, corpus, config, negatives, refresh))
     _set_trainable(encoder, config.mode)
     stores = {side: DocumentStore(encoder, corpus, side, config.mode == "adapter", cache) for side in SIDES}
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
@@ -210,6 +214,8 @@ def train(
             data_collator=PairCollator(stores, corpus, config.negatives_per_batch),
             callbacks=[_EpochCallback(pairs)],
         )
+        if refresh is not None:
+            trainer.add_callback(RefreshCallback(refresh, encoder, corpus, pairs, folder, config.seed))
         trainer.remove_callback(PrinterCallback)  # the log is in the result; without a bar it would be printed
         with _threads(1 if encoder.sparse_parameters or config.mode == "adapter" else None):
             outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
@@ -224,24 +230,30 @@ def train_once(
     negatives: Mapping[Side, Negatives] | None = None,
     *,
     cache: Path,
+    refresh: Refresh | None = None,
     max_length: int | None = None,
     **options: Any,
 ) -> TrainingResult:
     """`train`, unless the same run (weights, data, settings, negatives and code) is already in the cache."""
     encoder = load_encoder(encoder_name, max_length=max_length, seed=config.seed)
-    folder = cache / _run_key(encoder, corpus, config, negatives)
+    folder = cache / _run_key(encoder, corpus, config, negatives, refresh)
     if not folder.exists():
-        result = train(encoder, corpus, config, negatives, cache=cache / "embeddings", **options)
+        result = train(encoder, corpus, config, negatives, refresh=refresh, cache=cache / "embeddings", **options)
         _save_at_once(result, folder)
     return TrainingResult.load(folder)
 
 
 def _run_key(
-    encoder: TextEncoder, corpus: Corpus, config: TrainingConfig, negatives: Mapping[Side, Negatives] | None
+    encoder: TextEncoder,
+    corpus: Corpus,
+    config: TrainingConfig,
+    negatives: Mapping[Side, Negatives] | None,
+    refresh: Refresh | None,
 ) -> str:
     """A hash of everything that decides a run: weights, data, settings, negatives and code."""
     mined = {side: table.fingerprint() for side, table in (negatives or {}).items()}
     parts = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
+    parts["refresh"] = {} if refresh is None else asdict(refresh)
     return content_key(**parts, negatives=mined, code=code_hash(*DECIDES))
 
 

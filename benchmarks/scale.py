@@ -1,0 +1,140 @@
+"""Peak memory and time against the number of documents, and approximate search beside exact search."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import arguments, environment, interleaved, report
+from confitlib.corpus import SIDES
+from confitlib.market import PRESETS, compose, compose_to_parquet
+from confitlib.mining.band import band_window
+from confitlib.rankers import ConFitV2
+from confitlib.records import peak_memory
+from confitlib.scale import DocumentShards, VectorShards, encode_shards, known_positives, sharded_band
+from confitlib.scale.index import VectorIndex, build_index, default_effort, recall
+from confitlib.training import TrainingConfig
+
+PRESET = {True: "tiny", False: "laptop"}  # quick or not: whose train split is a shard
+SHARDS = {True: (4, 12), False: (18, 72, 358)}  # laptop: about 50k, 200k and 1M documents
+QUERIES = 256
+NEIGHBOURS = 10
+KINDS = ("flat", "ivf", "hnsw")
+
+
+def main() -> None:
+    """Measure, print and, with `--json`, write."""
+    options = arguments(__doc__)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        preset = PRESET[options.quick]
+        encoder = alone(train_encoder, Path(folder), preset)[0]
+        for shards in SHARDS[options.quick]:
+            rows += memory_rows(Path(folder), encoder, preset, shards)
+        report("scale, memory", rows, growth(rows), environment("pyarrow", "faiss-cpu"))
+        vectors = resume_vectors(Path(folder), encoder, SHARDS[options.quick][0])
+        found = [index_row(vectors, kind, Path(folder) / kind) for kind in KINDS]
+    summary = growth(rows) | {f"{row['index']}_recall": row[f"recall@{NEIGHBOURS}"] for row in found}
+    report("scale", found, summary, environment("faiss-cpu"), options.json)
+
+
+def train_encoder(folder: Path, preset: str) -> Path:
+    """A static encoder trained with runner-ups, saved."""
+    ranker = ConFitV2(config=TrainingConfig(epochs=2))
+    ranker.fit(compose(preset, seed=0).corpus)
+    return ranker.result.encoder.save(folder / "encoder")
+
+
+def memory_rows(folder: Path, encoder: Path, preset: str, shards: int) -> list[dict[str, Any]]:
+    """What composing, encoding and mining a market of so many shards takes, each in a process of its own."""
+    market, rows = folder / "market", []
+    size = shards * sum(PRESETS[preset].sizes(side)["train"] for side in SIDES)
+    stages: dict[str, Callable[..., Any]] = {"compose": compose_stage, "encode": encode_stage, "mine": mine_stage}
+    for name, stage in stages.items():
+        _, seconds, peak = alone(stage, market, encoder, shards, preset)
+        rows.append({"stage": name, "documents": size, "seconds": seconds, "peak MB": peak})
+    return rows
+
+
+def alone(function: Callable[..., Any], *given: Any) -> tuple[Any, float, float]:
+    """Result, seconds and peak memory of a call in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (function, given))
+
+
+def _measured(function: Callable[..., Any], given: tuple[Any, ...]) -> tuple[Any, float, float]:
+    start = time.perf_counter()
+    result = function(*given)
+    return result, time.perf_counter() - start, peak_memory()["peak_memory_mb"] or float("nan")
+
+
+def compose_stage(market: Path, encoder: Path, shards: int, preset: str) -> None:
+    """Write the shards that are not there yet; a larger market contains the smaller ones."""
+    compose_to_parquet(preset, 0, market, shards)
+
+
+def encode_stage(market: Path, encoder: Path, shards: int, preset: str) -> None:
+    """Encode both sides."""
+    for side in ("resume", "job"):
+        encode_shards(documents(market, side, shards), encoder, market / "vectors")
+
+
+def mine_stage(market: Path, encoder: Path, shards: int, preset: str) -> None:
+    """Mine the band of some job queries against all resumes."""
+    resumes, jobs = documents(market, "resume", shards), documents(market, "job", shards)
+    pool = encode_shards(resumes, encoder, market / "vectors")
+    queries = encode_shards(DocumentShards(jobs.paths[:1], "job"), encoder, market / "vectors")
+    known = known_positives(market, resumes, jobs).T.tocsr()[: len(queries)]
+    start, stop = band_window(len(pool) - np.diff(known.indptr), 0.03, 0.04)
+    stop[QUERIES:] = start[QUERIES:]  # the rest asks for nothing
+    sharded_band(queries, pool, known, start, stop)
+
+
+def documents(market: Path, side: Any, shards: int) -> DocumentShards:
+    """The first shards of a side."""
+    return DocumentShards(DocumentShards.of_folder(market, side).paths[:shards], side)
+
+
+def resume_vectors(folder: Path, encoder: Path, shards: int) -> VectorShards:
+    """The vectors of a pool of resumes, which `encode_stage` has made already."""
+    return encode_shards(documents(folder / "market", "resume", shards), encoder, folder / "market" / "vectors")
+
+
+def index_row(vectors: VectorShards, kind: Any, folder: Path) -> dict[str, Any]:
+    """Build, save and load one index; recall against exact search and latency of one query at a time."""
+    queries = vectors.sample(QUERIES)
+    exact = build_index(vectors, "flat").search(queries, NEIGHBOURS)[1]
+    start = time.perf_counter()
+    built = build_index(vectors, kind)
+    seconds = time.perf_counter() - start
+    names = pd.DataFrame({"id": range(len(vectors)), "title": ""})
+    VectorIndex(kind, "resume", "", "", names, built).save(folder)
+    loaded = VectorIndex.load(folder)
+    found = loaded.search(queries, NEIGHBOURS)[0]
+    each = interleaved({"search": lambda: [loaded.search(query[None], NEIGHBOURS) for query in queries]})["search"]
+    return {
+        "index": kind,
+        "vectors": len(vectors),
+        "effort": default_effort(kind, len(vectors)),
+        "build s": seconds,
+        "MB": sum(file.stat().st_size for file in folder.iterdir()) / 1e6,
+        f"recall@{NEIGHBOURS}": recall(found, exact),
+        "ms/query": 1e3 * each / len(queries),
+    }
+
+
+def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Peak memory of the largest market over that of the smallest, by stage."""
+    stages = {row["stage"]: [one["peak MB"] for one in rows if one["stage"] == row["stage"]] for row in rows}
+    return {f"{stage}_growth": peaks[-1] / peaks[0] for stage, peaks in stages.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Choosing the band from data: where held-out matches fall in the rankings tells where unlabelled ones hide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+
+from confitlib.corpus import Corpus, Side, Split, other
+from confitlib.mining.band import band
+from confitlib.mining.task import Embeddings, Selection, Task
+
+RESAMPLES = 200
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenBand:
+    """A band `[lo, hi)` with the curve it was chosen from.
+
+    `curve`: a row a band that was considered: `lo, hi, rate` (estimated share of false negatives), `low, high`
+    (95 % bootstrap over queries). `matches`: held-out accepted pairs that the estimate rests on.
+    """
+
+    lo: float
+    hi: float
+    curve: pd.DataFrame
+    matches: int
+
+
+def choose_band(
+    corpus: Corpus,
+    embeddings: Embeddings,
+    target: Side,
+    *,
+    width: float = 0.01,
+    bound: float = 0.1,
+    top_rate: float = 1.0,
+    split: Split = "valid",
+    seed: int = 0,
+) -> ChosenBand:
+    """The hardest band of a given width whose estimated share of false negatives stays within a bound. Ours.
+
+    Accepted pairs of a held-out split are ranked among the training pool of `target`: an unlabelled match would fall
+    where they fall. Their density along the ranking, which must not rise (isotonic regression on bins of half a
+    width), becomes shares of false negatives by assuming that `top_rate` of the first bin are matches: 1 makes the
+    estimate an upper bound. Labels alone are used, never the truth. Assumes that accepted pairs are as easy to rank
+    as unlabelled matches. Raises ValueError without held-out accepted pairs, or if no band meets the bound.
+    """
+    if not 0 < width <= 0.5 or not 0 < bound < 1 or not 0 < top_rate <= 1:
+        raise ValueError(f"needs 0 < width <= 0.5, 0 < bound < 1, 0 < top_rate <= 1, got {width}, {bound}, {top_rate}")
+    places = held_out_percentiles(corpus, embeddings, target, split)
+    bins = round(2 / width)
+    rates = top_rate * _relative(places["percentile"].to_numpy(), bins)
+    low, high = _interval(places, bins, top_rate, seed)
+    starts = np.arange(bins - 1) / bins
+    curve = pd.DataFrame({"lo": starts, "hi": starts + 2 / bins, "rate": rates, "low": low, "high": high})
+    safe = curve[curve["rate"] <= bound]
+    if safe.empty:
+        raise ValueError(
+            f"every band of width {width} may hold more than {bound:.0%} matches: allow more, or label more"
+        )
+    first = safe.iloc[0]
+    return ChosenBand(float(first["lo"]), float(first["hi"]), curve, len(places))
+
+
+def chosen_band(task: Task, width: float = 0.01, bound: float = 0.1, top_rate: float = 1.0) -> Selection:
+    """The band that `choose_band` picks from the validation split. Ours."""
+    if task.embeddings is None or not len(task.query_ids):
+        return band(task)  # which says what is missing, or has nothing to mine for
+    chosen = choose_band(task.corpus, task.embeddings, task.target, width=width, bound=bound, top_rate=top_rate)
+    return band(task, chosen.lo, chosen.hi)
+
+
+def held_out_percentiles(corpus: Corpus, embeddings: Embeddings, target: Side, split: Split) -> pd.DataFrame:
+    """Where the accepted pairs of a split fall: the share of the training pool that scores higher than each.
+
+    Returns `query_id, percentile`. Raises ValueError if the split has no accepted pair or there is no training pool.
+    """
+    embeddings.check(corpus)
+    accepted, query_side = corpus.labelled(split, 1), other(target)
+    pool = embeddings.of(target)[corpus.positions(target, corpus.pool(target, "train"))]
+    if accepted.empty or not len(pool):
+        raise ValueError(f"corpus {corpus.name!r}: to choose a band, the {split} split needs accepted pairs and the "
+                         f"train split {target}s")  # fmt: skip
+    queries = embeddings.of(query_side)[corpus.positions(query_side, accepted[f"{query_side}_id"])]
+    matches = embeddings.of(target)[corpus.positions(target, accepted[f"{target}_id"])]
+    own = np.einsum("nd,nd->n", queries, matches)
+    above = [(pool @ query > score).mean() for query, score in zip(queries, own, strict=True)]
+    return pd.DataFrame({"query_id": accepted[f"{query_side}_id"], "percentile": above})
+
+
+def _relative(percentiles: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """Density in every pair of neighbouring bins, relative to the first bin, `[bins - 1]`; falling."""
+    counts = np.histogram(percentiles, bins=bins, range=(0, 1))[0]
+    density = IsotonicRegression(increasing=False).fit_transform(np.arange(bins), counts)
+    return (density[:-1] + density[1:]) / 2 / max(density[0], 1e-12)
+
+
+def _interval(
+    places: pd.DataFrame, bins: int, top_rate: float, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rng, groups = np.random.default_rng(seed), [part.to_numpy() for _, part in places.groupby("query_id")["percentile"]]
+    draws = rng.integers(len(groups), size=(RESAMPLES, len(groups)))
+    curves = [top_rate * _relative(np.concatenate([groups[place] for place in draw]), bins) for draw in draws]
+    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
+    return low, high

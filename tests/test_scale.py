@@ -1,0 +1,418 @@
+"""Past memory and past one machine: shards, exact sharded mining, lost workers, indexes, cost curves."""
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array, random_array
+from test_lab import make_project
+from typer.testing import CliRunner
+
+from confitlib import cli, lab
+from confitlib.encoder import load_encoder
+from confitlib.market import compose_to_parquet
+from confitlib.mining.band import band
+from confitlib.mining.kernel import Picks, concatenate, select_band
+from confitlib.mining.task import Embeddings, Task, document_ids
+from confitlib.records import read_entries
+from confitlib.scale import (
+    DocumentShards,
+    LocalEngine,
+    RayEngine,
+    VectorShards,
+    band_on,
+    encode_shards,
+    known_positives,
+    mining,
+    sharded_band,
+    split_vectors,
+)
+from confitlib.scale.curves import extrapolate, fit_power_laws, measure_costs
+from confitlib.scale.index import VectorIndex, build_index, open_documents, read_document, recall
+from confitlib.scale.mining import BandTask, mine_task
+from confitlib.scale.shards import write_vectors
+from confitlib.text import texts
+
+SMALL = {"train_resumes": 30, "train_jobs": 12}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return compose_to_parquet("tiny", 3, tmp_path_factory.mktemp("market"), shards=3, **SMALL)
+
+
+def read(folder: Path, table: str) -> pd.DataFrame:
+    return pd.concat(map(pd.read_parquet, sorted((folder / table).glob("*.parquet"))), ignore_index=True)
+
+
+def same(left: Picks, right: Picks) -> bool:
+    names = ("query", "item", "rank", "score")
+    pairs = [(getattr(left, name), getattr(right, name)) for name in names]
+    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+
+
+def test_the_first_shards_of_a_large_market_are_a_small_one(folder, tmp_path):
+    compose_to_parquet("tiny", 3, tmp_path, shards=2, **SMALL)
+    for table in ("resumes", "jobs", "labels"):
+        large, small = read(folder, table), read(tmp_path, table)
+        assert small.equals(large[: len(small)]) and len(small) < len(large), table
+    resumes = read(folder, "resumes")
+    assert resumes["resume_id"].is_unique and resumes["resume_id"].is_monotonic_increasing
+    assert resumes["experience"].is_unique
+
+
+def test_a_shard_that_is_missing_comes_back_and_the_others_stay(tmp_path):
+    compose_to_parquet("tiny", 3, tmp_path, shards=2, **SMALL)
+    lost, kept = tmp_path / "resumes/00001.parquet", tmp_path / "resumes/00000.parquet"
+    content, age = lost.read_bytes(), kept.stat().st_mtime_ns
+    lost.unlink()
+    compose_to_parquet("tiny", 3, tmp_path, shards=2, **SMALL)
+    assert lost.read_bytes() == content and kept.stat().st_mtime_ns == age
+
+
+def test_two_markets_do_not_mix(folder):
+    with pytest.raises(FileExistsError, match="another market"):
+        compose_to_parquet("tiny", 4, folder, shards=1, **SMALL)
+    with pytest.raises(ValueError, match="at least 1"):
+        compose_to_parquet("tiny", 3, folder, shards=0)
+
+
+def test_documents_stream_with_the_text_that_a_corpus_gives(folder, tiny):
+    documents = DocumentShards.of_folder(folder, "job")
+    assert (documents.sizes, len(documents)) == ([12, 12, 12], 36)
+    streamed = [text for path in documents.paths for batch in documents.texts(path, rows=5) for text in batch]
+    jobs = read(folder, "jobs").set_index("job_id")
+    corpus = replace(tiny, jobs=jobs, labels=tiny.labels[:0], rankings=tiny.rankings[:0], truth=None)
+    assert streamed == texts(corpus, "job").tolist()
+    assert [one for path in documents.paths for one in documents.ids(path)] == jobs.index.tolist()
+
+
+def test_a_folder_without_documents_says_how_to_get_some(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"resumes/\*.parquet.*confitlib.market"):
+        DocumentShards.of_folder(tmp_path, "resume")
+
+
+def test_encoded_shards_equal_one_call_and_are_made_once(folder, tmp_path):
+    documents = DocumentShards.of_folder(folder, "resume")
+    vectors = encode_shards(documents, "static", tmp_path)
+    listed = [text for path in documents.paths for batch in documents.texts(path) for text in batch]
+    assert np.array_equal(vectors.take(np.arange(90)), load_encoder("static", device="cpu").encode(listed))
+    ages = [path.stat().st_mtime_ns for path in vectors.paths]
+    again = encode_shards(documents, "static", tmp_path)
+    assert again == vectors and [path.stat().st_mtime_ns for path in again.paths] == ages
+
+
+def test_vectors_of_another_text_are_not_reused(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    file, made = tmp_path / "jobs/0.parquet", []
+    for text in ("nurse", "welder"):
+        pd.DataFrame({"job_id": ["J1"], "text": [text]}).to_parquet(file)
+        made.append(encode_shards(DocumentShards((file,), "job"), "static", tmp_path / "vectors"))
+    assert made[0].paths != made[1].paths
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_vectors_in_files_read_as_one_array(rows, tmp_path):
+    whole = np.arange(22, dtype=np.float32).reshape(11, 2)
+    shards = split_vectors(whole, tmp_path, 3)
+    assert shards.sizes == [4, 4, 3] and shards.dim == 2
+    firsts, blocks = zip(*shards.blocks(rows), strict=True)
+    assert np.array_equal(np.concatenate(blocks), whole)
+    assert np.array_equal(np.concatenate([block[:1] for block in blocks]), whole[list(firsts)])
+    positions = np.array([0, 3, 4, 10])
+    assert np.array_equal(shards.take(positions), whole[positions])
+    assert len(shards.sample(5)) == 5 and np.array_equal(shards.sample(50), whole)
+
+
+def test_an_interrupted_file_of_vectors_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="expects 3 vectors, got 2"):
+        write_vectors(tmp_path / "v.npy", (3, 2), iter([np.zeros((2, 2), np.float32)]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_known_positives_are_the_accepted_labels(folder):
+    resumes, jobs = (DocumentShards.of_folder(folder, side) for side in ("resume", "job"))
+    known = known_positives(folder, resumes, jobs)
+    labels = read(folder, "labels").query("label == 1")
+    ids = {side: read(folder, f"{side}s")[f"{side}_id"] for side in ("resume", "job")}
+    row, column = known.nonzero()
+    found = set(zip(ids["resume"][row], ids["job"][column], strict=True))
+    assert found == set(zip(labels["resume_id"], labels["job_id"], strict=True)) and len(found) > 20
+
+
+def windows(rng: np.random.Generator, removed: csr_array) -> tuple[np.ndarray, np.ndarray]:
+    left = removed.shape[1] - np.diff(removed.indptr)
+    bounds = np.sort(rng.integers(0, left + 1, size=(2, len(left))), axis=0)
+    return bounds[0], bounds[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), values=st.integers(1, 4), sample=st.sampled_from([1, 3, 1000]))
+def test_sharded_windows_equal_a_full_ranking_ties_included(tmp_path_factory, seed, values, sample):
+    rng = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("vectors")
+    q, n = rng.integers(1, 12), rng.integers(1, 60)
+    queries, pool = (rng.integers(-values, values + 1, size=(k, 3)).astype(np.float32) for k in (q, n))
+    removed = csr_array(random_array((q, n), density=0.2, rng=rng) > 0)
+    start, stop = windows(rng, removed)
+    expected = concatenate(select_band(queries, pool, removed, start, stop))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mining, "SAMPLE", sample)
+        patch.setattr(mining, "SPREADS", 0.01)  # brackets that often miss
+        patch.setattr(mining, "TILE", 7)
+        shards = split_vectors(queries, folder / "q", 3), split_vectors(pool, folder / "p", 4)
+        found = sharded_band(*shards, removed, start, stop)
+    assert same(found, expected)
+
+
+@pytest.mark.parametrize("target", ["resume", "job"])
+def test_the_band_of_real_vectors_is_the_same_to_the_last_bit(target, tiny, tmp_path):
+    embeddings = Embeddings.of_corpus(load_encoder("static", device="cpu"), tiny)
+    other = "job" if target == "resume" else "resume"
+    queries, pool = document_ids(tiny, other, "train"), document_ids(tiny, target, "train")
+    task = Task(tiny, target, queries, pool, embeddings, n=2, seed=5)
+    expected, found = band(task, 0.05, 0.2), band_on(task, tmp_path, LocalEngine(), 0.05, 0.2, shards=3)
+    assert same(found.picks, expected.picks)
+    assert np.array_equal(found.candidates, expected.candidates) and np.array_equal(found.removed, expected.removed)
+    with pytest.raises(ValueError, match="0 <= lo < hi <= 1"):
+        band_on(task, tmp_path, LocalEngine(), 0.5, 0.2)
+
+
+def test_a_pass_keeps_little_more_than_the_window(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    pool = rng.normal(size=(40_000, 8)).astype(np.float32)
+    kept = []
+    counted = mining._windows
+    monkeypatch.setattr(mining, "_windows", lambda *a: (kept.append(len(a[3].item)), counted(*a))[1])
+    shards = split_vectors(pool[:20], tmp_path / "q", 1), split_vectors(pool, tmp_path / "p", 5)
+    start, stop = np.full(20, 1200), np.full(20, 1600)
+    sharded_band(*shards, csr_array((20, 40_000), dtype=bool), start, stop)
+    assert len(kept) == 1, "a bracket missed"
+    assert 20 * 400 <= kept[0] <= 4 * 20 * 400
+
+
+@pytest.mark.parametrize("spoil", ["stop", "vectors"])
+def test_what_cannot_be_ranked_is_an_error_not_an_endless_search(spoil, tmp_path):
+    pool = np.ones((30, 2), dtype=np.float32)
+    pool[3] = np.nan if spoil == "vectors" else 1.0
+    shards = split_vectors(pool[:2], tmp_path / "q", 1), split_vectors(pool, tmp_path / "p", 2)
+    stop = np.full(2, 31 if spoil == "stop" else 30)
+    with pytest.raises(ValueError, match="behind the last item, or vectors hold NaN"):
+        sharded_band(*shards, csr_array((2, 30), dtype=bool), stop - 1, stop)
+
+
+def test_an_engine_that_is_not_running_says_so():
+    with pytest.raises(RuntimeError, match="with RayEngine"):
+        RayEngine().map(len, ["a"])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one cluster at a time
+def test_a_cluster_that_is_not_there_is_named():
+    pytest.importorskip("ray")
+    with pytest.raises(ConnectionError, match="ray start --head"), RayEngine("auto"):
+        pass
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """A mining task whose first worker is killed in the middle of it."""
+
+    task: BandTask
+    marks: Path
+    number: int
+
+
+def mine_or_die(doomed: Doomed) -> tuple[Picks, int]:
+    attempt = len(list(doomed.marks.glob(f"{doomed.number}-*")))
+    (doomed.marks / f"{doomed.number}-{attempt}").touch()
+    found = mine_task(doomed.task)
+    if doomed.number == 1 and attempt == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)  # long enough that both workers get work
+    return found, os.getpid()
+
+
+@pytest.fixture(scope="module")
+def ray_engine():
+    ray = pytest.importorskip("ray")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
+    with RayEngine(workers=2) as engine:
+        yield engine
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one cluster at a time
+def test_a_killed_worker_changes_no_bit_of_the_result(ray_engine, tmp_path):
+    rng = np.random.default_rng(1)
+    queries, pool = (rng.integers(-9, 10, size=(n, 12)).astype(np.float32) for n in (60, 3000))
+    pool = np.repeat(pool, 2, axis=0)  # every score twice
+    removed = csr_array(random_array((60, 6000), density=0.002, rng=rng) > 0)
+    start, stop = np.full(60, 180), np.full(60, 241)
+    shards = split_vectors(queries, tmp_path / "q", 6), split_vectors(pool, tmp_path / "p", 4)
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    tasks = [
+        Doomed(BandTask(VectorShards((path,)), shards[1], removed[a : a + 10], start[a : a + 10], stop[a : a + 10]),
+               marks, number)
+        for number, (path, a) in enumerate(zip(shards[0].paths, range(0, 60, 10), strict=True))
+    ]  # fmt: skip
+    results = ray_engine.map(mine_or_die, tasks)
+    assert len(list(marks.glob("1-*"))) == 2, "the killed task ran a second time"
+    assert len({worker for _, worker in results}) >= 2
+    found = concatenate(
+        Picks(part.query + 10 * i, part.item, part.rank, part.score) for i, (part, _) in enumerate(results)
+    )
+    assert same(found, sharded_band(*shards, removed, start, stop, LocalEngine()))
+    assert same(found, sharded_band(*shards, removed, start, stop, ray_engine))
+    assert same(found, concatenate(select_band(queries, pool, removed, start, stop)))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one cluster at a time
+def test_ray_encodes_the_same_vectors(ray_engine, folder, tmp_path):
+    documents = DocumentShards.of_folder(folder, "job")
+    here, there = (encode_shards(documents, "static", tmp_path / name, engine)
+                   for name, engine in (("here", LocalEngine()), ("there", ray_engine)))  # fmt: skip
+    assert [path.name for path in here.paths] == [path.name for path in there.paths]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(here.paths, there.paths, strict=True))
+
+
+@pytest.fixture(scope="module")
+def unit_vectors() -> np.ndarray:
+    rng = np.random.default_rng(4)
+    centres = rng.normal(size=(40, 16))
+    vectors = (centres[rng.integers(40, size=3000)] + 0.5 * rng.normal(size=(3000, 16))).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("flat", 1.0), ("ivf", 0.9), ("hnsw", 0.95)])
+def test_an_index_finds_the_exact_neighbours_and_survives_saving(kind, least, unit_vectors, tmp_path):
+    shards = split_vectors(unit_vectors, tmp_path / "v", 3)
+    documents = pd.DataFrame({"id": [f"J{i}" for i in range(3000)], "title": ""})
+    made = VectorIndex(kind, "job", "static", "0", documents, build_index(shards, kind))
+    exact = np.argsort(-(unit_vectors[:50] @ unit_vectors.T), axis=1, kind="stable")[:, :10]
+    found, scores = made.search(unit_vectors[:50], 10)
+    assert recall(found, exact) >= least
+    assert np.allclose(scores, np.take_along_axis(unit_vectors[:50] @ unit_vectors.T, found, axis=1), atol=1e-5)
+    loaded = VectorIndex.load(made.save(tmp_path / "index"))
+    assert np.array_equal(loaded.search(unit_vectors[:50], 10)[0], found) and loaded.documents.equals(documents)
+
+
+def test_more_effort_finds_more(unit_vectors, tmp_path):
+    shards = split_vectors(unit_vectors, tmp_path / "v", 1)
+    made = VectorIndex("ivf", "job", "static", "0", pd.DataFrame({"id": range(3000)}), build_index(shards, "ivf"))
+    exact = np.argsort(-(unit_vectors[:50] @ unit_vectors.T), axis=1, kind="stable")[:, :10]
+    recalls = [recall(made.search(unit_vectors[:50], 10, effort)[0], exact) for effort in (1, 10, 219)]
+    assert recalls[0] < recalls[1] <= recalls[2] == 1.0
+
+
+def test_recall_counts_neighbours_in_any_order():
+    assert recall(np.array([[2, 1, -1], [0, 1, 2]]), np.array([[1, 2, 3], [0, 1, 2]])) == pytest.approx(5 / 6)
+
+
+def confit(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(one) for one in arguments])
+
+
+def test_a_search_from_the_command_line_finds_the_job_whose_text_it_is_given(folder, tmp_path):
+    assert confit("index", folder, tmp_path / "jobs", "--model", "static", "--kind", "hnsw").exit_code == 0
+    documents = DocumentShards.of_folder(folder, "job")
+    (tmp_path / "cv.txt").write_text(next(documents.texts(documents.paths[1]))[7])
+    result = confit("search", "--resume", tmp_path / "cv.txt", "--jobs", tmp_path / "jobs", "--top", 3)
+    lines = result.output.splitlines()
+    assert result.exit_code == 0 and len(lines) == 3, result.output
+    title = pd.read_parquet(documents.paths[1])["title"][7]
+    assert lines[0].split() == ["1", "1.000", "J00001-000007", *title.split()]
+
+
+def test_a_resume_of_fields_reads_as_the_corpus_writes_it(tmp_path, tiny):
+    row = tiny.resumes.iloc[0][tiny.fields("resume")]
+    (tmp_path / "cv.json").write_text(json.dumps(row.to_dict()))
+    assert read_document(tmp_path / "cv.json", "resume") == texts(tiny, "resume").iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("cv.txt", b"  ", "blank"), ("cv.pdf", b"%PDF\xff\xfe", "not text in UTF-8"), ("cv.json", b"{", "not valid JSON"),
+     ("cv.json", b'{"text": 1}', "object of text fields"), (None, b"", "no resume file")],
+)  # fmt: skip
+def test_a_resume_that_cannot_be_read_is_refused(name, content, message, folder, tmp_path):
+    confit("index", folder, tmp_path / "jobs", "--model", "static")
+    if name:
+        (tmp_path / name).write_bytes(content)
+    result = confit("search", "--resume", tmp_path / (name or "cv.txt"), "--jobs", tmp_path / "jobs")
+    assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output
+
+
+def test_an_index_refuses_another_model_and_an_incomplete_folder(folder, tmp_path):
+    confit("index", folder, tmp_path / "jobs", "--model", "static")
+    other = load_encoder("static", device="cpu")
+    with torch.no_grad():
+        other.backbone.token_weights *= 2
+    (tmp_path / "cv.txt").write_text("nurse")
+    wanted = ["search", "--resume", tmp_path / "cv.txt", "--jobs", tmp_path / "jobs"]
+    result = confit(*wanted, "--model", other.save(tmp_path / "model"))
+    assert result.exit_code == 1 and "other weights" in result.output
+    (tmp_path / "jobs/index.json").unlink()
+    assert "confit index" in confit(*wanted).output
+
+
+def test_an_index_that_cannot_be_made_is_refused(tmp_path):
+    missing = confit("index", "nowhere", "x")
+    assert missing.exit_code == 1 and "neither a folder nor one of the markets" in missing.output
+    vectors = split_vectors(np.ones((2, 2), np.float32), tmp_path, 1)
+    with pytest.raises(ValueError, match="flat, ivf, hnsw"):
+        build_index(vectors, "tree")
+    with pytest.raises(ValueError, match="job or resume"):
+        open_documents("tiny", "people")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")  # one cluster at a time
+def test_a_sweep_on_ray_records_what_a_local_one_does(ray_engine, tmp_path, monkeypatch):
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    sweep = tmp_path / "sweeps/rates.yaml"
+    sweep.write_text('{notebook: "05", profile: tiny, grid: {rate: [0.5]}, seeds: [6, 7]}')
+    assert [run.state for run in lab.run_sweep(sweep, 2, ray_engine.call)] == ["done", "done"]
+    entries = read_entries(tmp_path / "records/rates.jsonl")
+    assert sorted(entry["metrics"]["value"] for entry in entries) == [3.0, 3.5]
+    assert [run.seconds for run in lab.run_sweep(sweep)] == [0, 0]  # what Ray did, a local sweep knows
+
+
+def costs_of(**laws: tuple[float, float]) -> pd.DataFrame:
+    rows = [{"step": step, "documents": n, "seconds": factor * n**power, "floor": factor * n**power / 4}
+            for step, (factor, power) in laws.items() for n in (1000, 2000, 8000)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_power_law_is_recovered_and_needs_two_sizes():
+    laws = fit_power_laws(costs_of(encode=(0.5, 1.0), mine=(1e-6, 2.0)))
+    assert np.allclose(laws, [[0.5, 1.0, 4.0], [1e-6, 2.0, 4.0]])
+    with pytest.raises(ValueError, match="'mine' was measured at one size"):
+        fit_power_laws(costs_of(mine=(1.0, 1.0))[:1])
+
+
+def test_an_estimate_grows_with_the_order_of_the_step():
+    hours = extrapolate(costs_of(encode=(0.45, 1.0), mine=(1e-6, 1.5)), {"encode": 1, "mine": 2}, [8000, 80_000], 2)
+    assert hours.loc["encode"].tolist() == pytest.approx([0.5, 5.0])
+    assert hours.loc["mine", 80_000] == pytest.approx(100 * 1e-6 * 8000**1.5 / 2 / 3600)
+
+
+@pytest.mark.slow
+def test_costs_are_measured_for_every_step_and_size():
+    costs = measure_costs([60, 120])
+    assert costs["step"].tolist() == ["encode", "mine", "train", "evaluate"] * 2
+    assert costs["documents"].tolist() == [60] * 4 + [120] * 4
+    assert (costs[["seconds", "floor"]] > 0).all(axis=None)
