@@ -66,13 +66,17 @@ class FieldNetwork(nn.Module):
         if config.shared_layer:
             layers["job"] = layers["resume"]
         self.layers = nn.ModuleDict(layers)
-        self.merge = nn.ModuleDict({side: nn.Linear(fields[side], 1) for side in SIDES})
-        for side in SIDES:
-            nn.init.constant_(self.merge[side].weight, 1 / fields[side])
+        self.merge = nn.ModuleDict({side: self._mean(fields[side]) for side in SIDES})
 
     @staticmethod
     def _layer(dim: int, config: FieldConfig) -> nn.Module:
         return nn.TransformerEncoderLayer(dim, config.heads, config.feedforward, config.dropout, batch_first=True)
+
+    @staticmethod
+    def _mean(fields: int) -> nn.Module:
+        merge = nn.Linear(fields, 1)
+        nn.init.constant_(merge.weight, 1 / fields)
+        return merge
 
     def forward(self, side: Side, fields: Tensor) -> Tensor:
         """Vectors `[documents, d]`, un-normalised."""
