@@ -98,7 +98,7 @@ def test_scores_of_pairs_are_the_cells_of_the_matrix(fitted, small, name):
     resumes, jobs = list(small.pool("resume", "test")[:4]), list(small.pool("job", "test")[:4])
     matrix = fitted[name].score(resumes, jobs)
     assert matrix.shape == (4, 4) and matrix.dtype == np.float32
-    np.testing.assert_allclose(fitted[name].score_pairs(resumes, jobs), np.diag(matrix), atol=1e-5)
+    np.testing.assert_allclose(fitted[name].score_pairs(resumes, jobs), np.diag(matrix), rtol=1e-5, atol=1e-5)
 
 
 @every_system

@@ -62,18 +62,14 @@ class GraphNetwork(nn.Module):
     def __init__(self, known: dict[Side, int], text_width: int, config: GraphConfig) -> None:
         super().__init__()
         self.free = nn.ParameterDict({side: nn.Parameter(torch.empty(2, known[side], config.dim)) for side in SIDES})
-        self.text = nn.ModuleList([nn.Linear(text_width, config.text_dim, bias=False) for _ in range(2)])
-        for table in self.free.values():
+        self.text = nn.Parameter(torch.empty(2, config.text_dim, text_width))
+        for table in (*self.free.values(), self.text):
             nn.init.normal_(table, std=0.1)
 
     def forward(self, text: dict[Side, Tensor], known: dict[Side, Tensor]) -> dict[Side, Tensor]:
         """`[2, n, dim + text_dim]` a side; `known[side]` is the row of each document's free vectors, -1 for none."""
-        return {
-            side: torch.cat(
-                [_rows(self.free[side], known[side]), torch.stack([one(text[side]) for one in self.text])], -1
-            )
-            for side in SIDES
-        }
+        projected = {side: torch.einsum("vdw,nw->vnd", self.text, text[side]) for side in SIDES}
+        return {side: torch.cat([_rows(self.free[side], known[side]), projected[side]], -1) for side in SIDES}
 
 
 class DPGNN(Ranker):
@@ -193,7 +189,7 @@ class DPGNN(Ranker):
         self.config = GraphConfig(**vars(self)["config"])  # JSON made it a dictionary
         nodes, weights = pd.read_parquet(folder / NODES), load_file(folder / WEIGHTS)
         self.known = {side: pd.Index(nodes.loc[nodes["side"] == side, "id"]) for side in SIDES}
-        self.network = GraphNetwork(self._sizes(), weights["text.0.weight"].shape[1], self.config)
+        self.network = GraphNetwork(self._sizes(), weights["text"].shape[2], self.config)
         self.network.load_state_dict(weights)
 
 

@@ -20,6 +20,7 @@ from confitlib.corpus import Corpus
 from confitlib.rankers.federated import FedPJF, LocalClient, Server, Upload
 
 ASK_SECONDS = 60.0
+JOIN_SECONDS = 300
 
 
 class FlowerClient(flwr.client.NumPyClient):
@@ -46,8 +47,11 @@ class FlowerStrategy(flwr.server.strategy.Strategy):
         self.server = server
 
     def initialize_parameters(self, client_manager: Any) -> Any:
-        """The weights at the start, once every client is here."""
-        client_manager.wait_for(len(self.server.clients))
+        """The weights at the start, once every client is here; raises RuntimeError if one stays away."""
+        wanted = len(self.server.clients)
+        if not client_manager.wait_for(wanted, timeout=JOIN_SECONDS):
+            missing = wanted - client_manager.num_available()
+            raise RuntimeError(f"{missing} of {wanted} clients did not connect in {JOIN_SECONDS} s: start them all")
         return ndarrays_to_parameters(self.server.weights)
 
     def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> list[tuple[Any, FitIns]]:

@@ -11,7 +11,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from confitlib.corpus import SIDES, Corpus, Side
@@ -22,6 +22,7 @@ from confitlib.text import texts, words
 
 Vectors = NDArray[np.float32]
 PAIRS_A_CHUNK = 2**15
+COMMON = 0.5  # words in a larger share of the documents are left out (our choice)
 MODEL, REDUCTION, VOCABULARY = "trees.txt", "reduction.npz", "vocabulary.json"
 
 
@@ -97,17 +98,17 @@ class Trees(Ranker):
         svd = TruncatedSVD(min(self.dim, min(found.shape) - 1), random_state=self.seed).fit(found)
         self._components = svd.components_.astype(np.float32)
 
-    def _new_vectorizer(self, vocabulary: list[str] | None = None) -> TfidfVectorizer:
-        weighted = self.vectors == "tfidf"
-        least = 2 if vocabulary is None else 1
-        return TfidfVectorizer(
-            analyzer=words, sublinear_tf=weighted, use_idf=weighted, min_df=least, vocabulary=vocabulary
-        )
+    def _new_vectorizer(self, vocabulary: list[str] | None = None) -> CountVectorizer:
+        """TF-IDF, or counts of the words that are neither everywhere nor in one document alone."""
+        limits = {"min_df": 2, "max_df": COMMON} if vocabulary is None else {}
+        if self.vectors == "bow":
+            return CountVectorizer(analyzer=words, vocabulary=vocabulary, **limits)
+        return TfidfVectorizer(analyzer=words, sublinear_tf=True, vocabulary=vocabulary, **limits)
 
     def _wide(self, documents: list[str]) -> NDArray[np.float32]:
         """Vectors before the reduction: a sparse matrix of words, or embeddings."""
         if self.vectors in ("tfidf", "bow"):
-            return self._vectorizer.transform(documents)
+            return normalize(self._vectorizer.transform(documents))
         return load_encoder(self.vectors).encode(documents, progress=False)
 
     def _reduced(self, documents: list[str]) -> Vectors:
