@@ -7,7 +7,7 @@ import pytest
 
 from confitlib.corpus import SIDES
 from confitlib.evaluation import evaluate_ranking
-from confitlib.rankers import BM25, RANKERS, ConFitV2, InBatch, RawEmbed, load_ranker
+from confitlib.rankers import BM25, RANKERS, ConFitV2, InBatch, PairMatcher, RawEmbed, load_ranker
 from confitlib.training import TrainingConfig
 
 QUICK = TrainingConfig(epochs=1, batch_size=8)
@@ -21,7 +21,9 @@ def fitted(tiny):
 def build(name):
     if name == "RawEmbed":
         return RawEmbed("static")
-    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()  # matchers: defaults
+    if issubclass(RANKERS[name], PairMatcher):
+        return RANKERS[name](config=replace(RANKERS[name]().config, epochs=1))
+    return RANKERS[name](config=QUICK) if issubclass(RANKERS[name], InBatch) else RANKERS[name]()
 
 
 @pytest.mark.parametrize("name", RANKERS)
