@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -114,7 +115,7 @@ class GlobalMatch(PairMatcher):
     Without `domains` the plain global match. `domains`: the domain of every job, by id or as a column of the jobs;
     jobs of `target_domains` take part in adaptation, while their labels are not used. `adaptation`: weights of the
     discrepancy between source and target at the levels of sentence representation, sentence match and global
-    match. The paper's equations are not public to us: the hierarchical encoder (convolution, attention, BiLSTM), the
+    match. No public source gives the equations: the hierarchical encoder (convolution, attention, BiLSTM), the
     match vectors and MMD as the discrepancy are our choices.
     """
 
@@ -147,8 +148,8 @@ class GlobalMatch(PairMatcher):
         if self.domains is None:
             return super().loss(batch, inputs)
         resumes, jobs = self.encoded_pairs(batch, inputs)
-        target = torch.from_numpy(self._target[batch.documents["job"]][batch.pairs["job"]])
-        labels = torch.from_numpy(batch.labels)
+        target = torch.from_numpy(self._target[batch.documents["job"]][batch.pairs["job"]]).to(self._device)
+        labels = torch.from_numpy(batch.labels).to(self._device)
         fit = F.binary_cross_entropy_with_logits(self.network(resumes, jobs)[~target], labels[~target], reduction="sum")
         levels = self.network.discrepancies(resumes, jobs, target)
         return fit / max(1, int((~target).sum())) + sum(w * d for w, d in zip(self.adaptation, levels, strict=True))
@@ -171,3 +172,7 @@ class GlobalMatch(PairMatcher):
                 f"training pairs: choose some of {sorted(set(names))}"
             )
         return target
+
+    def _load_learnt(self, folder: Path) -> None:
+        super()._load_learnt(folder)
+        self.target_domains, self.adaptation = tuple(self.target_domains), tuple(self.adaptation)  # JSON made lists

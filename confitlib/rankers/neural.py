@@ -237,7 +237,7 @@ class PairMatcher(Ranker):
 
     def _save_learnt(self, folder: Path) -> None:
         save_model(self.network, str(folder / WEIGHTS))
-        self.history.to_json(folder / HISTORY, orient="records", lines=True)
+        self.history.to_json(folder / HISTORY, orient="records", lines=True, double_precision=15)
 
     def _load_learnt(self, folder: Path) -> None:
         self.config = PairTraining(**vars(self)["config"])  # JSON made it a dictionary

@@ -55,7 +55,7 @@ class SentenceCNN(nn.Module):
         self.first = TokenConvolution(tokens, dim, channels, widths[0])
         self.second = nn.Conv1d(channels, channels, widths[1], padding=widths[1] // 2)
         start_near_identity(self.second.weight.data.movedim(2, 0))
-        self.norm = nn.BatchNorm1d(channels)
+        self.norm = nn.BatchNorm1d(channels, momentum=0.3)  # an epoch may be a dozen batches
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors of non-empty sentences `[pieces, tokens]`."""
