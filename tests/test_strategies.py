@@ -333,6 +333,8 @@ def test_written_negatives_come_first_and_the_band_fills_up(told):
         assert len(own) == min(1, (written == query).sum()) and len(mined.of(query)) == 4
         assert set(mined.of(query)) - own <= set(band_alone.of(query))
     assert set(written) & set(mined.queries.index)
+    real = set(mined.table["negative_id"]) - set(written.index)
+    assert not real & set(told.resumes.index[told.resumes[NEGATIVE_FOR] != ""])  # whoever they were written for
 
 
 def test_no_other_strategy_sees_what_was_written(told, tiny):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from confitlib.corpus import NEGATIVE_FOR
 from confitlib.mining.band import band
@@ -21,14 +22,14 @@ def synthetic(task: Task, share: float = 0.5, lo: float = 0.03, hi: float = 0.04
     (Li et al. 2024, arXiv 2412.17250); the mixing ratio is not known to us and is our choice. Raises ValueError if
     the corpus holds no written negative.
     """
-    quota, owners = task.quota(), _owners(task)
+    quota, (written, owners) = task.quota(), _owners(task)
     if not 0 <= share <= 1:
         raise ValueError(f"share={share} must lie between 0 and 1")
-    if (owners < 0).all() and len(task.query_ids):
+    if not written.any() and len(task.query_ids):
         raise ValueError("the corpus holds no written negatives: add them with confitlib.augment.synthetic_negatives")
     own = _drawn(task, owners, round(share * quota))
     taken = np.bincount(own.query, minlength=len(task.query_ids))
-    real = np.flatnonzero(owners < 0)
+    real = np.flatnonzero(~written)
     mined = band(replace(task, pool_ids=task.pool_ids[real]), lo, hi)
     place = _places(mined.picks.query)
     kept = mined.picks.take(place < (quota - taken)[mined.picks.query])
@@ -36,12 +37,13 @@ def synthetic(task: Task, share: float = 0.5, lo: float = 0.03, hi: float = 0.04
     return Selection(both.take(np.argsort(both.query, kind="stable")), mined.candidates, mined.removed)
 
 
-def _owners(task: Task) -> IntArray:
-    """The query position that each document of the pool was written for, -1 for a real document or a stranger's."""
+def _owners(task: Task) -> tuple[NDArray[np.bool_], IntArray]:
+    """Which documents of the pool were written as negatives, and the query position of each (-1: no query here)."""
     frame = task.corpus.documents(task.target).loc[task.pool_ids]
     if NEGATIVE_FOR not in frame.columns:
-        return np.full(len(frame), -1, dtype=np.intp)
-    return task.query_ids.get_indexer(pd.Index(frame[NEGATIVE_FOR].fillna(""))).astype(np.intp)
+        return np.zeros(len(frame), dtype=bool), np.full(len(frame), -1, dtype=np.intp)
+    named = frame[NEGATIVE_FOR].fillna("")
+    return (named != "").to_numpy(), task.query_ids.get_indexer(pd.Index(named)).astype(np.intp)
 
 
 def _drawn(task: Task, owners: IntArray, most: int) -> Picks:
