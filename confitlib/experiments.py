@@ -23,7 +23,6 @@ from confitlib.evaluation import RankingResult, compare, evaluate_classification
 from confitlib.rankers import InBatch, Mined, Ranker
 from confitlib.training import TrainingConfig
 
-Band = Sequence[float]
 Mining = Mapping[str, Any]
 
 IN_BATCH = "in-batch"
@@ -163,17 +162,6 @@ def ablate(
         for quantity, value in run.means().items()
     ]
     return pd.DataFrame(rows)
-
-
-def ablate_bands(
-    corpus: Corpus, bands: Sequence[Band], seeds: Sequence[int], config: TrainingConfig, **options: Any
-) -> pd.DataFrame:
-    """`ablate` over percentile bands; the column `setting` gives way to `lo` and `hi`, NaN without mined negatives."""
-    settings = {band_name(lo, hi): {"strategy": "band", "lo": lo, "hi": hi} for lo, hi in bands}
-    measured = ablate(corpus, settings, seeds, config, **options)
-    bounds = {name: (mining["lo"], mining["hi"]) for name, mining in settings.items()}
-    lo, hi = (measured["setting"].map({name: pair[end] for name, pair in bounds.items()}) for end in (0, 1))
-    return measured.assign(lo=lo.astype(float), hi=hi.astype(float))[["lo", "hi", "seed", "quantity", "value"]]
 
 
 def gains(measured: pd.DataFrame, by: Sequence[str] = ("seed",), reference: str = IN_BATCH) -> pd.DataFrame:

@@ -9,7 +9,6 @@ from confitlib import experiments
 from confitlib.evaluation import evaluate_ranking
 from confitlib.experiments import (
     ablate,
-    ablate_bands,
     band_name,
     compare_with,
     gains,
@@ -52,18 +51,21 @@ def test_mean_over_seeds_keeps_every_query(measured):
     pd.testing.assert_series_equal(queries["map"], sum(singles) / 2, check_names=False)
 
 
-def test_ablation_has_one_value_for_each_band_seed_and_quantity(tiny, tmp_path):
-    bands = [[0.0, 0.02], [0.2, 0.3]]
-    table = ablate_bands(tiny, bands, [0, 1], QUICK, cache=str(tmp_path), workers=1)
-    rates = table[table["quantity"] == "false negatives"]
-    assert len(rates) == 4 and rates["lo"].notna().all()
-    assert rates[rates["lo"] == 0.0]["value"].min() > rates[rates["lo"] == 0.2]["value"].max()
+def bands_of(*bounds):
+    return {band_name(lo, hi): {"strategy": "band", "lo": lo, "hi": hi} for lo, hi in bounds}
+
+
+def test_ablation_has_one_value_for_each_setting_seed_and_quantity(tiny, tmp_path):
+    table = ablate(tiny, bands_of((0.0, 0.02), (0.2, 0.3)), [0, 1], QUICK, cache=str(tmp_path), workers=1)
+    rates = table[table["quantity"] == "false negatives"].groupby("setting")["value"]
+    assert rates.size().to_dict() == {"0-2%": 2, "20-30%": 2}
+    assert rates.min()["0-2%"] > rates.max()["20-30%"]
     quality = table[table["quantity"] == "resume ndcg@100"]
-    assert len(quality) == 6 and quality["lo"].isna().sum() == 2
+    assert quality["setting"].value_counts().to_dict() == {"in-batch": 2, "0-2%": 2, "20-30%": 2}
 
 
 def test_the_number_of_workers_changes_no_result(tiny):
-    tables = [ablate_bands(tiny, [[0.0, 0.02]], [0], QUICK, workers=workers) for workers in (1, 2)]
+    tables = [ablate(tiny, bands_of((0.0, 0.02)), [0], QUICK, workers=workers) for workers in (1, 2)]
     pd.testing.assert_frame_equal(*tables)
 
 
