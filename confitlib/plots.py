@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,23 +132,50 @@ def percentile(runs: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
 
     quantities = [name for name in QUANTITIES if name in set(runs["quantity"])]
-    bands = sorted({name for name in runs["setting"] if name.endswith("%")}, key=lambda name: float(name.split("-")[0]))
+    bands = _bands(runs["setting"])
     rows = -(-len(quantities) // 2)
     fig, panels = plt.subplots(rows, 2, figsize=(10, 3.6 * rows), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=False):
         _percentile_panel(axes, runs[runs["quantity"] == quantity], bands)
-        axes.set(xlabel="percentile band of the ranking (%)", ylabel=QUANTITIES[quantity])
+        axes.set_ylabel(QUANTITIES[quantity])
     for spare in panels.flat[len(quantities) :]:
         spare.set_axis_off()
     panels[0, 0].legend()
     return fig
 
 
-def _percentile_panel(axes: Axes, runs: pd.DataFrame, bands: list[str]) -> None:
-    places = {band: place for place, band in enumerate(bands)}
+def _bands(settings: pd.Series) -> list[str]:
+    """The settings that are bands, from the top of the ranking down."""
+    return sorted({name for name in settings if name.endswith("%")}, key=lambda name: float(name.split("-")[0]))
+
+
+def _along_bands(axes: Axes, table: pd.DataFrame, bands: list[str]) -> pd.DataFrame:
+    """Name the bands below a panel, and sort a table by its new column `place` on that axis, NaN for no band."""
     axes.set_xticks(range(len(bands)), [band.removesuffix("%").replace("-", "–") for band in bands], rotation=45)
-    table = summarise_runs(runs, ["source", "setting"]).assign(place=lambda table: table["setting"].map(places))
-    table = table.sort_values("place", kind="stable")
+    axes.set_xlabel("percentile band of the ranking (%)")
+    places = {band: place for place, band in enumerate(bands)}
+    return table.assign(place=table["setting"].map(places)).sort_values("place", kind="stable")
+
+
+def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> Figure:
+    """Mean gains of bands with their intervals, a panel a quantity, a line a value of the column `hue`.
+
+    `judged`: what `experiments.judge_gains` returns by setting, quantity and `hue`.
+    """
+    import matplotlib.pyplot as plt
+
+    bands = _bands(judged["setting"])
+    fig, panels = plt.subplots(1, len(quantities), figsize=(5.5 * len(quantities), 4), squeeze=False)
+    for axes, quantity in zip(panels.flat, quantities, strict=True):
+        table = _along_bands(axes, judged[judged["quantity"] == quantity], bands)
+        line_with_band(axes, table.dropna(subset="place"), "place", hue=hue)
+        axes.axhline(0, color="0.3", linewidth=1)
+        axes.set_ylabel(f"gain, {QUANTITIES[quantity]}")
+    return fig
+
+
+def _percentile_panel(axes: Axes, runs: pd.DataFrame, bands: list[str]) -> None:
+    table = _along_bands(axes, summarise_runs(runs, ["source", "setting"]), bands)
     for source, part in table.groupby("source"):
         mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == UNMINED, "mean"]
         if source == "reference":
