@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,31 @@ class PositivePairs(torch.utils.data.Dataset):
 _EMPTY = np.empty(0, dtype=np.intp)
 
 
+class LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """Every pair once an epoch, neighbours of similar length, so that batches carry little padding.
+
+    A permutation drawn by (seed, epoch) is cut into windows of `window` batches; each is sorted by `lengths`
+    (tokens of a pair) and cut into batches, whose order is drawn as well. Pairs of an incomplete batch come last.
+    """
+
+    def __init__(self, pairs: PositivePairs, lengths: NDArray[np.intp], batch_size: int, window: int = 50) -> None:
+        self.pairs, self.lengths, self.batch_size, self.window = pairs, lengths, batch_size, window
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self.pairs.seed, self.pairs.epoch))
+        order = rng.permutation(len(self))
+        whole = len(order) - len(order) % self.batch_size
+        step = self.window * self.batch_size
+        windows = [order[start : min(start + step, whole)] for start in range(0, whole, step)]
+        grouped = [window[np.argsort(self.lengths[window], kind="stable")] for window in windows]
+        batches = np.concatenate([*grouped, order[:0]]).reshape(-1, self.batch_size)
+        yield from rng.permutation(batches).ravel().tolist()
+        yield from order[whole:].tolist()
+
+
 def _pools(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int, NDArray[np.intp]]:
     """Hard negatives of a side by query row."""
     if negatives is None or negatives.table.empty:
@@ -86,6 +111,9 @@ class DocumentStore:
             self.vectors: Tensor | None = torch.from_numpy(encoder.embed_frozen(documents, cache=cache))
         else:
             self.vectors, self.tokens = None, encoder.tokenize(documents)
+        self.lengths = np.array(
+            [1 if frozen else len(self.tokens[row]) for row in range(len(documents))], dtype=np.intp
+        )
 
     def features(self, rows: Sequence[int] | NDArray[np.intp]) -> dict[str, Tensor]:
         """Encoder inputs for the given documents, padded to the longest of them."""
@@ -93,16 +121,29 @@ class DocumentStore:
             return {"vectors": self.vectors[torch.as_tensor(np.asarray(rows))]}
         return self.encoder.collate([self.tokens[row] for row in rows])
 
+    def parts(self, rows: NDArray[np.intp], size: int) -> dict[str, Any]:
+        """`parts`: the documents in chunks of `size`, of similar length each; `places`: where each row went."""
+        order = np.argsort(-self.lengths[rows], kind="stable")
+        chunks = [order[start : start + size] for start in range(0, len(order), size)]
+        return {"parts": [self.features(rows[chunk]) for chunk in chunks], "places": torch.from_numpy(order.argsort())}
+
 
 class PairCollator:
     """Turns positive pairs into one batch: both sides' documents, positives first, and the masks.
 
     A candidate is masked for an anchor when mining would never pick it as a negative: known positives, their
-    augmented copies and documents of the same text. The anchor's own positive is never masked.
+    augmented copies and documents of the same text. The anchor's own positive is never masked. With `chunk`,
+    documents come in parts of so many, for `DualEncoder` to embed one by one.
     """
 
-    def __init__(self, stores: Mapping[Side, DocumentStore], corpus: Corpus, negatives_per_batch: int | None) -> None:
-        self.stores, self.cap, self.n_jobs = stores, negatives_per_batch, len(corpus.jobs)
+    def __init__(
+        self,
+        stores: Mapping[Side, DocumentStore],
+        corpus: Corpus,
+        negatives_per_batch: int | None,
+        chunk: int | None = None,
+    ) -> None:
+        self.stores, self.cap, self.chunk, self.n_jobs = stores, negatives_per_batch, chunk, len(corpus.jobs)
         known = removal(corpus, "job").tocoo()
         self.known = np.sort(self._pair_keys(*(rows.astype(np.intp) for rows in known.coords)))
 
@@ -110,11 +151,15 @@ class PairCollator:
         rows = {side: np.array([item[side] for item in items]) for side in SIDES}
         candidates = {side: self._candidates(rows[side], items, side) for side in SIDES}
         return {
-            "resumes": self.stores["resume"].features(candidates["resume"]),
-            "jobs": self.stores["job"].features(candidates["job"]),
+            "resumes": self._features("resume", candidates["resume"]),
+            "jobs": self._features("job", candidates["job"]),
             "masked_jobs": self._mask(self._pair_keys(rows["resume"][:, None], candidates["job"])),
             "masked_resumes": self._mask(self._pair_keys(candidates["resume"], rows["job"][:, None])),
         }
+
+    def _features(self, side: Side, rows: NDArray[np.intp]) -> dict[str, Any]:
+        store = self.stores[side]
+        return store.features(rows) if self.chunk is None else store.parts(rows, self.chunk)
 
     def _candidates(self, rows: NDArray[np.intp], items: list[dict[str, Any]], side: Side) -> NDArray[np.intp]:
         negatives = np.concatenate([item[f"negative_{side}s"] for item in items]).astype(np.intp)

@@ -13,16 +13,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from confitlib.cache import code_hash, content_key
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Negatives
-from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
+from confitlib.training.batches import DocumentStore, LengthGroupedSampler, PairCollator, PositivePairs
 from confitlib.training.loss import contrastive_loss
 from confitlib.training.optimizer import RowAdam
 from confitlib.training.refresh import Refresh, RefreshCallback
@@ -42,6 +44,10 @@ class TrainingConfig:
     (confit.py:667-696); otherwise known positives are masked.
     `best_metric`: validation value that picks the checkpoint: "loss", or a name the validator returns
     (higher is better).
+    `chunk`: documents embedded at a time. Activations of one chunk alone are kept, whatever the batch, at the price
+    of a second forward pass; the gradients stay those of the whole batch (Gao et al. 2021, gradient caching).
+    `group_by_length`: batches of pairs of similar length. `gradient_checkpointing`: a transformer keeps the inputs
+    of its layers alone and computes the rest again.
     """
 
     mode: Literal["full", "adapter"] | int = "full"
@@ -59,19 +65,36 @@ class TrainingConfig:
     negatives_per_batch: int | None = None
     official: bool = False
     best_metric: str = "loss"
+    chunk: int | None = None
+    group_by_length: bool = False
+    gradient_checkpointing: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk={self.chunk} must be at least 1, or None to embed a batch at once")
 
 
 class DualEncoder(nn.Module):
-    """One shared encoder applied to both sides of a batch, in one forward call."""
+    """One shared encoder applied to both sides of a batch, in one forward call.
+
+    Documents that come in parts are embedded part by part without keeping activations: the backward pass embeds
+    each part again, with the same dropout, and back-propagates it before the next.
+    """
 
     def __init__(self, encoder: TextEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, resumes: dict[str, Tensor], jobs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, resumes: dict[str, Any], jobs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Embeddings of both sides' documents, un-normalised."""
-        return self.encoder(resumes), self.encoder(jobs)
+        return self._embed(resumes), self._embed(jobs)
+
+    def _embed(self, features: dict[str, Any]) -> Tensor:
+        if "parts" not in features:
+            return self.encoder(features)
+        parts = [checkpoint(self.encoder, part, use_reentrant=False) for part in features["parts"]]
+        return torch.cat(parts)[features["places"]]
 
 
 class ContrastiveTrainer(Trainer):
@@ -101,6 +124,13 @@ class ContrastiveTrainer(Trainer):
             official=self.config.official,
         )
         return (loss, {"resumes": resumes, "jobs": jobs}) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.config.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        pairs, stores = self.train_dataset, self.data_collator.stores
+        lengths = np.sum([stores[side].lengths[pairs.rows[side]] for side in SIDES], axis=0)
+        return LengthGroupedSampler(pairs, lengths, self.config.batch_size)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -211,13 +241,14 @@ def train(
             validator=validator,
             train_dataset=pairs,
             eval_dataset=valid,
-            data_collator=PairCollator(stores, corpus, config.negatives_per_batch),
+            data_collator=PairCollator(stores, corpus, config.negatives_per_batch, config.chunk),
             callbacks=[_EpochCallback(pairs)],
         )
         if refresh is not None:
             trainer.add_callback(RefreshCallback(refresh, encoder, corpus, pairs, folder, config.seed))
         trainer.remove_callback(PrinterCallback)  # the log is in the result; without a bar it would be printed
-        with _threads(1 if encoder.sparse_parameters or config.mode == "adapter" else None):
+        limit = 1 if encoder.sparse_parameters or config.mode == "adapter" else None
+        with _threads(limit), _checkpointing(encoder, config.gradient_checkpointing):
             outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
     encoder.eval()
     return TrainingResult(encoder, _history(trainer), outcome.metrics["train_runtime"], config)
@@ -287,6 +318,22 @@ def _threads(limit: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _checkpointing(encoder: TextEncoder, wanted: bool) -> Iterator[None]:
+    """Let a transformer compute the activations of its layers twice for a while; a static encoder has none."""
+    model = getattr(encoder.backbone, "model", None)
+    if not wanted:
+        yield
+        return
+    if model is None:
+        raise ValueError("gradient_checkpointing needs a transformer: the static encoder has no layers")
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()
 
 
 def _set_trainable(encoder: TextEncoder, mode: Literal["full", "adapter"] | int) -> None:
