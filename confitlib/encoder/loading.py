@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from copy import deepcopy
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ def load_encoder(
 
     `pooling`, `prefix`, `max_length`: replace the model's own (of the folder, or of `RECIPES`).
     Of a hub model the bare transformer is used, without its own later modules.
-    `device`: CUDA if there is one, else the CPU. `seed`: draws the weights a checkpoint lacks.
+    `device`: CUDA if there is one (a process's own card under `torchrun`), else the CPU.
+    `seed`: draws the weights a checkpoint lacks.
     Weights are read from safetensors only; a model's own code runs only with `trust_remote_code`.
     Raises FileNotFoundError with the remedy for a model that is not here and cannot be downloaded.
     """
@@ -93,7 +95,8 @@ def load_encoder(
     if max_length is not None and backbone.max_length < max_length:
         raise ValueError(f"max_length={max_length}: {name} reads at most {backbone.max_length} tokens")
     encoder = TextEncoder(name, backbone, own_prefix if prefix is None else prefix, adapter)
-    return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    own_card = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return encoder.to(device or (own_card if torch.cuda.is_available() else "cpu")).eval()
 
 
 def _token_average(pooling: Pooling | None, max_length: int | None) -> AnyBackbone:

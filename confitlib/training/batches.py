@@ -17,6 +17,8 @@ from confitlib.mining import Negatives
 from confitlib.mining.removal import removal
 from confitlib.text import texts
 
+FILLER = -1  # stands for no pair, where the last batches of several processes have too few
+
 
 class PositivePairs(torch.utils.data.Dataset):
     """The positive pairs of a split, each with hard negatives drawn by (seed, epoch, pair).
@@ -47,7 +49,9 @@ class PositivePairs(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows["resume"])
 
-    def __getitem__(self, pair: int) -> dict[str, Any]:
+    def __getitem__(self, pair: int) -> dict[str, Any] | None:
+        if pair == FILLER:
+            return None
         rng = np.random.default_rng((self.seed, self.epoch, pair))
         item: dict[str, Any] = {side: int(self.rows[side][pair]) for side in SIDES}
         for side in SIDES:
@@ -82,6 +86,29 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
         batches = np.concatenate([*grouped, order[:0]]).reshape(-1, self.batch_size)
         yield from rng.permutation(batches).ravel().tolist()
         yield from order[whole:].tolist()
+
+
+class WholeBatches(torch.utils.data.Sampler[int]):
+    """The order of another sampler, filled up with `FILLER` until every process has its share of the last batch."""
+
+    def __init__(self, sampler: torch.utils.data.Sampler[int], multiple: int) -> None:
+        self.sampler, self.multiple = sampler, multiple
+
+    def __len__(self) -> int:
+        return -(-self._pairs // self.multiple) * self.multiple
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from [FILLER] * (len(self) - self._pairs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hand the number of the epoch on to samplers that want it."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    @property
+    def _pairs(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
 
 
 def _pools(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int, NDArray[np.intp]]:
@@ -129,7 +156,7 @@ class DocumentStore:
 
 
 class PairCollator:
-    """Turns positive pairs into one batch: both sides' documents, positives first, and the masks.
+    """Turns positive pairs into one batch: both sides' documents, positives first, their rows and the masks.
 
     A candidate is masked for an anchor when mining would never pick it as a negative: known positives, their
     augmented copies and documents of the same text. The anchor's own positive is never masked. With `chunk`,
@@ -147,22 +174,35 @@ class PairCollator:
         known = removal(corpus, "job").tocoo()
         self.known = np.sort(self._pair_keys(*(rows.astype(np.intp) for rows in known.coords)))
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = {side: np.array([item[side] for item in items]) for side in SIDES}
-        candidates = {side: self._candidates(rows[side], items, side) for side in SIDES}
+    def __call__(self, items: list[dict[str, Any] | None]) -> dict[str, Any]:
+        pairs = [item for item in items if item is not None]
+        rows = {side: self._candidates(pairs, side) for side in SIDES}
         return {
-            "resumes": self._features("resume", candidates["resume"]),
-            "jobs": self._features("job", candidates["job"]),
-            "masked_jobs": self._mask(self._pair_keys(rows["resume"][:, None], candidates["job"])),
-            "masked_resumes": self._mask(self._pair_keys(candidates["resume"], rows["job"][:, None])),
+            "resumes": self._features("resume", rows["resume"]),
+            "jobs": self._features("job", rows["job"]),
+            "resume_rows": torch.from_numpy(rows["resume"]),
+            "job_rows": torch.from_numpy(rows["job"]),
+            **self.masks(rows["resume"], rows["job"], len(pairs)),
+        }
+
+    def masks(self, resumes: NDArray[np.intp], jobs: NDArray[np.intp], pairs: int) -> dict[str, Tensor]:
+        """`masked_jobs` `[pairs, len(jobs)]` and `masked_resumes` `[pairs, len(resumes)]` of documents by row.
+
+        The first `pairs` rows of both sides are the pairs of the batch.
+        """
+        return {
+            "masked_jobs": self._mask(self._pair_keys(resumes[:pairs, None], jobs)),
+            "masked_resumes": self._mask(self._pair_keys(resumes, jobs[:pairs, None])),
         }
 
     def _features(self, side: Side, rows: NDArray[np.intp]) -> dict[str, Any]:
         store = self.stores[side]
+        rows = rows if len(rows) else np.zeros(1, dtype=np.intp)  # a process without pairs embeds in step all the same
         return store.features(rows) if self.chunk is None else store.parts(rows, self.chunk)
 
-    def _candidates(self, rows: NDArray[np.intp], items: list[dict[str, Any]], side: Side) -> NDArray[np.intp]:
-        negatives = np.concatenate([item[f"negative_{side}s"] for item in items]).astype(np.intp)
+    def _candidates(self, pairs: list[dict[str, Any]], side: Side) -> NDArray[np.intp]:
+        rows = np.array([pair[side] for pair in pairs], dtype=np.intp)
+        negatives = np.concatenate([_EMPTY, *(pair[f"negative_{side}s"] for pair in pairs)]).astype(np.intp)
         return np.concatenate([rows, negatives[: self.cap]])
 
     def _mask(self, pairs: NDArray[np.int64]) -> Tensor:
