@@ -72,3 +72,6 @@ def test_several_processes_need_a_common_folder_and_dense_gradients(tiny, tmp_pa
         train(load_encoder("static"), tiny, TrainingConfig())
     with pytest.raises(ValueError, match="one process"):
         train(load_encoder("static"), tiny, TrainingConfig(), output_dir=tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP"):
+        train(load_encoder("static"), tiny, TrainingConfig(), output_dir=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import uuid
@@ -264,18 +265,16 @@ def train(
     valid = _validation_pairs(corpus)
     with tempfile.TemporaryDirectory() as scratch:
         folder = output_dir or Path(scratch)
-        arguments = TrainingArguments(
-            output_dir=str(folder),
-            save_only_model=output_dir is None,
-            disable_tqdm=not progress or rank > 0,
-            **_schedule(config, len(pairs), processes),
-            **_selection(config, valid is not None),
-            **_hardware(config, encoder),
-        )
-        arguments._n_gpu = min(1, arguments.n_gpu)  # one process uses one card, however many there are
         trainer = ContrastiveTrainer(
             DualEncoder(encoder, config.compile),
-            arguments,
+            _arguments(
+                output_dir=str(folder),
+                save_only_model=output_dir is None,
+                disable_tqdm=not progress or rank > 0,
+                **_schedule(config, len(pairs), processes),
+                **_selection(config, valid is not None),
+                **_hardware(config, encoder),
+            ),
             config=config,
             validator=validator,
             train_dataset=pairs,
@@ -382,7 +381,9 @@ def _set_trainable(encoder: TextEncoder, mode: Literal["full", "adapter"] | int)
 
 
 def _check_options(encoder: TextEncoder, config: TrainingConfig, processes: int) -> None:
-    """Raise ValueError for what a static encoder cannot do."""
+    """Raise ValueError for what does not work: FSDP, and what a static encoder cannot do."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise ValueError("FSDP leaves a part of the weights to each process: train without it (docs/training.md)")
     if not isinstance(encoder.backbone, StaticBackbone):
         return
     for option in ("gradient_checkpointing", "compile"):
@@ -400,6 +401,13 @@ def _validation_pairs(corpus: Corpus) -> PositivePairs | None:
         warnings.warn(f"corpus {corpus.name!r} has no accepted validation pair: the last epoch is kept", stacklevel=3)
         return None
     return PositivePairs(corpus, "valid")
+
+
+def _arguments(**settings: Any) -> TrainingArguments:
+    """The Trainer's arguments; a process uses one card, however many there are."""
+    arguments = TrainingArguments(**settings)
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else the Trainer would split batches that cannot be split
+    return arguments
 
 
 def _schedule(config: TrainingConfig, n_pairs: int, processes: int) -> dict[str, Any]:
