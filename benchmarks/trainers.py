@@ -15,7 +15,6 @@ import torch
 from torch.nn.functional import pad
 from transformers import TrainingArguments
 
-from benchmarks.common import product_rate
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.text import texts
@@ -23,6 +22,7 @@ from confitlib.training import DocumentStore, DualEncoder, PairCollator, Positiv
 from confitlib.training.trainer import ContrastiveTrainer
 
 OURS, UNGROUPED = "confitlib, grouped by length", "confitlib"
+REPEATS = 20
 PEER, PADDED = "sentence-transformers", "padded to the maximum"
 
 
@@ -35,6 +35,7 @@ class Load:
     max_length: int
     batch: int
     device: str
+    clock: Callable[[], float] = time.perf_counter
 
     def fresh(self) -> TextEncoder:
         """The encoder as every program starts with it."""
@@ -53,6 +54,7 @@ class Load:
             "logging_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
+            "log_level": "error",
         }
 
 
@@ -74,7 +76,7 @@ def compare(load: Load, rounds: int) -> list[dict[str, Any]]:
         for name, program in programs.items():
             reset_peak(load.device)
             found[name].append((program(), peak_megabytes(load.device)))
-    lengths, rate = pair_tokens(load), matrix_rate(load.device)
+    lengths, rate = pair_tokens(load), matrix_rate(load)
     work = operations(load.fresh(), lengths)
     return [row(name, np.median(values, axis=0), len(lengths), lengths, work / rate) for name, values in found.items()]
 
@@ -97,7 +99,7 @@ def train_ours(load: Load, grouped: bool = False, padded: bool = False) -> float
     encoder.backbone.forget()
     config = TrainingConfig(batch_size=load.batch, group_by_length=grouped)
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start = load.clock()
         stores = {side: DocumentStore(encoder, load.corpus, side, frozen=False) for side in SIDES}
         if padded:
             stores = {side: PaddedStore(store, encoder.max_length) for side, store in stores.items()}  # type: ignore[misc]
@@ -110,7 +112,7 @@ def train_ours(load: Load, grouped: bool = False, padded: bool = False) -> float
         )
         trainer.train()
         synchronize(load.device)
-        return time.perf_counter() - start
+        return load.clock() - start
 
 
 class PaddedStore:
@@ -139,7 +141,7 @@ def train_peer(load: Load) -> float:
     columns = {side: texts(load.corpus, side).loc[labels[f"{side}_id"]].tolist() for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         model = SentenceTransformer(str(load.fresh().save(Path(folder) / "model")), device=load.device)
-        start = time.perf_counter()
+        start = load.clock()
         trainer = SentenceTransformerTrainer(
             model,
             SentenceTransformerTrainingArguments(**load.arguments(folder)),
@@ -148,7 +150,7 @@ def train_peer(load: Load) -> float:
         )
         trainer.train()
         synchronize(load.device)
-        return time.perf_counter() - start
+        return load.clock() - start
 
 
 def pair_tokens(load: Load) -> Any:
@@ -165,19 +167,17 @@ def operations(encoder: TextEncoder, lengths: Any) -> float:
     return float((lengths * (6 * weights + 12 * len(layers) * encoder.backbone.dim * lengths)).sum())
 
 
-def matrix_rate(device: str) -> float:
+def matrix_rate(load: Load) -> float:
     """Measured operations a second of a large matrix product: float32 on a CPU, bf16 on a card."""
-    if device == "cpu":
-        return product_rate(1024, 384, 1536)
-    size, repeats = 8192, 20
-    left, right = torch.randn(2, size, size, device=device, dtype=torch.bfloat16).unbind()
+    size, dtype = (8192, torch.bfloat16) if load.device == "cuda" else (1024, torch.float32)
+    left, right = torch.randn(2, size, size, device=load.device, dtype=dtype).unbind()
     left @ right
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
+    synchronize(load.device)
+    start = load.clock()
+    for _ in range(REPEATS):
         left @ right
-    synchronize(device)
-    return 2 * size**3 * repeats / (time.perf_counter() - start)
+    synchronize(load.device)
+    return 2 * size**3 * REPEATS / (load.clock() - start)
 
 
 def synchronize(device: str) -> None:
