@@ -15,6 +15,7 @@ from confitlib.encoder import load_encoder
 from confitlib.training import TrainingConfig, train
 
 WORKER = Path(worker.__file__)
+pytestmark = pytest.mark.xdist_group("training processes")  # one worker, so that the processes start once
 NOISE = "key.bias"  # softmax ignores it: its gradient is rounding noise, which Adam blows up
 
 
