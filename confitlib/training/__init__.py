@@ -1,6 +1,6 @@
 """Contrastive training of the dual encoder: the two-sided loss, its batches, and a Trainer that resumes."""
 
-from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
+from confitlib.training.batches import DocumentStore, LengthGroupedSampler, PairCollator, PositivePairs
 from confitlib.training.loss import confit_v1_loss, contrastive_loss, info_nce
 from confitlib.training.optimizer import RowAdam
 from confitlib.training.refresh import Refresh
@@ -15,6 +15,7 @@ from confitlib.training.trainer import (
 __all__ = [
     "DocumentStore",
     "DualEncoder",
+    "LengthGroupedSampler",
     "PairCollator",
     "PositivePairs",
     "Refresh",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from confitlib.encoder import TextEncoder
 from confitlib.mining import Negatives
 from confitlib.mining.removal import removal
 from confitlib.text import texts
+
+FILLER = -1  # stands for no pair, where the last batches of several processes have too few
 
 
 class PositivePairs(torch.utils.data.Dataset):
@@ -47,7 +49,9 @@ class PositivePairs(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows["resume"])
 
-    def __getitem__(self, pair: int) -> dict[str, Any]:
+    def __getitem__(self, pair: int) -> dict[str, Any] | None:
+        if pair == FILLER:
+            return None
         rng = np.random.default_rng((self.seed, self.epoch, pair))
         item: dict[str, Any] = {side: int(self.rows[side][pair]) for side in SIDES}
         for side in SIDES:
@@ -57,6 +61,54 @@ class PositivePairs(torch.utils.data.Dataset):
 
 
 _EMPTY = np.empty(0, dtype=np.intp)
+
+
+class LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """Every pair once an epoch, neighbours of similar length, so that batches carry little padding.
+
+    A permutation drawn by (seed, epoch) is cut into windows of `window` batches; each is sorted by `lengths`
+    (tokens of a pair) and cut into batches, whose order is drawn as well. Pairs of an incomplete batch come last.
+    """
+
+    def __init__(self, pairs: PositivePairs, lengths: NDArray[np.intp], batch_size: int, window: int = 50) -> None:
+        self.pairs, self.lengths, self.batch_size, self.window = pairs, lengths, batch_size, window
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self.pairs.seed, self.pairs.epoch))
+        order = rng.permutation(len(self))
+        whole = len(order) - len(order) % self.batch_size
+        step = self.window * self.batch_size
+        windows = [order[start : min(start + step, whole)] for start in range(0, whole, step)]
+        grouped = [window[np.argsort(self.lengths[window], kind="stable")] for window in windows]
+        batches = np.concatenate([*grouped, order[:0]]).reshape(-1, self.batch_size)
+        yield from rng.permutation(batches).ravel().tolist()
+        yield from order[whole:].tolist()
+
+
+class WholeBatches(torch.utils.data.Sampler[int]):
+    """The order of another sampler, filled up with `FILLER` until every process has its share of the last batch."""
+
+    def __init__(self, sampler: torch.utils.data.Sampler[int], multiple: int) -> None:
+        self.sampler, self.multiple = sampler, multiple
+
+    def __len__(self) -> int:
+        return -(-self._pairs // self.multiple) * self.multiple
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from [FILLER] * (len(self) - self._pairs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hand the number of the epoch on to samplers that want it."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    @property
+    def _pairs(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
 
 
 def _pools(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int, NDArray[np.intp]]:
@@ -86,6 +138,9 @@ class DocumentStore:
             self.vectors: Tensor | None = torch.from_numpy(encoder.embed_frozen(documents, cache=cache))
         else:
             self.vectors, self.tokens = None, encoder.tokenize(documents)
+        self.lengths = np.array(
+            [1 if frozen else len(self.tokens[row]) for row in range(len(documents))], dtype=np.intp
+        )
 
     def features(self, rows: Sequence[int] | NDArray[np.intp]) -> dict[str, Tensor]:
         """Encoder inputs for the given documents, padded to the longest of them."""
@@ -93,31 +148,61 @@ class DocumentStore:
             return {"vectors": self.vectors[torch.as_tensor(np.asarray(rows))]}
         return self.encoder.collate([self.tokens[row] for row in rows])
 
+    def parts(self, rows: NDArray[np.intp], size: int) -> dict[str, Any]:
+        """`parts`: the documents in chunks of `size`, of similar length each; `places`: where each row went."""
+        order = np.argsort(-self.lengths[rows], kind="stable")
+        chunks = [order[start : start + size] for start in range(0, len(order), size)]
+        return {"parts": [self.features(rows[chunk]) for chunk in chunks], "places": torch.from_numpy(order.argsort())}
+
 
 class PairCollator:
-    """Turns positive pairs into one batch: both sides' documents, positives first, and the masks.
+    """Turns positive pairs into one batch: both sides' documents, positives first, their rows and the masks.
 
     A candidate is masked for an anchor when mining would never pick it as a negative: known positives, their
-    augmented copies and documents of the same text. The anchor's own positive is never masked.
+    augmented copies and documents of the same text. The anchor's own positive is never masked. With `chunk`,
+    documents come in parts of so many, for `DualEncoder` to embed one by one.
     """
 
-    def __init__(self, stores: Mapping[Side, DocumentStore], corpus: Corpus, negatives_per_batch: int | None) -> None:
-        self.stores, self.cap, self.n_jobs = stores, negatives_per_batch, len(corpus.jobs)
+    def __init__(
+        self,
+        stores: Mapping[Side, DocumentStore],
+        corpus: Corpus,
+        negatives_per_batch: int | None,
+        chunk: int | None = None,
+    ) -> None:
+        self.stores, self.cap, self.chunk, self.n_jobs = stores, negatives_per_batch, chunk, len(corpus.jobs)
         known = removal(corpus, "job").tocoo()
         self.known = np.sort(self._pair_keys(*(rows.astype(np.intp) for rows in known.coords)))
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = {side: np.array([item[side] for item in items]) for side in SIDES}
-        candidates = {side: self._candidates(rows[side], items, side) for side in SIDES}
+    def __call__(self, items: list[dict[str, Any] | None]) -> dict[str, Any]:
+        pairs = [item for item in items if item is not None]
+        rows = {side: self._candidates(pairs, side) for side in SIDES}
         return {
-            "resumes": self.stores["resume"].features(candidates["resume"]),
-            "jobs": self.stores["job"].features(candidates["job"]),
-            "masked_jobs": self._mask(self._pair_keys(rows["resume"][:, None], candidates["job"])),
-            "masked_resumes": self._mask(self._pair_keys(candidates["resume"], rows["job"][:, None])),
+            "resumes": self._features("resume", rows["resume"]),
+            "jobs": self._features("job", rows["job"]),
+            "resume_rows": torch.from_numpy(rows["resume"]),
+            "job_rows": torch.from_numpy(rows["job"]),
+            **self.masks(rows["resume"], rows["job"], len(pairs)),
         }
 
-    def _candidates(self, rows: NDArray[np.intp], items: list[dict[str, Any]], side: Side) -> NDArray[np.intp]:
-        negatives = np.concatenate([item[f"negative_{side}s"] for item in items]).astype(np.intp)
+    def masks(self, resumes: NDArray[np.intp], jobs: NDArray[np.intp], pairs: int) -> dict[str, Tensor]:
+        """`masked_jobs` `[pairs, len(jobs)]` and `masked_resumes` `[pairs, len(resumes)]` of documents by row.
+
+        The first `pairs` rows of both sides are the pairs of the batch.
+        """
+        return {
+            "masked_jobs": self._mask(self._pair_keys(resumes[:pairs, None], jobs)),
+            "masked_resumes": self._mask(self._pair_keys(resumes, jobs[:pairs, None])),
+        }
+
+    def _features(self, side: Side, rows: NDArray[np.intp]) -> dict[str, Any]:
+        store = self.stores[side]
+        rows = rows if len(rows) else np.zeros(1, dtype=np.intp)  # a process without pairs embeds in step all the same
+        return store.features(rows) if self.chunk is None else store.parts(rows, self.chunk)
+
+    def _candidates(self, pairs: list[dict[str, Any]], side: Side) -> NDArray[np.intp]:
+        rows = np.array([pair[side] for pair in pairs], dtype=np.intp)
+        negatives = np.concatenate([_EMPTY, *(pair[f"negative_{side}s"] for pair in pairs)]).astype(np.intp)
         return np.concatenate([rows, negatives[: self.cap]])
 
     def _mask(self, pairs: NDArray[np.int64]) -> Tensor:

@@ -43,7 +43,8 @@ class Refresh:
 class RefreshCallback(TrainerCallback):
     """Exchanges the negatives of a running training at the start of an epoch.
 
-    What was mined is kept in the run's folder: a resumed run has other weights than those it was mined with.
+    What was mined is kept in the run's folder: a resumed run has other weights than those it was mined with. Of
+    several processes the first one mines and the others read.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class RefreshCallback(TrainerCallback):
         epoch = int(state.epoch or 0)
         due = epoch - epoch % self.refresh.every
         if due != self.current:
-            self.pairs.use(self._mined(epoch) if epoch == due else self._kept(due))
+            with args.main_process_first():
+                mines = epoch == due and args.process_index == 0
+                self.pairs.use(self._mined(epoch) if mines else self._kept(due))
             self.current = due
 
     def _mined(self, epoch: int) -> dict[Side, Negatives]:

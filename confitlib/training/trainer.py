@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import uuid
@@ -13,20 +14,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from confitlib.cache import code_hash, content_key
 from confitlib.corpus import SIDES, Corpus, Side
-from confitlib.encoder import TextEncoder, load_encoder
+from confitlib.encoder import StaticBackbone, TextEncoder, load_encoder
 from confitlib.mining import Negatives
-from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
+from confitlib.training.batches import DocumentStore, LengthGroupedSampler, PairCollator, PositivePairs, WholeBatches
+from confitlib.training.gather import gather_parts, part_sizes, process
 from confitlib.training.loss import contrastive_loss
 from confitlib.training.optimizer import RowAdam
 from confitlib.training.refresh import Refresh, RefreshCallback
 
+MASKS = ("masked_jobs", "masked_resumes")
 DECIDES = ("corpus", "text", "encoder", "mining", "training")  # the modules that decide a training's outcome
 Validator = Callable[[TextEncoder], Mapping[str, float]]
 
@@ -42,6 +49,12 @@ class TrainingConfig:
     (confit.py:667-696); otherwise known positives are masked.
     `best_metric`: validation value that picks the checkpoint: "loss", or a name the validator returns
     (higher is better).
+    `chunk`: documents embedded at a time. Activations of one chunk alone are kept, whatever the batch, at the price
+    of a second forward pass; the gradients stay those of the whole batch (Gao et al. 2021, gradient caching).
+    `group_by_length`: batches of pairs of similar length. `gradient_checkpointing`: a transformer keeps the inputs
+    of its layers alone and computes the rest again. `compile`: fuse a transformer's operations with
+    `torch.compile`, which takes a minute at first and needs a C++ compiler.
+    With several processes, `batch_size` and `negatives_per_batch` count those of each (docs/training.md).
     """
 
     mode: Literal["full", "adapter"] | int = "full"
@@ -59,19 +72,39 @@ class TrainingConfig:
     negatives_per_batch: int | None = None
     official: bool = False
     best_metric: str = "loss"
+    chunk: int | None = None
+    group_by_length: bool = False
+    gradient_checkpointing: bool = False
+    compile: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk={self.chunk} must be at least 1, or None to embed a batch at once")
 
 
 class DualEncoder(nn.Module):
-    """One shared encoder applied to both sides of a batch, in one forward call."""
+    """One shared encoder applied to both sides of a batch, in one forward call.
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    Documents that come in parts are embedded part by part without keeping activations: the backward pass embeds
+    each part again, with the same dropout, and back-propagates it before the next.
+    """
+
+    def __init__(self, encoder: TextEncoder, compiled: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
+        self.compiled = torch.compile(encoder.forward, dynamic=True) if compiled else None
 
-    def forward(self, resumes: dict[str, Tensor], jobs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, resumes: dict[str, Any], jobs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Embeddings of both sides' documents, un-normalised."""
-        return self.encoder(resumes), self.encoder(jobs)
+        return self._embed(resumes), self._embed(jobs)
+
+    def _embed(self, features: dict[str, Any]) -> Tensor:
+        embed = self.compiled or self.encoder
+        if "parts" not in features:
+            return embed(features)
+        parts = [checkpoint(embed, part, use_reentrant=False) for part in features["parts"]]
+        return torch.cat(parts)[features["places"]]
 
 
 class ContrastiveTrainer(Trainer):
@@ -85,22 +118,52 @@ class ContrastiveTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The contrastive loss of one batch."""
+        """The contrastive loss of one batch, in training that of all processes together."""
         resumes, jobs = model(inputs["resumes"], inputs["jobs"])
-        pairs = len(inputs["masked_jobs"])
+        parts, masks = self._parts(inputs, resumes, jobs), {name: inputs[name] for name in MASKS}
+        if self.args.world_size > 1 and model.training:
+            parts, masks = self._gathered(inputs, parts)
         loss = contrastive_loss(
-            resumes[:pairs],
-            jobs[:pairs],
-            resumes[pairs:],
-            jobs[pairs:],
-            masked_jobs=inputs["masked_jobs"],
-            masked_resumes=inputs["masked_resumes"],
+            *parts,
+            **masks,
             temperature=self.config.temperature,
             lambda_=self.config.lambda_,
             normalized=self.config.normalize,
             official=self.config.official,
         )
         return (loss, {"resumes": resumes, "jobs": jobs}) if return_outputs else loss
+
+    @staticmethod
+    def _parts(inputs: dict[str, Any], resumes: Tensor, jobs: Tensor) -> list[Tensor]:
+        """Resumes and jobs of the pairs, hard negative resumes and jobs."""
+        pairs, n_resumes, n_jobs = (len(inputs[name]) for name in ("masked_jobs", "resume_rows", "job_rows"))
+        return [resumes[:pairs], jobs[:pairs], resumes[pairs:n_resumes], jobs[pairs:n_jobs]]
+
+    def _gathered(self, inputs: dict[str, Any], parts: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The parts of all processes, and the masks of the batch that they make together."""
+        sizes = part_sizes(parts)
+        rows = gather_parts(self._parts(inputs, inputs["resume_rows"], inputs["job_rows"]), sizes)
+        resumes, jobs, hard_resumes, hard_jobs = (part.cpu().numpy() for part in rows)
+        masks = self.data_collator.masks(
+            np.concatenate([resumes, hard_resumes]), np.concatenate([jobs, hard_jobs]), len(resumes)
+        )
+        return gather_parts(parts, sizes), self._prepare_input(masks)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        pairs, stores, processes = self.train_dataset, self.data_collator.stores, self.args.world_size
+        batch = self.config.batch_size * processes
+        if self.config.group_by_length:
+            lengths = np.sum([stores[side].lengths[pairs.rows[side]] for side in SIDES], axis=0)
+            sampler: Any = LengthGroupedSampler(pairs, lengths, batch)
+        elif processes > 1:
+            sampler = SeedableRandomSampler(pairs, data_seed=self.args.data_seed)  # the order of a single process
+        else:
+            return super()._get_train_sampler(train_dataset)
+        return WholeBatches(sampler, batch) if processes > 1 else sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        sampler, processes = SequentialSampler(eval_dataset), self.args.world_size
+        return WholeBatches(sampler, self.args.eval_batch_size * processes) if processes > 1 else sampler
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -187,23 +250,28 @@ def train(
     None trains with in-batch negatives only. `refresh`: mine them again as the encoder learns (ANCE). With
     `output_dir`, checkpoints are kept there and a rerun resumes from the last one, ending in the same weights as
     an uninterrupted run; raises ValueError if they are another run's. `cache` keeps the embeddings that an adapter
-    is trained on.
+    is trained on. Under `torchrun` or `accelerate launch` all processes train one encoder together; they need an
+    `output_dir` that all of them see.
     """
-    if output_dir is not None:
+    rank, processes = process()
+    if output_dir is None and processes > 1:
+        raise ValueError("several processes need output_dir: they meet at the checkpoints in it")
+    if output_dir is not None and rank == 0:
         _claim_folder(output_dir, _run_key(encoder, corpus, config, negatives, refresh))
     _set_trainable(encoder, config.mode)
+    _check_options(encoder, config, processes)
     stores = {side: DocumentStore(encoder, corpus, side, config.mode == "adapter", cache) for side in SIDES}
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
     valid = _validation_pairs(corpus)
     with tempfile.TemporaryDirectory() as scratch:
         folder = output_dir or Path(scratch)
         trainer = ContrastiveTrainer(
-            DualEncoder(encoder),
-            TrainingArguments(
+            DualEncoder(encoder, config.compile),
+            _arguments(
                 output_dir=str(folder),
                 save_only_model=output_dir is None,
-                disable_tqdm=not progress,
-                **_schedule(config, len(pairs)),
+                disable_tqdm=not progress or rank > 0,
+                **_schedule(config, len(pairs), processes),
                 **_selection(config, valid is not None),
                 **_hardware(config, encoder),
             ),
@@ -211,13 +279,14 @@ def train(
             validator=validator,
             train_dataset=pairs,
             eval_dataset=valid,
-            data_collator=PairCollator(stores, corpus, config.negatives_per_batch),
+            data_collator=PairCollator(stores, corpus, config.negatives_per_batch, config.chunk),
             callbacks=[_EpochCallback(pairs)],
         )
         if refresh is not None:
             trainer.add_callback(RefreshCallback(refresh, encoder, corpus, pairs, folder, config.seed))
         trainer.remove_callback(PrinterCallback)  # the log is in the result; without a bar it would be printed
-        with _threads(1 if encoder.sparse_parameters or config.mode == "adapter" else None):
+        limit = 1 if encoder.sparse_parameters or config.mode == "adapter" else None
+        with _threads(limit), _checkpointing(encoder, config.gradient_checkpointing):
             outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
     encoder.eval()
     return TrainingResult(encoder, _history(trainer), outcome.metrics["train_runtime"], config)
@@ -252,8 +321,8 @@ def _run_key(
 ) -> str:
     """A hash of everything that decides a run: weights, data, settings, negatives and code."""
     mined = {side: table.fingerprint() for side, table in (negatives or {}).items()}
-    parts = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
-    parts["refresh"] = {} if refresh is None else asdict(refresh)
+    parts: dict[str, Any] = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
+    parts |= {"refresh": {} if refresh is None else asdict(refresh), "processes": process()[1]}
     return content_key(**parts, negatives=mined, code=code_hash(*DECIDES))
 
 
@@ -289,12 +358,42 @@ def _threads(limit: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _checkpointing(encoder: TextEncoder, wanted: bool) -> Iterator[None]:
+    """Let a transformer compute the activations of its layers twice for a while."""
+    if not wanted:
+        yield
+        return
+    model: Any = encoder.backbone.model
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
+
+
 def _set_trainable(encoder: TextEncoder, mode: Literal["full", "adapter"] | int) -> None:
     if mode == "adapter" and encoder.adapter is None:
         encoder.add_adapter()
     encoder.freeze("all" if mode == "full" else mode)
     if mode == "full" and encoder.adapter is not None and encoder.sparse_parameters:
         raise ValueError("a static encoder with an adapter mixes sparse and dense gradients: use mode='adapter'")
+
+
+def _check_options(encoder: TextEncoder, config: TrainingConfig, processes: int) -> None:
+    """Raise ValueError for what does not work: FSDP, and what a static encoder cannot do."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise ValueError("FSDP leaves a part of the weights to each process: train without it (docs/training.md)")
+    if not isinstance(encoder.backbone, StaticBackbone):
+        return
+    for option in ("gradient_checkpointing", "compile"):
+        if getattr(config, option):
+            raise ValueError(f"{option} needs a transformer: the static encoder has no layers")
+    if processes > 1 and encoder.sparse_parameters:
+        raise ValueError(
+            "the static encoder has sparse gradients, which several processes cannot sum: train it in one process, "
+            "where it takes a minute, or with mode='adapter'"
+        )
 
 
 def _validation_pairs(corpus: Corpus) -> PositivePairs | None:
@@ -304,9 +403,16 @@ def _validation_pairs(corpus: Corpus) -> PositivePairs | None:
     return PositivePairs(corpus, "valid")
 
 
-def _schedule(config: TrainingConfig, n_pairs: int) -> dict[str, Any]:
+def _arguments(**settings: Any) -> TrainingArguments:
+    """The Trainer's arguments; a process uses one card, however many there are."""
+    arguments = TrainingArguments(**settings)
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else the Trainer would split batches that cannot be split
+    return arguments
+
+
+def _schedule(config: TrainingConfig, n_pairs: int, processes: int) -> dict[str, Any]:
     """How long and how fast to learn; the shape is the official one: linear warm-up, then linear decay."""
-    steps = max(1, n_pairs // (config.batch_size * config.gradient_accumulation)) * config.epochs
+    steps = max(1, n_pairs // (config.batch_size * processes * config.gradient_accumulation)) * config.epochs
     return {
         "num_train_epochs": config.epochs,
         "per_device_train_batch_size": config.batch_size,
@@ -340,6 +446,7 @@ def _hardware(config: TrainingConfig, encoder: TextEncoder) -> dict[str, Any]:
         "bf16": on_gpu,
         "use_cpu": encoder.device.type == "cpu",
         "dataloader_pin_memory": on_gpu,
+        "ddp_find_unused_parameters": False,
         "max_grad_norm": 0.0 if encoder.sparse_parameters else config.max_grad_norm,
         "remove_unused_columns": False,
         "report_to": "none",
