@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Embeddings, Negatives, mine
-from confitlib.rankers.base import Ranker, Scores
+from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
 
 HyRe = bool | Literal["average"]
@@ -42,11 +42,6 @@ class RawEmbed(Ranker):
         self.corpus = corpus
         self.embeddings = self._embed(self._model(), corpus)
         return self
-
-    @property
-    def n_parameters(self) -> int:
-        """The weights of the encoder."""
-        return sum(weight.numel() for weight in self._model().parameters())
 
     def _embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
         cache = self._cache(model)
@@ -121,6 +116,13 @@ class InBatch(RawEmbed):
     def history(self) -> pd.DataFrame:
         """The training log, one row a logged step."""
         return self.result.history
+
+    @property
+    def n_parameters(self) -> int:
+        """The weights of the encoder or adapter that are trained."""
+        encoder, mode = self.result.encoder, self.config.mode
+        encoder.freeze("all" if mode == "full" else mode)  # a loaded one does not know what was frozen
+        return trained_weights(encoder)
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
         return {}

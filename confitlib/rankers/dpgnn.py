@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
 from confitlib.mining.removal import codes_at, removal
-from confitlib.rankers.base import Ranker, Scores
+from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.sampling import Rows
 from confitlib.text import texts
 from confitlib.training import info_nce
@@ -176,6 +176,11 @@ class DPGNN(Ranker):
         resumes = _at(self._views["resume"], self.corpus.positions("resume", resume_ids))
         jobs = _at(self._views["job"], self.corpus.positions("job", job_ids))
         return (resumes[0] @ jobs[1].T + resumes[1] @ jobs[0].T).numpy()
+
+    @property
+    def n_parameters(self) -> int:
+        """Free vectors of the known documents and the projections of their texts."""
+        return trained_weights(self.network)
 
     def _parameters(self) -> dict[str, Any]:
         return {**super()._parameters(), "config": asdict(self.config)}
