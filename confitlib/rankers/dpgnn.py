@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,8 +43,8 @@ class GraphConfig:
     text_dim: int = 32
     layers: int = 3
     epochs: int = 60
-    batch_size: int = 256
-    learning_rate: float = 5e-3
+    batch_size: int = 512
+    learning_rate: float = 7e-3
     reg: float = 1e-5
     contrast: float = 0.05
     temperature: float = 0.2
@@ -96,13 +96,14 @@ class DPGNN(Ranker):
         table = corpus.labelled("train", 1)
         if table.empty:
             raise ValueError(f"corpus {corpus.name!r} has no accepted training pair: there is no graph to learn from")
-        pairs = {side: corpus.positions(side, table[f"{side}_id"]) for side in SIDES}
-        self.known = {side: _in_training(corpus, side) for side in SIDES}
-        self._prepare(corpus)
+        seen = _in_training(corpus)
+        pairs = {side: seen.positions(side, table[f"{side}_id"]) for side in SIDES}
+        self.known = {side: seen.documents(side).index for side in SIDES}
+        self._prepare(seen)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             self.network = GraphNetwork(self._sizes(), self._text["resume"].shape[1], self.config)
-            self._train(pairs, corpus)
+            self._train(pairs, seen)
         return self
 
     def _sizes(self) -> dict[Side, int]:
@@ -121,7 +122,7 @@ class DPGNN(Ranker):
     def _train(self, pairs: dict[Side, Rows], corpus: Corpus) -> None:
         config, rng = self.config, np.random.default_rng(self.config.seed)
         known, losses = removal(corpus, "job"), []
-        pools = {side: corpus.positions(side, self.known[side]) for side in SIDES}
+        pools = {side: np.arange(len(self.known[side])) for side in SIDES}
         optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         bar = tqdm(range(config.epochs), desc=f"{self.name}: train", unit="epoch", delay=2)
         for epoch in bar:
@@ -260,9 +261,11 @@ def _at(views: Views, rows: Rows) -> Views:
     return views[0][places], views[1][places]
 
 
-def _in_training(corpus: Corpus, side: Side) -> pd.Index:
-    """Documents with a training label."""
-    return pd.Index(corpus.labelled("train")[f"{side}_id"].unique())
+def _in_training(corpus: Corpus) -> Corpus:
+    """The corpus cut down to training labels and their documents: no other one has an edge to learn from."""
+    table = corpus.labelled("train")
+    seen = {f"{side}s": corpus.documents(side).loc[table[f"{side}_id"].unique()] for side in SIDES}
+    return replace(corpus, **seen, labels=table, rankings=corpus.rankings.iloc[:0], truth=None)
 
 
 def _replaced(batch: dict[Side, Rows], side: Side, pool: Rows, known: csr_array, rng: np.random.Generator) -> Rows:
