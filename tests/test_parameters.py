@@ -35,7 +35,7 @@ PJFNN = MAP + convolution(5) + convolution(3, 2 * DIM) + convolution(5) + convol
 UNTRAINED = ("BM25", "TfIdf", "RawEmbed", "TwoTowers", "OpenAIEmbed", "HyDE", "HyQE")
 TRAINED = {
     **dict.fromkeys(("InBatch", "Mined", "ConFitV1", "ConFitV2"), (DENSE, (WIDTH + 1) * VOCABULARY)),
-    "FieldConFitV1": (FIELDS, transformer(WIDTH, 64) + 14 + 2),  # two merges of 14 fields together
+    "FieldConFitV1": (FIELDS, transformer(WIDTH, 64) + 12 + 2),  # two merges of 12 fields together
     "PJFNN": ({"dim": DIM, "channels": DIM, **ONCE}, PJFNN),
     "BPJFNN": ({"dim": DIM, "hidden": HIDDEN, **ONCE}, MAP + LSTMS + COMPARE),
     "APJFNN": ({"dim": DIM, "hidden": HIDDEN, **ONCE}, MAP + 2 * LSTMS + 3 * ATTENTION + 2 * DIM**2 + COMPARE),

@@ -264,8 +264,8 @@ def _at(views: Views, rows: Rows) -> Views:
 def _in_training(corpus: Corpus) -> Corpus:
     """The corpus cut down to training labels and their documents: no other one has an edge to learn from."""
     table = corpus.labelled("train")
-    seen = {f"{side}s": corpus.documents(side).loc[table[f"{side}_id"].unique()] for side in SIDES}
-    return replace(corpus, **seen, labels=table, rankings=corpus.rankings.iloc[:0], truth=None)
+    resumes, jobs = (corpus.documents(side).loc[table[f"{side}_id"].unique()] for side in SIDES)
+    return replace(corpus, resumes=resumes, jobs=jobs, labels=table, rankings=corpus.rankings.iloc[:0], truth=None)
 
 
 def _replaced(batch: dict[Side, Rows], side: Side, pool: Rows, known: csr_array, rng: np.random.Generator) -> Rows:
