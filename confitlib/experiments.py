@@ -20,6 +20,7 @@ from confitlib.audit import false_negatives
 from confitlib.cache import code_hash, content_key
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
+from confitlib.evaluation.ranking import Relevance
 from confitlib.rankers import InBatch, Mined, Ranker
 from confitlib.training import TrainingConfig
 
@@ -52,29 +53,31 @@ class Measurement:
         return {**ranked, **self.classification, **self.mining}
 
 
-def measure(ranker: Ranker, corpus: Corpus, cache: str | None = None) -> Measurement:
+def measure(
+    ranker: Ranker, corpus: Corpus, cache: str | None = None, relevance: Relevance | None = None
+) -> Measurement:
     """Fit a ranker and measure it on the full test pools and the labelled test pairs.
 
-    With `cache`, the measurement is kept under a key of ranker, parameters, data and code, so that an interrupted
-    experiment goes on where it stopped and notebooks share what they measure. A cached one leaves the ranker unfitted.
+    `relevance`: who says what is relevant in a pool, as in `evaluate_ranking`. With `cache`, the measurement is kept
+    under a key of ranker, parameters, data and code, so that an interrupted experiment goes on where it stopped and
+    notebooks share what they measure. A cached one leaves the ranker unfitted.
     """
     if cache is None:
-        return _measure(ranker, corpus)
+        return _measure(ranker, corpus, relevance)
     parameters = {name: value for name, value in ranker._parameters().items() if name != "cache"}
-    key = content_key(
-        ranker=type(ranker).__name__, parameters=parameters, data=corpus.fingerprint(), code=code_hash(*DECIDES)
-    )
+    subject = {"ranker": type(ranker).__name__, "parameters": parameters, "relevance": relevance}
+    key = content_key(**subject, data=corpus.fingerprint(), code=code_hash(*DECIDES))
     path = Path(cache) / "measured" / f"{key}.joblib"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}")
-        joblib.dump(_measure(ranker, corpus), draft)
+        joblib.dump(_measure(ranker, corpus, relevance), draft)
         draft.replace(path)
     kept: Measurement = joblib.load(path)
     return kept
 
 
-def _measure(ranker: Ranker, corpus: Corpus) -> Measurement:
+def _measure(ranker: Ranker, corpus: Corpus, relevance: Relevance | None) -> Measurement:
     started = time.perf_counter()
     ranker.fit(corpus)
     fitted = time.perf_counter()
@@ -82,7 +85,7 @@ def _measure(ranker: Ranker, corpus: Corpus) -> Measurement:
     ranker.score(resumes, jobs)
     rate = len(resumes) * len(jobs) / (time.perf_counter() - fitted)
     costs = {"fit seconds": fitted - started, "pairs per second": rate, "parameters": ranker.n_parameters}
-    rankings = {side: evaluate_ranking(ranker, corpus, side) for side in SIDES}
+    rankings = {side: evaluate_ranking(ranker, corpus, side, relevance=relevance) for side in SIDES}
     classes = evaluate_classification(ranker, corpus).means()
     return Measurement(rankings, classes, _audit(ranker, corpus), costs, getattr(ranker, "history", None))
 

@@ -14,6 +14,7 @@ from confitlib.experiments import (
     gains,
     judge_gains,
     mean_queries,
+    measure,
     measure_systems,
     table_of,
     thin_labels,
@@ -43,6 +44,13 @@ def test_comparison_is_the_difference_of_the_means(measured):
     assert row["against"] == "TF-IDF"
     assert row["difference"] == pytest.approx(means["BM25"] - means["TF-IDF"])
     assert row["low"] < row["difference"] < row["high"] and 0 < row["p_holm"] <= 1
+
+
+def test_a_measurement_says_who_judged_and_is_kept_apart(tiny, tmp_path):
+    for relevance in ("labels", None, "labels"):
+        measured = measure(BM25(), tiny, str(tmp_path), relevance)
+        expected = evaluate_ranking(BM25().fit(tiny), tiny, "job", relevance=relevance)
+        pd.testing.assert_frame_equal(measured.rankings["job"].queries, expected.queries)
 
 
 def test_mean_over_seeds_keeps_every_query(measured):

@@ -47,6 +47,7 @@ def test_ranker_round_trip(fitted, tiny, tmp_path, name):
         ours, theirs = (ranker.score(resumes, jobs, target=target) for ranker in (fitted[name], loaded))
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert loaded.get_params() == fitted[name].get_params()
+    assert loaded.n_parameters == fitted[name].n_parameters
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confitlib.corpus import SIDES, Corpus, empty_frame
+from confitlib.encoder import load_encoder
 from confitlib.evaluation import evaluate_ranking
 from confitlib.llm import Store
 from confitlib.llm.requests import EmbeddingRequest
@@ -84,6 +85,7 @@ def test_a_system_keeps_its_scores_through_save_and_load(fitted, small, tmp_path
     resumes, jobs = small.pool("resume", "test")[:7], small.pool("job", "test")[:5]
     np.testing.assert_allclose(loaded.score(resumes, jobs), fitted[name].score(resumes, jobs), atol=1e-5)
     assert loaded.get_params() == fitted[name].get_params()
+    assert loaded.n_parameters == fitted[name].n_parameters
 
 
 @every_system
@@ -251,8 +253,18 @@ def test_the_static_encoder_is_not_trained_field_by_field(small):
 
 def test_two_towers_of_one_encoder_are_that_encoder(small):
     resumes, jobs = small.pool("resume", "test")[:5], small.pool("job", "test")[:5]
-    towers = TwoTowers("static", "static", pooling=None).fit(small)
+    towers = TwoTowers("static", "static", prefix=None, job_prefix=None).fit(small)
     np.testing.assert_allclose(towers.score(resumes, jobs), RawEmbed("static").fit(small).score(resumes, jobs))
+
+
+def test_each_tower_reads_its_own_prefix(small, tmp_path):
+    encoder, resumes, jobs = load_encoder("static"), small.pool("resume", "test")[:5], small.pool("job", "test")[:5]
+    towers = TwoTowers("static", "static", prefix="passage: ", job_prefix="query: ").fit(small)
+    passages = encoder.encode(("passage: " + texts(small, "resume")[resumes]).tolist(), progress=False)
+    queries = encoder.encode(("query: " + texts(small, "job")[jobs]).tolist(), progress=False)
+    np.testing.assert_allclose(towers.score(resumes, jobs), passages @ queries.T, atol=1e-6)
+    towers.save(tmp_path)
+    np.testing.assert_allclose(load_ranker(tmp_path, small).score(resumes, jobs), passages @ queries.T, atol=1e-6)
 
 
 def test_openai_embeddings_are_replayed(small, tmp_path, monkeypatch):
@@ -350,7 +362,11 @@ def test_a_cross_encoder_orders_the_top_and_round_trips(small, tmp_path):
     assert (np.sort(np.argsort(-after, axis=0)[:3], axis=0) == np.sort(top, axis=0)).all()
     assert len(ranker.history) == 2
     ranker.save(tmp_path)
-    np.testing.assert_allclose(load_ranker(tmp_path, small).score(resumes, jobs), after, atol=1e-6)
+    loaded = load_ranker(tmp_path, small)
+    np.testing.assert_allclose(loaded.score(resumes, jobs), after, atol=1e-6)
+    top_layer = 4 * (384**2 + 384) + 2 * 384 * 1536 + 1536 + 384 + 2 * 2 * 384
+    head = 384**2 + 384 + 384 + 1
+    assert ranker.n_parameters == loaded.n_parameters == top_layer + head
 
 
 # federated training

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from torch import nn
 
 from confitlib.corpus import Corpus, Side
 
@@ -55,7 +56,7 @@ class Ranker(BaseEstimator):
 
     @property
     def n_parameters(self) -> int:
-        """How many weights a fitted ranker has; 0 for one that has none."""
+        """How many numbers a fitted ranker has set by labels: trained weights, nodes of trees; 0 if it trains none."""
         return 0
 
     def save(self, folder: Path) -> None:
@@ -74,3 +75,8 @@ class Ranker(BaseEstimator):
 
     def _load_learnt(self, folder: Path) -> None:
         """Rankers that learn read their state here."""
+
+
+def trained_weights(network: nn.Module) -> int:
+    """How many weights of a network training changes."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

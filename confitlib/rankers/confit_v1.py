@@ -21,7 +21,7 @@ from transformers import get_linear_schedule_with_warmup
 from confitlib.corpus import SIDES, Corpus, Side, Split
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import mine
-from confitlib.rankers.base import Ranker, Scores
+from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.text import texts
 from confitlib.training import PairCollator, PositivePairs, confit_v1_loss
 
@@ -118,10 +118,9 @@ class FieldConFitV1(Ranker):
 
     def learn(self, corpus: Corpus) -> Self:
         """Train on accepted pairs and keep the epoch with the lowest validation loss (the last without such pairs)."""
-        encoder = load_encoder(self.encoder, max_length=self.max_length, seed=self.config.seed)
-        if self.config.finetune and encoder.sparse_parameters:
+        encoder = self._load_encoder(self.encoder)
+        if encoder.sparse_parameters:
             raise ValueError("the static encoder has sparse gradients: use finetune=False, or another encoder")
-        encoder.requires_grad_(self.config.finetune)
         self.fields = {side: corpus.fields(side) for side in SIDES}
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
@@ -130,6 +129,13 @@ class FieldConFitV1(Ranker):
             self._train(corpus)
         self.model.eval()
         return self
+
+    def _load_encoder(self, name: str) -> TextEncoder:
+        encoder = load_encoder(name, max_length=self.max_length, seed=self.config.seed)
+        if self.config.finetune:
+            encoder.freeze("all")  # but for what cannot reach the output
+            return encoder
+        return encoder.requires_grad_(False)
 
     def _train(self, corpus: Corpus) -> None:
         config, stores = self.config, self._stores(corpus)
@@ -222,6 +228,11 @@ class FieldConFitV1(Ranker):
         resumes = self._embeddings["resume"][self.corpus.positions("resume", resume_ids)]
         return resumes @ self._embeddings["job"][self.corpus.positions("job", job_ids)].T
 
+    @property
+    def n_parameters(self) -> int:
+        """The weights of the interaction layer and the merges, and of the encoder if it is fine-tuned."""
+        return trained_weights(self.model)
+
     def _learnt(self) -> dict[str, Tensor]:
         """Weights that training changes: all of them, or those of the network."""
         state = self.model.state_dict()
@@ -244,8 +255,7 @@ class FieldConFitV1(Ranker):
     def _load_learnt(self, folder: Path) -> None:
         self.config = FieldConfig(**vars(self)["config"])  # JSON made it a dictionary
         self.fields = _field_names(folder / WEIGHTS)
-        name = str(folder / ENCODER) if self.config.finetune else self.encoder
-        encoder = load_encoder(name, max_length=self.max_length, seed=self.config.seed)
+        encoder = self._load_encoder(str(folder / ENCODER) if self.config.finetune else self.encoder)
         network = FieldNetwork({side: len(self.fields[side]) for side in SIDES}, encoder.dim, self.config)
         network.load_state_dict(load_file(folder / WEIGHTS))
         self.model = nn.ModuleDict({"encoder": encoder, "network": network.to(encoder.device)}).eval()

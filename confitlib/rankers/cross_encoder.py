@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from confitlib.corpus import SIDES, Corpus, Side, other
-from confitlib.rankers.base import Ranker
+from confitlib.rankers.base import Ranker, trained_weights
 from confitlib.rankers.dense import RawEmbed
 from confitlib.rankers.rerank import Reranker
 from confitlib.rankers.sampling import JudgedPairs, sampled_pairs
@@ -74,11 +74,11 @@ class CrossEncoder(Reranker):
         self._tokenizer = AutoTokenizer.from_pretrained(name)
         options = {"num_labels": 1, "use_safetensors": True}
         self._scorer = AutoModelForSequenceClassification.from_pretrained(name, **options).to(device).eval()
+        self._freeze()
 
     def _train(self, sampled: JudgedPairs, corpus: Corpus) -> None:
         documents = _documents(corpus)
         chosen = np.random.default_rng(self.seed).permutation(len(sampled))[: self.pairs]
-        self._freeze()
         trained = [parameter for parameter in self._scorer.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate)
         batches = np.array_split(chosen, -(-len(chosen) // self.batch_size))
@@ -102,6 +102,11 @@ class CrossEncoder(Reranker):
         depth = len(body.encoder.layer)
         for module in (body.embeddings, *body.encoder.layer[: depth - self.layers]):
             module.requires_grad_(False)
+
+    @property
+    def n_parameters(self) -> int:
+        """The trained weights of both stages."""
+        return self.first.n_parameters + (trained_weights(self._scorer) if self.pairs else 0)
 
     def _logits(self, resumes: Sequence[str], jobs: Sequence[str]) -> Tensor:
         """Scores of aligned documents, job first."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Embeddings, Negatives, mine
-from confitlib.rankers.base import Ranker, Scores
+from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
 
 HyRe = bool | Literal["average"]
@@ -27,26 +27,28 @@ class RawEmbed(Ranker):
     `encoder`: "static", "minilm", a hub name or a local folder; `max_length`: tokens read of a document, or
     None for the encoder's own. `hyre`: append hypothetical texts (HyRe to jobs, HyJob to resumes) where the corpus
     has them; "average": embed them by themselves and average both vectors. `cache`: folder for embeddings
-    and for encoders trained without mined negatives, which all mining starts from.
+    and for encoders trained without mined negatives, which all mining starts from. `trust_remote_code`: run the code
+    that a hub model brings along, which Jina v2 needs.
     """
 
     name = "RawEmbed"
 
     def __init__(
-        self, encoder: str = "minilm", max_length: int | None = None, hyre: HyRe = True, cache: str | None = None
+        self,
+        encoder: str = "minilm",
+        max_length: int | None = None,
+        hyre: HyRe = True,
+        cache: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.encoder, self.max_length, self.hyre, self.cache = encoder, max_length, hyre, cache
+        self.trust_remote_code = trust_remote_code
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus."""
         self.corpus = corpus
         self.embeddings = self._embed(self._model(), corpus)
         return self
-
-    @property
-    def n_parameters(self) -> int:
-        """The weights of the encoder."""
-        return sum(weight.numel() for weight in self._model().parameters())
 
     def _embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
         cache = self._cache(model)
@@ -61,7 +63,7 @@ class RawEmbed(Ranker):
         return Path(self.cache) / "embeddings" if self.cache and slow else None
 
     def _model(self) -> TextEncoder:
-        return load_encoder(self.encoder, max_length=self.max_length)
+        return load_encoder(self.encoder, max_length=self.max_length, trust_remote_code=self.trust_remote_code)
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Cosine of every pair."""
@@ -121,6 +123,13 @@ class InBatch(RawEmbed):
     def history(self) -> pd.DataFrame:
         """The training log, one row a logged step."""
         return self.result.history
+
+    @property
+    def n_parameters(self) -> int:
+        """The weights of the encoder or adapter that are trained."""
+        encoder, mode = self.result.encoder, self.config.mode
+        encoder.freeze("all" if mode == "full" else mode)  # a loaded one does not know what was frozen
+        return trained_weights(encoder)
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
         return {}

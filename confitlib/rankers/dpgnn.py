@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
 from confitlib.mining.removal import codes_at, removal
-from confitlib.rankers.base import Ranker, Scores
+from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.sampling import Rows
 from confitlib.text import texts
 from confitlib.training import info_nce
@@ -43,8 +43,8 @@ class GraphConfig:
     text_dim: int = 32
     layers: int = 3
     epochs: int = 60
-    batch_size: int = 256
-    learning_rate: float = 5e-3
+    batch_size: int = 512
+    learning_rate: float = 7e-3
     reg: float = 1e-5
     contrast: float = 0.05
     temperature: float = 0.2
@@ -96,13 +96,14 @@ class DPGNN(Ranker):
         table = corpus.labelled("train", 1)
         if table.empty:
             raise ValueError(f"corpus {corpus.name!r} has no accepted training pair: there is no graph to learn from")
-        pairs = {side: corpus.positions(side, table[f"{side}_id"]) for side in SIDES}
-        self.known = {side: _in_training(corpus, side) for side in SIDES}
-        self._prepare(corpus)
+        seen = _in_training(corpus)
+        pairs = {side: seen.positions(side, table[f"{side}_id"]) for side in SIDES}
+        self.known = {side: seen.documents(side).index for side in SIDES}
+        self._prepare(seen)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             self.network = GraphNetwork(self._sizes(), self._text["resume"].shape[1], self.config)
-            self._train(pairs, corpus)
+            self._train(pairs, seen)
         return self
 
     def _sizes(self) -> dict[Side, int]:
@@ -121,7 +122,7 @@ class DPGNN(Ranker):
     def _train(self, pairs: dict[Side, Rows], corpus: Corpus) -> None:
         config, rng = self.config, np.random.default_rng(self.config.seed)
         known, losses = removal(corpus, "job"), []
-        pools = {side: corpus.positions(side, self.known[side]) for side in SIDES}
+        pools = {side: np.arange(len(self.known[side])) for side in SIDES}
         optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         bar = tqdm(range(config.epochs), desc=f"{self.name}: train", unit="epoch", delay=2)
         for epoch in bar:
@@ -176,6 +177,11 @@ class DPGNN(Ranker):
         resumes = _at(self._views["resume"], self.corpus.positions("resume", resume_ids))
         jobs = _at(self._views["job"], self.corpus.positions("job", job_ids))
         return (resumes[0] @ jobs[1].T + resumes[1] @ jobs[0].T).numpy()
+
+    @property
+    def n_parameters(self) -> int:
+        """Free vectors of the known documents and the projections of their texts."""
+        return trained_weights(self.network)
 
     def _parameters(self) -> dict[str, Any]:
         return {**super()._parameters(), "config": asdict(self.config)}
@@ -255,9 +261,11 @@ def _at(views: Views, rows: Rows) -> Views:
     return views[0][places], views[1][places]
 
 
-def _in_training(corpus: Corpus, side: Side) -> pd.Index:
-    """Documents with a training label."""
-    return pd.Index(corpus.labelled("train")[f"{side}_id"].unique())
+def _in_training(corpus: Corpus) -> Corpus:
+    """The corpus cut down to training labels and their documents: no other one has an edge to learn from."""
+    table = corpus.labelled("train")
+    resumes, jobs = (corpus.documents(side).loc[table[f"{side}_id"].unique()] for side in SIDES)
+    return replace(corpus, resumes=resumes, jobs=jobs, labels=table, rankings=corpus.rankings.iloc[:0], truth=None)
 
 
 def _replaced(batch: dict[Side, Rows], side: Side, pool: Rows, known: csr_array, rng: np.random.Generator) -> Rows:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
 from confitlib.mining.removal import removal
-from confitlib.rankers.base import Ranker, Scores
+from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.text import texts
 from confitlib.training import contrastive_loss
 
@@ -303,6 +303,11 @@ class FedPJF(Ranker):
         """Cosine of every pair."""
         resumes = self._embeddings["resume"][self.corpus.positions("resume", resume_ids)]
         return resumes @ self._embeddings["job"][self.corpus.positions("job", job_ids)].T
+
+    @property
+    def n_parameters(self) -> int:
+        """The weights of the residual map, which is all that travels."""
+        return trained_weights(self.adapter)
 
     def _parameters(self) -> dict[str, Any]:
         owners = self.clients if isinstance(self.clients, str) else dict(self.clients)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from confitlib.corpus import SIDES, Corpus, Side, Split
-from confitlib.rankers.base import Ranker, Scores
+from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.networks import Encoded, PairNetwork, at
 from confitlib.rankers.pairs import PairBatch, PairBatches, Rows
 from confitlib.rankers.pieces import Pieces, Unit
@@ -227,6 +227,11 @@ class PairMatcher(Ranker):
                 logits = self.network(at(self._encoded["resume"], some), at(self._encoded["job"], others))
                 parts.append(logits.cpu().numpy())
         return np.concatenate(parts)
+
+    @property
+    def n_parameters(self) -> int:
+        """The trained weights of the network."""
+        return trained_weights(self.network)
 
     @property
     def _device(self) -> torch.device:

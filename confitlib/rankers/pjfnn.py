@@ -77,6 +77,18 @@ class Nearness(nn.Module):
         return self.log_scale.exp() * F.cosine_similarity(resumes, jobs, dim=-1) + self.shift
 
 
+class OfProduct(nn.Module):
+    """Logits from a small network on the product of two vectors."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
+
+    def forward(self, resumes: Tensor, jobs: Tensor) -> Tensor:
+        """Logits `[...]` of vectors `[..., dim]`."""
+        return self.layers(resumes * jobs).squeeze(-1)
+
+
 class PJFNNetwork(PairNetwork):
     """Vectors of both sides and their comparison."""
 
@@ -86,9 +98,8 @@ class PJFNNetwork(PairNetwork):
         widths: dict[Side, tuple[int, int]] = {"resume": (5, 3), "job": (5, 5)}
         self.sentences = nn.ModuleDict({side: SentenceCNN(tokens, dim, channels, w) for side, w in widths.items()})
         self.standard = nn.ModuleDict({side: Standardise(channels) for side in SIDES})
-        self.scoring, self.channels = scoring, channels
-        self.compare = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 1))
-        self.nearness = Nearness()
+        self.channels = channels
+        self.compare = Nearness() if scoring == "distance" else OfProduct(channels)
 
     def encode(self, side: Side, inputs: Tensor) -> Encoded:
         """The strongest sentence counts of a resume, all sentences of a job: maximum and mean."""
@@ -99,10 +110,8 @@ class PJFNNetwork(PairNetwork):
         return (self.standard[side](pooled),)
 
     def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
-        """Logits from the product of the vectors, or from their cosine, scaled and shifted."""
-        if self.scoring == "mlp":
-            return self.compare(resumes[0] * jobs[0]).squeeze(-1)
-        return self.nearness(resumes[0], jobs[0])
+        """Logits of pairs."""
+        return self.compare(resumes[0], jobs[0])
 
 
 class PJFNN(PairMatcher):

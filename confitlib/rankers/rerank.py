@@ -62,6 +62,11 @@ class Reranker(Ranker):
         orders = self.reorder(target, lists)
         return iter(tqdm(orders, total=len(lists), desc=f"{self.name}: {target}s", unit="list", delay=2))
 
+    @property
+    def n_parameters(self) -> int:
+        """What the first stage learns."""
+        return self.first.n_parameters
+
     def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
         """The first stage's scores: a second stage orders lists."""
         return self.first.score_pairs(resume_ids, job_ids)

@@ -114,6 +114,11 @@ class Trees(Ranker):
     def _reduced(self, documents: list[str]) -> Vectors:
         return normalize(self._wide(documents) @ self._components.T).astype(np.float32)
 
+    @property
+    def n_parameters(self) -> int:
+        """The nodes of all trees: splits and leaves."""
+        return int(sum(2 * tree["num_leaves"] - 1 for tree in self.model.dump_model()["tree_info"]))
+
     def index(self, corpus: Corpus) -> Self:
         """Reduced vectors of every document."""
         self.corpus = corpus

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from confitlib.corpus import SIDES, Corpus, Side
-from confitlib.encoder import Pooling, TextEncoder, load_encoder
+from confitlib.encoder import Pooling, load_encoder
 from confitlib.llm import Client
 from confitlib.mining import Embeddings
 from confitlib.rankers.dense import RawEmbed
@@ -16,40 +16,46 @@ from confitlib.text import texts
 
 
 class TwoTowers(RawEmbed):
-    """One encoder a side, as DPR has one for questions and one for passages; nothing is trained.
+    """An encoder, a prefix or both for each side, as E5 and DPR tell queries from passages; nothing is trained.
 
-    `encoder` reads resumes and `job_encoder` jobs, both pooled by `pooling` (DPR: "cls"; None: each model's own). DPR
-    compares inner products; here vectors have unit length, as everywhere in the kit (our choice).
-    Source: Karpukhin et al. 2020.
+    `encoder` and `prefix` read resumes, the passages; `job_encoder` and `job_prefix` read jobs, which ask. `pooling`,
+    and a prefix that is None, are each model's own. By default E5 with its two prefixes (ConFit puts "query: " on both
+    sides: `RawEmbed`). DPR has two encoders, pools by "cls" and compares inner products; here vectors have unit length,
+    as everywhere in the kit (our choice). Sources: Wang et al. 2022 (arXiv 2212.03533); Karpukhin et al. 2020.
     """
 
     name = "two towers"
 
     def __init__(
         self,
-        encoder: str = "facebook/dpr-ctx_encoder-single-nq-base",
-        job_encoder: str = "facebook/dpr-question_encoder-single-nq-base",
-        pooling: Pooling | None = "cls",
+        encoder: str = "intfloat/e5-base-v2",
+        job_encoder: str = "intfloat/e5-base-v2",
+        prefix: str | None = "passage: ",
+        job_prefix: str | None = "query: ",
+        pooling: Pooling | None = None,
         max_length: int | None = None,
         hyre: bool = True,
         cache: str | None = None,
     ) -> None:
         super().__init__(encoder, max_length, hyre, cache)
-        self.job_encoder, self.pooling = job_encoder, pooling
+        self.job_encoder, self.prefix, self.job_prefix, self.pooling = job_encoder, prefix, job_prefix, pooling
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document with the encoder of its side; raises ValueError for towers of different widths."""
         self.corpus = corpus
-        towers: dict[Side, str] = {"resume": self.encoder, "job": self.job_encoder}
-        vectors = {side: self._tower(towers[side], corpus, side) for side in SIDES}
-        widths = {side: vectors[side].shape[1] for side in SIDES}
-        if widths["resume"] != widths["job"]:
+        vectors = {
+            "resume": self._tower(self.encoder, self.prefix, corpus, "resume"),
+            "job": self._tower(self.job_encoder, self.job_prefix, corpus, "job"),
+        }
+        widths = [vectors[side].shape[1] for side in SIDES]
+        if widths[0] != widths[1]:
+            towers = f"{self.encoder!r} and {self.job_encoder!r}"
             raise ValueError(f"{towers} give vectors of {widths} dimensions: choose encoders of one family")
         self.embeddings = Embeddings(vectors["resume"], vectors["job"])
         return self
 
-    def _tower(self, name: str, corpus: Corpus, side: Side) -> np.ndarray:
-        encoder: TextEncoder = load_encoder(name, pooling=self.pooling, max_length=self.max_length)
+    def _tower(self, name: str, prefix: str | None, corpus: Corpus, side: Side) -> np.ndarray:
+        encoder = load_encoder(name, pooling=self.pooling, prefix=prefix, max_length=self.max_length)
         documents = texts(corpus, side, hyre=bool(self.hyre)).tolist()
         return encoder.encode(documents, progress=False, cache=self._cache(encoder))
 
