@@ -132,11 +132,11 @@ def percentile(runs: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
 
     quantities = [name for name in QUANTITIES if name in set(runs["quantity"])]
-    bands = _bands(runs["setting"])
+    order = bands(runs["setting"])
     rows = -(-len(quantities) // 2)
     fig, panels = plt.subplots(rows, 2, figsize=(10, 3.6 * rows), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=False):
-        _percentile_panel(axes, runs[runs["quantity"] == quantity], bands)
+        _percentile_panel(axes, runs[runs["quantity"] == quantity], order)
         axes.set_ylabel(QUANTITIES[quantity])
     for spare in panels.flat[len(quantities) :]:
         spare.set_axis_off()
@@ -144,16 +144,16 @@ def percentile(runs: pd.DataFrame) -> Figure:
     return fig
 
 
-def _bands(settings: pd.Series) -> list[str]:
+def bands(settings: pd.Series) -> list[str]:
     """The settings that are bands, from the top of the ranking down."""
     return sorted({name for name in settings if name.endswith("%")}, key=lambda name: float(name.split("-")[0]))
 
 
-def _along_bands(axes: Axes, table: pd.DataFrame, bands: list[str]) -> pd.DataFrame:
+def _along_bands(axes: Axes, table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
     """Name the bands below a panel, and sort a table by its new column `place` on that axis, NaN for no band."""
-    axes.set_xticks(range(len(bands)), [band.removesuffix("%").replace("-", "–") for band in bands], rotation=45)
+    axes.set_xticks(range(len(order)), [band.removesuffix("%").replace("-", "–") for band in order], rotation=45)
     axes.set_xlabel("percentile band of the ranking (%)")
-    places = {band: place for place, band in enumerate(bands)}
+    places = {band: place for place, band in enumerate(order)}
     return table.assign(place=table["setting"].map(places)).sort_values("place", kind="stable")
 
 
@@ -164,18 +164,18 @@ def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> 
     """
     import matplotlib.pyplot as plt
 
-    bands = _bands(judged["setting"])
+    order = bands(judged["setting"])
     fig, panels = plt.subplots(1, len(quantities), figsize=(5.5 * len(quantities), 4), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=True):
-        table = _along_bands(axes, judged[judged["quantity"] == quantity], bands)
+        table = _along_bands(axes, judged[judged["quantity"] == quantity], order)
         line_with_band(axes, table.dropna(subset="place"), "place", hue=hue)
         axes.axhline(0, color="0.3", linewidth=1)
         axes.set_ylabel(f"gain, {QUANTITIES[quantity]}")
     return fig
 
 
-def _percentile_panel(axes: Axes, runs: pd.DataFrame, bands: list[str]) -> None:
-    table = _along_bands(axes, summarise_runs(runs, ["source", "setting"]), bands)
+def _percentile_panel(axes: Axes, runs: pd.DataFrame, order: list[str]) -> None:
+    table = _along_bands(axes, summarise_runs(runs, ["source", "setting"]), order)
     for source, part in table.groupby("source"):
         mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == UNMINED, "mean"]
         if source == "reference":
