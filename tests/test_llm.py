@@ -298,8 +298,9 @@ def test_after_a_kill_in_the_middle_of_200_calls_only_the_missing_ones_are_made(
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from confitlib.llm import Client, Request, prompt
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with SIGINT ignored
 client = Client(sys.argv[1], base_url=sys.argv[2], concurrency=2)
 try:
     client.complete([Request("m", prompt(f"q{i}")) for i in range(200)], progress=False)
