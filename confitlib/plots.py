@@ -140,7 +140,7 @@ def percentile(runs: pd.DataFrame) -> Figure:
         axes.set_ylabel(QUANTITIES[quantity])
     for spare in panels.flat[len(quantities) :]:
         spare.set_axis_off()
-    panels[0, 0].legend()
+    panels[0, 0].legend(loc="lower right")
     return fig
 
 
