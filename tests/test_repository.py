@@ -124,7 +124,10 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 
 @every_notebook
 def test_notebooks_are_committed_clean(path):
-    assert json.loads(path.read_text())["metadata"]["kernelspec"]["name"] == lab.KERNEL
+    notebook = json.loads(path.read_text())
+    assert notebook["metadata"]["kernelspec"]["name"] == lab.KERNEL
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids), "a cell is there twice"
     for text, cell in cells(path, "code"):
         assert not cell["outputs"] and cell["execution_count"] is None, f"clear the outputs: {text[:60]}"
         assert sum(bool(line.strip()) for line in text.splitlines()) <= LONGEST_CELL, (
