@@ -140,13 +140,14 @@ def percentile(runs: pd.DataFrame) -> Figure:
         axes.set_ylabel(QUANTITIES[quantity])
     for spare in panels.flat[len(quantities) :]:
         spare.set_axis_off()
-    panels[0, 0].legend(loc="lower right")
+    fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig
 
 
 def bands(settings: pd.Series) -> list[str]:
     """The settings that are bands, from the top of the ranking down."""
-    return sorted({name for name in settings if name.endswith("%")}, key=lambda name: float(name.split("-")[0]))
+    named = {name for name in settings if name.endswith("%")}
+    return sorted(named, key=lambda name: [float(edge) for edge in name.removesuffix("%").split("-")])
 
 
 def _along_bands(axes: Axes, table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
