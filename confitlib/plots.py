@@ -234,7 +234,9 @@ def _markdown(record: pd.Series) -> str:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == 0 else f"{value:.3f}"
 
 
 def update_results(path: Path, markdown: str) -> None:
