@@ -19,7 +19,17 @@ from rich.table import Table
 
 from confitlib.scale.floors import bandwidth, product_rate
 
-__all__ = ["arguments", "bandwidth", "environment", "interleaved", "product_rate", "report", "shown"]
+__all__ = [
+    "arguments",
+    "bandwidth",
+    "clear_peak",
+    "environment",
+    "interleaved",
+    "product_rate",
+    "report",
+    "resident",
+    "shown",
+]
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -65,6 +75,20 @@ def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int = 3) -> 
             call()
             seconds[name].append(time.perf_counter() - start)
     return {name: median(times) for name, times in seconds.items()}
+
+
+def clear_peak() -> None:
+    """Let this process's peak of memory start from what is resident now, where the kernel counts it."""
+    counters = Path("/proc/self/clear_refs")
+    if counters.exists():
+        counters.write_text("5", encoding="ascii")
+
+
+def resident(field: str) -> float:
+    """Bytes of this process by a field of /proc/self/status: VmRSS now, VmHWM at its peak; NaN where there is none."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
+    return next((1024.0 * float(line.split()[1]) for line in lines if line.startswith(field)), float("nan"))
 
 
 def report(

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from benchmarks.common import environment, parser_of, report
+from benchmarks.common import clear_peak, environment, parser_of, report, resident
 from confitlib.mining.band import band_window
 from confitlib.mining.kernel import select_band
 
@@ -154,21 +154,11 @@ def measured(name: str, folder: Path) -> dict[str, float]:
     queries, pool = (np.load(folder / f"{side}.npy") for side in ("queries", "pool"))
     with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         CONTESTANTS[name](queries[:500], pool[:500])
-        before = _reset_peak()
+        clear_peak()
+        before = resident("VmRSS")
         start = time.perf_counter()
         CONTESTANTS[name](queries, pool)
-    return {"seconds": time.perf_counter() - start, "extra MB": (_resident("VmHWM") - before) / 1e6}
-
-
-def _reset_peak() -> float:
-    """Let the peak start from what is resident now, in bytes. Linux only."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _resident("VmRSS")
-
-
-def _resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(1024.0 * float(line.split()[1]) for line in lines if line.startswith(field))
+    return {"seconds": time.perf_counter() - start, "extra MB": (resident("VmHWM") - before) / 1e6}
 
 
 def compared(size: int, dim: int, names: Sequence[str], repeats: int) -> list[dict[str, Any]]:

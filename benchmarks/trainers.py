@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import TrainingArguments
 
+from benchmarks.common import clear_peak, resident
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.text import texts
@@ -191,14 +192,11 @@ def reset_peak(device: str) -> None:
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
+    clear_peak()
 
 
 def peak_megabytes(device: str) -> float:
     """Peak of the card's memory since the last reset, or of this process's; NaN where nobody counts."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), float("nan"))
+    return resident("VmHWM") / 2**20

@@ -198,17 +198,17 @@ def judge_gains(gained: pd.DataFrame, by: Sequence[str] = ("setting", "quantity"
     return table.assign(p_holm=grouped.transform(lambda values: holm(values.to_numpy())))
 
 
-def gain_table(judged: pd.DataFrame, across: str = "quantity") -> pd.DataFrame:
+def gain_table(judged: pd.DataFrame, down: str = "setting", across: str = "quantity") -> pd.DataFrame:
     """Judged gains as text, "mean [low, high]", with a star where `p_holm` is below 0.05.
 
-    One row a setting, in the order given; one column a value of `across`.
+    One row a value of `down`, in the order given; one column a value of `across`.
     """
     text = [
         f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" + (" *" if p < 0.05 else "")
         for mean, low, high, p in judged[["mean", "low", "high", "p_holm"]].to_numpy(float)
     ]
-    table = judged.assign(gain=text).pivot(index="setting", columns=across, values="gain")
-    return table.loc[judged["setting"].unique()]
+    table = judged.assign(gain=text).pivot(index=down, columns=across, values="gain")
+    return table.loc[judged[down].unique()]
 
 
 def thin_labels(corpus: Corpus, share: float, seed: int = 0) -> Corpus:

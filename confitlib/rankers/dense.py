@@ -127,9 +127,7 @@ class InBatch(RawEmbed):
     @property
     def n_parameters(self) -> int:
         """The weights of the encoder or adapter that are trained."""
-        encoder, mode = self.result.encoder, self.config.mode
-        encoder.freeze("all" if mode == "full" else mode)  # a loaded one does not know what was frozen
-        return trained_weights(encoder)
+        return trained_weights(self.result.encoder)
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
         return {}

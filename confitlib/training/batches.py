@@ -136,11 +136,10 @@ class DocumentStore:
         self.encoder, documents = encoder, list(texts(corpus, side))
         if frozen:
             self.vectors: Tensor | None = torch.from_numpy(encoder.embed_frozen(documents, cache=cache))
+            self.lengths = np.ones(len(documents), dtype=np.intp)
         else:
             self.vectors, self.tokens = None, encoder.tokenize(documents)
-        self.lengths = np.array(
-            [1 if frozen else len(self.tokens[row]) for row in range(len(documents))], dtype=np.intp
-        )
+            self.lengths = np.array([len(ids) for ids in self.tokens], dtype=np.intp)
 
     def features(self, rows: Sequence[int] | NDArray[np.intp]) -> dict[str, Tensor]:
         """Encoder inputs for the given documents, padded to the longest of them."""

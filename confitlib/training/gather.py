@@ -41,6 +41,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, lengths: list[int]) -> tuple[Tensor, ...]:
+        """Pad the own block to the longest, exchange, and cut every block back to its length."""
         padded = own.new_zeros(max(lengths), *own.shape[1:])
         padded[: len(own)] = own
         blocks = [torch.empty_like(padded) for _ in lengths]
@@ -49,4 +50,5 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the own block, times the number of processes."""
         return gradients[dist.get_rank()] * dist.get_world_size(), None

@@ -226,10 +226,12 @@ class TrainingResult:
 
     @classmethod
     def load(cls, folder: Path) -> TrainingResult:
-        """Read what `save` wrote."""
+        """Read what `save` wrote, with the same weights frozen."""
         saved = json.loads((folder / "training.json").read_text())
         history = pd.read_json(folder / "history.jsonl", lines=True)
-        return cls(load_encoder(str(folder)), history, saved["seconds"], TrainingConfig(**saved["config"]))
+        encoder, config = load_encoder(str(folder)), TrainingConfig(**saved["config"])
+        _set_trainable(encoder, config.mode)
+        return cls(encoder, history, saved["seconds"], config)
 
 
 def train(
