@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import pad
 from transformers import TrainingArguments
 
@@ -117,15 +118,16 @@ def train_ours(load: Load, grouped: bool = False, padded: bool = False) -> float
 
 
 class PaddedStore:
-    """Documents as the official code batches them: all padded to the maximum length."""
+    """Documents as the official code batches them: all at once, padded to the maximum length."""
 
     def __init__(self, store: DocumentStore, length: int) -> None:
         self.store, self.length, self.lengths = store, length, store.lengths
 
-    def features(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Encoder inputs `[len(rows), length]`."""
-        found = self.store.features(rows)
-        return {name: pad(tensor, (0, self.length - tensor.shape[1])) for name, tensor in found.items()}
+    def features(self, rows: NDArray[np.intp]) -> dict[str, Any]:
+        """One part of encoder inputs `[len(rows), length]`."""
+        found = self.store.encoder.collate([self.store.tokens[row] for row in rows])
+        padded = {name: pad(tensor, (0, self.length - tensor.shape[1])) for name, tensor in found.items()}
+        return {"parts": [padded], "places": torch.arange(len(rows))}
 
 
 def train_peer(load: Load) -> float:

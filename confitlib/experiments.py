@@ -100,11 +100,19 @@ def _audit(ranker: Ranker, corpus: Corpus) -> dict[str, float]:
 
 
 def measure_systems(
-    systems: Mapping[str, Sequence[Ranker]], corpus: Corpus, workers: int = 2, cache: str | None = None
+    systems: Mapping[str, Sequence[Ranker]],
+    corpus: Corpus | Mapping[str, Corpus],
+    workers: int = 2,
+    cache: str | None = None,
+    relevance: Relevance | None = None,
 ) -> dict[str, list[Measurement]]:
-    """Measure every ranker of every system (one a seed), `workers` at a time with one thread each."""
+    """Measure every ranker of every system (one a seed), `workers` at a time with one thread each.
+
+    `corpus`: the same for all, or one for each system by name; `cache`, `relevance`: as in `measure`.
+    """
     tasks = [(name, ranker) for name, rankers in systems.items() for ranker in rankers]
-    jobs = [joblib.delayed(_on_one_thread)(measure, ranker, corpus, cache) for _, ranker in tasks]
+    corpora = dict.fromkeys(systems, corpus) if isinstance(corpus, Corpus) else corpus
+    jobs = [joblib.delayed(_on_one_thread)(measure, one, corpora[name], cache, relevance) for name, one in tasks]
     measured: dict[str, list[Measurement]] = {name: [] for name in systems}
     for (name, _), outcome in zip(tasks, _in_parallel(jobs, workers, "systems × seeds"), strict=True):
         measured[name].append(outcome)
@@ -149,7 +157,8 @@ def ablate(
 ) -> pd.DataFrame:
     """Train with every mining setting and every seed, and once a seed without mined negatives, as "in-batch".
 
-    `settings`: name to what `mine` takes, e.g. `{"runner-ups": {"strategy": "band", "lo": 0.03, "hi": 0.04}}`.
+    `settings`: name to what `mine` takes, e.g. `{"runner-ups": {"strategy": "band", "lo": 0.03, "hi": 0.04}}`, and
+    `refresh`, the epochs after which it is done again (`Mined`).
     Returns one row a measurement: `setting, seed, quantity, value`; quantities as of `Measurement.means`. `cache` as
     in `measure`; `workers` changes the time and nothing else.
     """
@@ -229,8 +238,9 @@ def band_name(lo: float, hi: float) -> str:
 
 
 def _mined(mining: Mining, encoder: str, config: TrainingConfig, cache: str | None) -> Mined:
-    parameters = {name: value for name, value in mining.items() if name != "strategy"}
-    return Mined(mining["strategy"], parameters, encoder, config, cache=cache)
+    parameters = dict(mining)
+    strategy, refresh = parameters.pop("strategy"), parameters.pop("refresh", 0)
+    return Mined(strategy, parameters, encoder, config, cache=cache, refresh=refresh)
 
 
 def _in_parallel(jobs: list[Any], workers: int, what: str) -> Iterator[Any]:

@@ -19,7 +19,7 @@ from confitlib.experiments import (
     table_of,
     thin_labels,
 )
-from confitlib.rankers import BM25, InBatch, TfIdf
+from confitlib.rankers import BM25, DPGNN, InBatch, TfIdf
 from confitlib.records import Claim, judge, measure_claim
 from confitlib.training import TrainingConfig
 
@@ -51,6 +51,17 @@ def test_a_measurement_says_who_judged_and_is_kept_apart(tiny, tmp_path):
         measured = measure(BM25(), tiny, str(tmp_path), relevance)
         expected = evaluate_ranking(BM25().fit(tiny), tiny, "job", relevance=relevance)
         pd.testing.assert_frame_equal(measured.rankings["job"].queries, expected.queries)
+
+
+def test_every_system_may_have_a_corpus_and_labels_may_judge(tiny):
+    fewer = thin_labels(tiny, 0.5)
+    corpora = {"all labels": tiny, "half": fewer}
+    runs = measure_systems({name: [DPGNN()] for name in corpora}, corpora, workers=1, relevance="labels")
+    for name, corpus in corpora.items():
+        expected = measure(DPGNN(), corpus, relevance="labels").rankings["resume"].queries
+        pd.testing.assert_frame_equal(runs[name][0].rankings["resume"].queries, expected)
+    half, whole = (runs[name][0].means()["resume map"] for name in ("half", "all labels"))
+    assert half != whole
 
 
 def test_mean_over_seeds_keeps_every_query(measured):
@@ -114,6 +125,11 @@ def test_thinning_drops_training_labels_alone(tiny):
     assert thin_labels(tiny, 1.0) == tiny and thin_labels(tiny, 0.5, seed=1) == thin
     with pytest.raises(ValueError, match="share=0"):
         thin_labels(tiny, 0)
+
+
+def test_a_setting_says_how_to_mine_and_how_often():
+    ranker = experiments._mined({"strategy": "ance", "n": 5, "refresh": 2}, "static", QUICK, None)
+    assert (ranker.strategy, ranker.parameters, ranker.refresh) == ("ance", {"n": 5}, 2)
 
 
 def test_band_names():

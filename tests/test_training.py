@@ -20,6 +20,7 @@ from confitlib.training import (
     TrainingConfig,
     TrainingResult,
     contrastive_loss,
+    optimizer,
     train,
     trainer,
 )
@@ -287,12 +288,23 @@ def test_row_adam_makes_the_steps_of_sparse_adam():
     optimizers = [RowAdam([tables[0]], lr=0.1), torch.optim.SparseAdam([tables[1]], lr=0.1)]
     for _ in range(5):
         rows = torch.from_numpy(drawn.integers(0, 9, 4))  # some rows twice, some never
-        for table, optimizer in zip(tables, optimizers, strict=True):
-            optimizer.zero_grad()
+        for table, adam in zip(tables, optimizers, strict=True):
+            adam.zero_grad()
             torch.nn.functional.embedding(rows, table, sparse=True).pow(2).sum().backward()
-            optimizer.step()
+            adam.step()
         torch.testing.assert_close(*tables)
     assert not torch.equal(tables[0], start)
+
+
+def test_rows_move_on_a_device_as_on_a_cpu():
+    drawn, rows = torch.manual_seed(0), torch.tensor([0, 3, 5])
+    tables = [torch.rand(7, 4, generator=drawn) for _ in range(3)]  # parameter and both moments
+    on_device, gradient = [table.clone() for table in tables], torch.randn(3, 4, generator=drawn)
+    numbers = [np.float32(number) for number in (0.1, 0.001, 0.01, 1e-8)]
+    optimizer._update_rows(*(one.numpy() for one in (*tables, rows, gradient)), *numbers)
+    optimizer.update_rows_on_device(*on_device, rows, gradient, *map(float, numbers))
+    for one, other in zip(tables, on_device, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_train_once_trains_once(tiny, tmp_path, monkeypatch):

@@ -42,9 +42,9 @@ def transformer(monkeypatch):
 
 def batch_of(encoder, corpus, pairs, chunk, negatives=None):
     """The first pairs of the training split as one batch."""
-    stores = {side: DocumentStore(encoder, corpus, side, frozen=False) for side in SIDES}
+    stores = {side: DocumentStore(encoder, corpus, side, frozen=False, chunk=chunk) for side in SIDES}
     data = PositivePairs(corpus, "train", negatives)
-    return PairCollator(stores, corpus, None, chunk)([data[row] for row in range(pairs)])
+    return PairCollator(stores, corpus, None)([data[row] for row in range(pairs)])
 
 
 def gradients(encoder, corpus, chunk, seed=0):
@@ -52,7 +52,7 @@ def gradients(encoder, corpus, chunk, seed=0):
     negatives = {side: mine("random", corpus, target=side, n=5, seed=0) for side in SIDES}
     batch = batch_of(encoder, corpus, 12, chunk, negatives)
     torch.manual_seed(seed)
-    resumes, jobs = DualEncoder(encoder)(batch["resumes"], batch["jobs"])
+    resumes, jobs = DualEncoder(encoder, again=chunk is not None)(batch["resumes"], batch["jobs"])
     masks = {name: batch[name] for name in ("masked_jobs", "masked_resumes")}
     loss = contrastive_loss(resumes[:12], jobs[:12], resumes[12:], jobs[12:], **masks)
     encoder.zero_grad()
@@ -69,11 +69,14 @@ def assert_close(one, other):
         assert difference <= 1e-4 * other[1][name].norm() + 1e-6, name
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 100])
+@pytest.mark.parametrize("chunk", [1, 5, 100, None])
 @pytest.mark.parametrize("kind", ["static", "transformer"])
-def test_gradients_in_chunks_are_those_of_the_whole_batch(tiny, transformer, kind, chunk):
+def test_gradients_in_chunks_are_those_of_the_whole_batch(tiny, transformer, monkeypatch, kind, chunk):
     encoder = load_encoder("static") if kind == "static" else transformer
-    assert_close(gradients(encoder, tiny, chunk), gradients(encoder, tiny, None))
+    monkeypatch.setattr(type(encoder.backbone), "tokens_per_cpu_batch", 10**9)
+    whole = gradients(encoder, tiny, None)
+    monkeypatch.setattr(type(encoder.backbone), "tokens_per_cpu_batch", 200)
+    assert_close(gradients(encoder, tiny, chunk), whole)
 
 
 def test_dropout_is_the_same_in_both_passes_over_a_chunk(tiny, transformer, monkeypatch):
@@ -116,7 +119,7 @@ def peak_bytes(encoder, corpus, pairs, chunk):
     batch = batch_of(encoder, corpus, pairs, chunk)
     encoder.zero_grad()
     with LiveBytes() as live:
-        resumes, jobs = DualEncoder(encoder)(batch["resumes"], batch["jobs"])
+        resumes, jobs = DualEncoder(encoder, again=chunk is not None)(batch["resumes"], batch["jobs"])
         contrastive_loss(resumes, jobs).backward()
     return live.peak
 

@@ -14,7 +14,7 @@ Rows = NDArray[np.intp]
 Result = TypeVar("Result")
 
 
-def length_sorted_batches(lengths: Sequence[int], batch_size: int, tokens: int) -> Iterator[Rows]:
+def length_sorted_batches(lengths: Sequence[int] | Rows, batch_size: int, tokens: int) -> Iterator[Rows]:
     """Positions in batches of similar length, longest first so that a lack of memory shows at once.
 
     A batch holds at most `batch_size` texts and, padded, `tokens` tokens (one text at least).

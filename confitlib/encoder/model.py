@@ -59,6 +59,11 @@ class TextEncoder(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens of a batch that suits the device: on a CPU, activations that stay in its caches."""
+        return self.backbone.tokens_per_cpu_batch if self.device.type == "cpu" else TOKENS_PER_GPU_BATCH
+
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """Token ids of every text: prefix applied, special tokens included, truncated to `max_length`."""
         checked = check_texts(texts)
@@ -175,10 +180,9 @@ class TextEncoder(nn.Module):
         return vectors
 
     def _embed_chunk(self, ids: list[TokenIds], batch_size: int) -> Iterator[tuple[Rows, Vectors]]:
-        on_cpu = self.device.type == "cpu"
-        tokens = self.backbone.tokens_per_cpu_batch if on_cpu else TOKENS_PER_GPU_BATCH
-        batches = list(length_sorted_batches([len(row) for row in ids], batch_size, tokens))
-        workers = torch.get_num_threads() if on_cpu and self.backbone.runs_in_threads else 1
+        batches = list(length_sorted_batches([len(row) for row in ids], batch_size, self.tokens_at_once))
+        in_threads = self.device.type == "cpu" and self.backbone.runs_in_threads
+        workers = torch.get_num_threads() if in_threads else 1
         blocks = side_by_side(lambda rows: self._embed_batch([ids[row] for row in rows]), batches, workers)
         yield from zip(batches, blocks, strict=True)
 

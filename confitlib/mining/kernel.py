@@ -44,7 +44,7 @@ class _Sizes:
     keys: int
 
 
-CACHED = _Sizes(1024, 2**11, 2**21)  # a tile of 8 MiB and 16 MiB of keys for each thread
+CACHED = _Sizes(512, 2**11, 2**20)  # a tile of 4 MiB and 8 MiB of keys for each thread
 ON_CARD = _Sizes(2**15, 2**14, 2**30)  # enough arithmetic to hide the copy of a tile; 8 GiB of keys
 
 

@@ -126,7 +126,7 @@ class Attention(nn.Module):
 class APJFNNetwork(PairNetwork):
     """Two levels of BiLSTMs and four attentions; the resume's two look at the job."""
 
-    grid_pairs = 1024
+    grid_pairs = 256
 
     def __init__(self, dim: int, hidden: int, dropout: float, train_tokens: bool) -> None:
         super().__init__()
@@ -169,13 +169,15 @@ class APJFNNetwork(PairNetwork):
         """Each line of a resume as the requirements see it, `[..., lines, states]`, and which lines are real.
 
         Every requirement attends to the words of a line, and the mean over requirements is taken. The mean of sums
-        is the sum with mean weights, so words are summed once and not once a requirement.
+        is the sum with mean weights, so words are summed once and not once a requirement. Products are left to
+        `einsum`, which repeats no document for the pairs that it is in.
         """
         (words, real_words), (needs, real_needs, _) = resumes, jobs
-        scores = torch.einsum("...ltd,...kd->...lkt", words, needs) / words.shape[-1] ** 0.5
-        weights = masked_softmax(scores, real_words.unsqueeze(-2))
-        mean = masked_mean(weights, real_needs.unsqueeze(-2), -2)
-        return (mean.unsqueeze(-2) @ words).squeeze(-2), real_words.any(-1)
+        scores = torch.einsum("...ltd,...kd->...lkt", words, needs / words.shape[-1] ** 0.5)
+        scores.masked_fill_(~real_words.unsqueeze(-2), torch.finfo(scores.dtype).min)  # in place: a pass over the most
+        shares = real_needs / real_needs.sum(-1, keepdim=True).clamp(min=1)
+        mean = torch.einsum("...lkt,...k->...lt", scores.softmax(-1), shares)
+        return torch.einsum("...lt,...ltd->...ld", mean, words), real_words.any(-1)
 
 
 class APJFNN(PairMatcher):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -95,7 +95,7 @@ class FieldStore:
             vectors = [encoder.embed_frozen(column, progress=False) for column in columns]
             self.vectors = torch.from_numpy(np.stack(vectors, axis=1))
 
-    def features(self, rows: Sequence[int] | NDArray[np.intp]) -> dict[str, Tensor]:
+    def features(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
         """Inputs of the documents in these rows."""
         if self.tokens is None:
             return {"fields": self.vectors[torch.as_tensor(np.asarray(rows))]}
@@ -141,7 +141,7 @@ class FieldConFitV1(Ranker):
         config, stores = self.config, self._stores(corpus)
         pairs = self._pairs(corpus, "train")
         valid = None if corpus.labelled("valid", 1).empty else self._pairs(corpus, "valid")
-        collate = PairCollator(stores, corpus, config.negatives_per_batch)  # type: ignore[arg-type]
+        collate = PairCollator(stores, corpus, config.negatives_per_batch)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
         steps = config.epochs * -(-len(pairs) // config.batch_size)

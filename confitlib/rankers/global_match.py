@@ -87,7 +87,8 @@ class GlobalMatchNetwork(PairNetwork):
         scores = torch.einsum("...ld,...kd->...kl", resumes[0], jobs[0]) / resumes[0].shape[-1] ** 0.5
         weights = masked_softmax(scores, resumes[2].unsqueeze(-2))
         likeness = (weights * scores).sum(-1, keepdim=True)
-        return torch.tanh(jobs[1] + weights @ resumes[1] + likeness * self.from_likeness)
+        attended = torch.einsum("...kl,...ld->...kd", weights, resumes[1])
+        return torch.tanh(jobs[1] + attended + likeness * self.from_likeness)
 
     def whole(self, matches: Tensor, real: Tensor) -> Tensor:
         """The vector of a pair: its match vectors, weighted by attention."""

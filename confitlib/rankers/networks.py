@@ -81,4 +81,5 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Softmax over the marked entries of the last dimension; zeros where none is marked."""
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
+    least = torch.finfo(scores.dtype).min  # unlike -inf, it leaves no NaN where nothing is marked
+    return scores.masked_fill(~mask, least).softmax(-1) * mask.any(-1, keepdim=True)

@@ -28,7 +28,7 @@ SAMPLE = 16_384  # vectors of the pool that bracket a window
 SPREADS = 4.0  # margin of a bracket, in standard deviations of a sample rank
 TILE = 8192  # vectors of the pool multiplied at a time
 SCORES_A_TILE = 2**21
-KEPT = 2**22  # scores kept at a time, about
+KEPT = 2**21  # scores kept at a time, about: some 250 MB with all that is made of them
 SMALLEST = 16  # rows and columns of a matrix product
 
 

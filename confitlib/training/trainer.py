@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,13 +87,13 @@ class TrainingConfig:
 class DualEncoder(nn.Module):
     """One shared encoder applied to both sides of a batch, in one forward call.
 
-    Documents that come in parts are embedded part by part without keeping activations: the backward pass embeds
-    each part again, with the same dropout, and back-propagates it before the next.
+    Documents are embedded part by part. With `again`, no activations are kept: the backward pass embeds each part
+    again, with the same dropout, and back-propagates it before the next.
     """
 
-    def __init__(self, encoder: TextEncoder, compiled: bool = False) -> None:
+    def __init__(self, encoder: TextEncoder, again: bool = False, compiled: bool = False) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.again = encoder, again
         self.compiled = torch.compile(encoder.forward, dynamic=True) if compiled else None
 
     def forward(self, resumes: dict[str, Any], jobs: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -101,10 +102,9 @@ class DualEncoder(nn.Module):
 
     def _embed(self, features: dict[str, Any]) -> Tensor:
         embed = self.compiled or self.encoder
-        if "parts" not in features:
-            return embed(features)
-        parts = [checkpoint(embed, part, use_reentrant=False) for part in features["parts"]]
-        return torch.cat(parts)[features["places"]]
+        if self.again:
+            embed = partial(checkpoint, embed, use_reentrant=False)
+        return torch.cat([embed(part) for part in features["parts"]])[features["places"]]
 
 
 class ContrastiveTrainer(Trainer):
@@ -262,13 +262,14 @@ def train(
         _claim_folder(output_dir, _run_key(encoder, corpus, config, negatives, refresh))
     _set_trainable(encoder, config.mode)
     _check_options(encoder, config, processes)
-    stores = {side: DocumentStore(encoder, corpus, side, config.mode == "adapter", cache) for side in SIDES}
+    adapter = config.mode == "adapter"
+    stores = {side: DocumentStore(encoder, corpus, side, adapter, cache, config.chunk) for side in SIDES}
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
     valid = _validation_pairs(corpus)
     with tempfile.TemporaryDirectory() as scratch:
         folder = output_dir or Path(scratch)
         trainer = ContrastiveTrainer(
-            DualEncoder(encoder, config.compile),
+            DualEncoder(encoder, config.chunk is not None, config.compile),
             _arguments(
                 output_dir=str(folder),
                 save_only_model=output_dir is None,
@@ -281,13 +282,13 @@ def train(
             validator=validator,
             train_dataset=pairs,
             eval_dataset=valid,
-            data_collator=PairCollator(stores, corpus, config.negatives_per_batch, config.chunk),
+            data_collator=PairCollator(stores, corpus, config.negatives_per_batch),
             callbacks=[_EpochCallback(pairs)],
         )
         if refresh is not None:
             trainer.add_callback(RefreshCallback(refresh, encoder, corpus, pairs, folder, config.seed))
         trainer.remove_callback(PrinterCallback)  # the log is in the result; without a bar it would be printed
-        limit = 1 if encoder.sparse_parameters or config.mode == "adapter" else None
+        limit = 1 if encoder.sparse_parameters or adapter else None
         with _threads(limit), _checkpointing(encoder, config.gradient_checkpointing):
             outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
     encoder.eval()
