@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from confitlib.corpus import SIDES
 from confitlib.market import compose
 from confitlib.rankers import BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, PairTraining, load_ranker
-from confitlib.rankers.apjfnn import APJFNN, BiLSTM, Compare
+from confitlib.rankers.apjfnn import APJFNN
 from confitlib.rankers.global_match import mmd
+from confitlib.rankers.layers import BiLSTM, Compare, Standardise, TokenConvolution
 from confitlib.rankers.mvcon import Relations, co_teaching_loss, trust
-from confitlib.rankers.networks import Standardise, masked_softmax
+from confitlib.rankers.networks import masked_softmax
 from confitlib.rankers.pairs import PairBatches
 from confitlib.rankers.pieces import PADDING, Pieces, TokenVectors, static_encoder
-from confitlib.rankers.pjfnn import TokenConvolution
 from confitlib.rankers.siamese import Siamese, contrastive_margin
 
 ONCE = PairTraining(epochs=1)

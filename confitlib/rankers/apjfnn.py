@@ -5,65 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from confitlib.corpus import SIDES, Side
-from confitlib.rankers.networks import Encoded, PairNetwork, Standardise, masked_mean, masked_softmax, present
+from confitlib.corpus import Side
+from confitlib.rankers.layers import Attention, BiLSTM, Compare
+from confitlib.rankers.networks import Encoded, PairNetwork, masked_mean, present
 from confitlib.rankers.neural import PairMatcher, PairTraining
 from confitlib.rankers.pieces import PADDING, TokenVectors
-
-
-class BiLSTM(nn.Module):
-    """Standardised states `[n, time, 2 * hidden]` of `[n, time, dim]`; padding, marked False at the end, is not read.
-
-    Two LSTMs, the second on reversed sequences: without packing, which is several times slower on a CPU.
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.ahead, self.back = (nn.LSTM(dim, hidden, batch_first=True) for _ in range(2))
-        self.standard = Standardise(2 * hidden)
-
-    def forward(self, vectors: Tensor, real: Tensor) -> Tensor:
-        """States; zeros at padding."""
-        time = torch.arange(vectors.shape[1], device=vectors.device)
-        mirrored = torch.where(real, real.sum(1, keepdim=True) - 1 - time, time).unsqueeze(-1)
-        back, _ = self.back(vectors.gather(1, mirrored.expand_as(vectors)))
-        ahead, _ = self.ahead(vectors)
-        both = torch.cat([ahead, back.gather(1, mirrored.expand_as(back))], -1)
-        states = torch.zeros_like(both)
-        states[real] = self.standard(both[real])
-        return states
-
-
-class Compare(nn.Module):
-    """Logits of pairs from `[j; r; j - r]` through one tanh layer.
-
-    That layer is linear in both vectors, `(W1 + W3) j + (W2 - W3) r`, so its two parts are computed once a document.
-    It starts as a measure of nearness, units in pairs tanh(1 + u) + tanh(1 - u) of the difference alone: a network of
-    random weights needs many times the pairs to find out that likeness matters.
-    """
-
-    def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.standard = nn.ModuleDict({side: Standardise(dim) for side in SIDES})
-        self.layer, self.drop, self.out = nn.Linear(3 * dim, 2 * dim), nn.Dropout(dropout), nn.Linear(2 * dim, 1)
-        with torch.no_grad():
-            self.layer.weight *= 0.1
-            self.layer.weight[:, 2 * dim :] = 0.5 * torch.cat([torch.eye(dim), -torch.eye(dim)])
-            self.layer.bias.fill_(1.0)
-            self.out.weight.fill_(4 / dim)
-            self.out.bias.fill_(-6.0)
-
-    def part(self, side: Side, vectors: Tensor) -> Tensor:
-        """A document's part of the hidden layer, `[..., 2 * dim]`."""
-        vectors = self.standard[side](vectors)
-        job, resume, difference = self.layer.weight.chunk(3, dim=1)
-        if side == "job":
-            return vectors @ (job + difference).T + self.layer.bias
-        return vectors @ (resume - difference).T
-
-    def forward(self, resumes: Tensor, jobs: Tensor) -> Tensor:
-        """Logits `[...]` of two parts."""
-        return self.out(self.drop(torch.tanh(resumes + jobs))).squeeze(-1)
 
 
 class BPJFNNetwork(PairNetwork):
@@ -108,19 +54,6 @@ class BPJFNN(PairMatcher):
     def build(self) -> BPJFNNetwork:
         """One LSTM for both sides and the comparison."""
         return BPJFNNetwork(self.dim, self.hidden, self.dropout, self.config.train_tokens)
-
-
-class Attention(nn.Module):
-    """Weighted sum over time with weights softmax(v tanh(W x + context)); nothing is summed over padding."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.layer, self.weigh = nn.Linear(dim, dim), nn.Linear(dim, 1, bias=False)
-
-    def forward(self, states: Tensor, real: Tensor, context: Tensor | float = 0.0) -> Tensor:
-        """`[..., time, dim]` to `[..., dim]`."""
-        weights = masked_softmax(self.weigh(torch.tanh(self.layer(states) + context)).squeeze(-1), real)
-        return (weights.unsqueeze(-2) @ states).squeeze(-2)
 
 
 class APJFNNetwork(PairNetwork):

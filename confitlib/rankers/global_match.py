@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from confitlib.corpus import Corpus, Side
-from confitlib.rankers.apjfnn import Attention, BiLSTM
+from confitlib.rankers.layers import Attention, BiLSTM, TokenConvolution
 from confitlib.rankers.networks import Encoded, PairNetwork, masked_softmax, present
 from confitlib.rankers.neural import Inputs, PairMatcher, PairTraining
 from confitlib.rankers.pairs import PairBatch
 from confitlib.rankers.pieces import PADDING, TokenVectors
-from confitlib.rankers.pjfnn import TokenConvolution
 
 SAMPLED = 256  # vectors of a domain that are compared at a level
 

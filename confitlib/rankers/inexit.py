@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from confitlib.corpus import SIDES, Corpus, Side
-from confitlib.rankers.apjfnn import Compare
-from confitlib.rankers.networks import Encoded, PairNetwork, Standardise, masked_mean, present
+from confitlib.rankers.layers import Compare, Standardise
+from confitlib.rankers.networks import Encoded, PairNetwork, masked_mean, present
 from confitlib.rankers.neural import PairMatcher, PairTraining
 from confitlib.rankers.pairs import Rows
 from confitlib.rankers.pieces import PADDING, Pieces, TokenVectors, token_ids

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.mining import Embeddings
-from confitlib.rankers.networks import Encoded, PairNetwork, Standardise
+from confitlib.rankers.layers import Nearness, Standardise
+from confitlib.rankers.networks import Encoded, PairNetwork
 from confitlib.rankers.neural import PairMatcher, PairTraining
 from confitlib.rankers.pairs import Rows
 from confitlib.rankers.pieces import Pieces, static_encoder
-from confitlib.rankers.pjfnn import Nearness, PJFNNetwork, Scoring
+from confitlib.rankers.pjfnn import PJFNNetwork, Scoring
 
 View = Literal["both", "text", "relation"]
 RELATIONS = 3  # itself, its neighbours, the documents that accepted those

@@ -33,36 +33,6 @@ class PairNetwork(nn.Module):
         return F.binary_cross_entropy_with_logits(self(resumes, jobs), labels)
 
 
-class Standardise(nn.Module):
-    """Centres and scales each dimension of vectors `[..., dim]` by running moments, in training as afterwards.
-
-    Batch norm would use the moments of the batch, which holds few jobs. No gradient flows through the moments.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    seen: Tensor
-
-    def __init__(self, dim: int, momentum: float = 0.1) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("variance", torch.ones(dim))
-        self.register_buffer("seen", torch.zeros(()))
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """The standardised vectors."""
-        if self.training:
-            self._update(vectors.detach().flatten(0, -2))
-        return (vectors - self.mean) * (self.variance + 1e-5).rsqrt()
-
-    def _update(self, vectors: Tensor) -> None:
-        self.seen += 1
-        step = max(self.momentum, 1 / float(self.seen))  # a plain average of the first batches
-        self.mean.lerp_(vectors.mean(0), step)
-        self.variance.lerp_(vectors.var(0, correction=0), step)
-
-
 def at(encoded: Encoded, rows: Tensor) -> Encoded:
     """The encoded documents in these rows."""
     return tuple(tensor[rows.to(tensor.device)] for tensor in encoded)

@@ -9,42 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from confitlib.corpus import SIDES, Side
-from confitlib.rankers.networks import Encoded, PairNetwork, Standardise, masked_mean, present
+from confitlib.rankers.layers import Nearness, Standardise, TokenConvolution, start_near_identity
+from confitlib.rankers.networks import Encoded, PairNetwork, masked_mean, present
 from confitlib.rankers.neural import PairMatcher, PairTraining
 from confitlib.rankers.pieces import PADDING, TokenVectors
 
 Scoring = Literal["mlp", "distance"]
-
-
-class TokenConvolution(nn.Module):
-    """A convolution over tokens, exact and cheap: it is linear in each token, so a token's part is computed once.
-
-    Ids `[pieces, tokens]` give `[real tokens, channels]`, row by row without the padding; beyond its ends a piece
-    counts as zeros. `width` is odd. Starts near the identity, so that words count as themselves from the beginning.
-    """
-
-    def __init__(self, tokens: TokenVectors, dim: int, channels: int, width: int) -> None:
-        super().__init__()
-        self.tokens, self.width, self.channels = tokens, width, channels
-        self.filters = nn.Linear(dim, width * channels, bias=False)
-        self.bias = nn.Parameter(torch.zeros(channels))
-        start_near_identity(self.filters.weight.data.view(width, channels, dim))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """The values of all filters at all real tokens."""
-        vectors, places = self.tokens.lookup(ids)
-        parts = self.filters(vectors).view(-1, self.channels)  # row: token and its place in the window
-        half = self.width // 2
-        windows = F.pad(places, (half, half)).unfold(1, self.width, 1)[ids != PADDING]  # place 0 is the padding's
-        rows = windows * self.width + torch.arange(self.width, device=ids.device)
-        return F.embedding_bag(rows, parts, mode="sum") + self.bias
-
-
-def start_near_identity(taps: Tensor) -> None:
-    """Fill filters `[width, channels, dim]`: the middle tap copies dimensions, all others start small and random."""
-    width, channels, dim = taps.shape
-    nn.init.normal_(taps, std=0.3 * (width * dim) ** -0.5)
-    taps[width // 2] += torch.eye(channels, dim)
 
 
 class SentenceCNN(nn.Module):
@@ -63,18 +33,6 @@ class SentenceCNN(nn.Module):
         hidden[ids != PADDING] = self.first(ids).relu()
         hidden = F.max_pool1d(hidden.transpose(1, 2), 2, ceil_mode=True)
         return self.norm(self.second(hidden).amax(-1))
-
-
-class Nearness(nn.Module):
-    """Logits from the cosine of two vectors, scaled and shifted by two trained numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_scale, self.shift = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(-2.0))
-
-    def forward(self, resumes: Tensor, jobs: Tensor) -> Tensor:
-        """Logits `[...]` of vectors `[..., dim]`."""
-        return self.log_scale.exp() * F.cosine_similarity(resumes, jobs, dim=-1) + self.shift
 
 
 class OfProduct(nn.Module):

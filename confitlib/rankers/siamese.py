@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from confitlib.corpus import Side
-from confitlib.rankers.networks import Encoded, PairNetwork, Standardise, masked_mean
+from confitlib.rankers.layers import Standardise, TokenConvolution, start_near_identity
+from confitlib.rankers.networks import Encoded, PairNetwork, masked_mean
 from confitlib.rankers.neural import PairMatcher, PairTraining
 from confitlib.rankers.pieces import PADDING, TokenVectors
-from confitlib.rankers.pjfnn import TokenConvolution, start_near_identity
 
 
 def contrastive_margin(distances: Tensor, labels: Tensor, margin: float) -> Tensor:
