@@ -192,7 +192,7 @@ def sweep(
     ] = "local",
 ) -> None:
     """Run a grid of notebook runs, leaving out what is done; start it again after an interruption."""
-    from confitlib.lab import run_sweep
+    from confitlib.sweeps import run_sweep
 
     with _plain_errors():
         if engine == "local":

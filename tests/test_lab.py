@@ -12,7 +12,7 @@ import nbformat
 import papermill
 import pytest
 
-from confitlib import lab
+from confitlib import lab, sweeps
 from confitlib.lab import NotebookError
 from confitlib.records import load_records, read_entries
 
@@ -179,10 +179,10 @@ def test_a_failing_cell_is_named_and_its_notebook_stays(cell, error, project):
 SWEEP = {"notebook": "05", "profile": "tiny", "grid": {"rate": [0.1, 0.2]}, "seeds": [0, 1]}
 
 
-def plan(project: Path, **changes: object) -> list[lab.SweepRun]:
+def plan(project: Path, **changes: object) -> list[sweeps.SweepRun]:
     path = project / "sweeps/rates.yaml"
     path.write_text(json.dumps({**SWEEP, **changes}))
-    return lab.plan_sweep(path)
+    return sweeps.plan_sweep(path)
 
 
 def test_a_sweep_crosses_its_grid_with_its_seeds(project):
@@ -230,22 +230,22 @@ if seed != 3:
 def stand_in(project, monkeypatch):
     """Sweeps run a script in place of `confit run`: 1 waits for `go`, 2 fails until `fixed`, 3 records nothing."""
 
-    def command(run: lab.SweepRun, folder: Path) -> list[str]:
+    def command(run: sweeps.SweepRun, folder: Path) -> list[str]:
         return [sys.executable, "-c", STAND_IN, str(folder), str(run.parameters["seed"])]
 
-    monkeypatch.setattr(lab, "_command", command)
+    monkeypatch.setattr(sweeps, "_command", command)
     return project
 
 
 def test_a_sweep_records_what_worked_names_what_failed_and_repeats_only_that(stand_in):
     (stand_in / "go").touch()
     plan(stand_in, grid={}, seeds=[0, 1, 2, 3])
-    first = lab.run_sweep("sweeps/rates.yaml", workers=2)
+    first = sweeps.run_sweep("sweeps/rates.yaml", workers=2)
     assert [run.state for run in first] == ["done", "done", "failed", "failed"]
     assert "cell 2: not yet" in first[2].reason and "log.txt" in first[2].reason
     assert "no record" in first[3].reason
     (stand_in / "fixed").touch()
-    second = lab.run_sweep("sweeps/rates.yaml")
+    second = sweeps.run_sweep("sweeps/rates.yaml")
     assert [run.state for run in second] == ["done", "done", "done", "failed"] and second[0].seconds == 0
     entries = read_entries(stand_in / "records/rates.jsonl")
     assert sorted(entry["seed"] for entry in entries) == [0, 1, 2]
@@ -255,17 +255,17 @@ def test_a_sweep_records_what_worked_names_what_failed_and_repeats_only_that(sta
 def test_a_killed_sweep_goes_on_where_it_stopped(stand_in):
     plan(stand_in, grid={})
     recorded = stand_in / "records/rates.jsonl"
-    sweep = multiprocessing.get_context("fork").Process(target=lab.run_sweep, args=["sweeps/rates.yaml"])
+    sweep = multiprocessing.get_context("fork").Process(target=sweeps.run_sweep, args=["sweeps/rates.yaml"])
     sweep.start()
     while not recorded.is_file() or not recorded.read_bytes():
         assert sweep.is_alive(), "the sweep ended before its first record"
         time.sleep(0.05)
     with pytest.raises(NotebookError, match="another process"):
-        lab.run_sweep("sweeps/rates.yaml")
+        sweeps.run_sweep("sweeps/rates.yaml")
     sweep.kill()
     sweep.join()
     (stand_in / "go").touch()
-    assert [run.state for run in lab.run_sweep("sweeps/rates.yaml")] == ["done", "done"]
+    assert [run.state for run in sweeps.run_sweep("sweeps/rates.yaml")] == ["done", "done"]
     assert [entry["seed"] for entry in read_entries(recorded)] == [0, 1]
 
 
@@ -275,7 +275,7 @@ def test_a_finished_sweep_starts_nothing_and_loads_nothing_heavy(project):
     (project / "records/rates.jsonl").write_text("\n".join(lines) + "\n")
     code = """if True:
         import sys
-        from confitlib.lab import run_sweep
+        from confitlib.sweeps import run_sweep
         print(*(run.state for run in run_sweep("sweeps/rates.yaml")))
         print({"torch", "papermill", "pandas"} & {*sys.modules})
     """

@@ -15,7 +15,7 @@ import typer
 import yaml
 from packaging.requirements import Requirement
 
-from confitlib import cli, lab
+from confitlib import cli, lab, sweeps
 from confitlib.cli import locked_versions, normalised
 from confitlib.records import SECRET_VALUE
 
@@ -106,7 +106,7 @@ def test_every_sweep_fits_its_notebooks(monkeypatch):
     if not NOTEBOOKS:
         pytest.skip("no notebook in this checkout")
     for path in (ROOT / "sweeps").glob("*.yaml"):
-        runs = lab.plan_sweep(path)
+        runs = sweeps.plan_sweep(path)
         assert len({run.key for run in runs}) == len(runs) > 0, path.name
 
 

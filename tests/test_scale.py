@@ -18,7 +18,7 @@ from scipy.sparse import csr_array, random_array
 from test_lab import make_project
 from typer.testing import CliRunner
 
-from confitlib import cli, lab
+from confitlib import cli, sweeps
 from confitlib.encoder import load_encoder
 from confitlib.market import compose_to_parquet
 from confitlib.mining.band import band
@@ -383,10 +383,10 @@ def test_a_sweep_on_ray_records_what_a_local_one_does(ray_engine, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     sweep = tmp_path / "sweeps/rates.yaml"
     sweep.write_text('{notebook: "05", profile: tiny, grid: {rate: [0.5]}, seeds: [6, 7]}')
-    assert [run.state for run in lab.run_sweep(sweep, 2, ray_engine.call)] == ["done", "done"]
+    assert [run.state for run in sweeps.run_sweep(sweep, 2, ray_engine.call)] == ["done", "done"]
     entries = read_entries(tmp_path / "records/rates.jsonl")
     assert sorted(entry["metrics"]["value"] for entry in entries) == [3.0, 3.5]
-    assert [run.seconds for run in lab.run_sweep(sweep)] == [0, 0]  # what Ray did, a local sweep knows
+    assert [run.seconds for run in sweeps.run_sweep(sweep)] == [0, 0]  # what Ray did, a local sweep knows
 
 
 def costs_of(**laws: tuple[float, float]) -> pd.DataFrame:
