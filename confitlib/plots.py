@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -99,6 +99,17 @@ def bar_with_interval(axes: Axes, table: pd.DataFrame, category: str, hue: str |
     axes.invert_yaxis()
     if hue is not None:
         axes.legend(title=hue)
+
+
+def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """Write the name of every point beside it, moved where names would overlap; the last thing to draw."""
+    from adjustText import adjust_text
+
+    texts = [axes.text(*point, fontsize=9) for point in zip(x, y, names, strict=True)]
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # the layout decides how much room there is
+    line = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.8}
+    adjust_text(texts, list(x), list(y), ax=axes, expand=(1.1, 1.3), arrowprops=line, iter_lim=400)
 
 
 def _series(table: pd.DataFrame, hue: str | None) -> list[tuple[str | None, pd.DataFrame]]:

@@ -51,6 +51,15 @@ def test_axes_without_labels_are_refused(labels, tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
+def test_names_of_near_points_do_not_overlap():
+    fig, axes = plt.subplots()
+    x, y = [0.1, 0.101, 0.102, 0.9], [0.5, 0.501, 0.499, 0.1]
+    axes.scatter(x, y)
+    plots.label_points(axes, x, y, ["positive_aware", "band_aware", "chosen_band", "random"])
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    assert len(boxes) == 4 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
 def test_shared_axes_need_their_label_once_and_colour_bars_none(tmp_path):
     fig, panels = plt.subplots(2, 2, sharex=True, sharey=True)
     panels[1, 0].set(xlabel="size", ylabel="recall")
