@@ -64,6 +64,13 @@ def test_every_system_may_have_a_corpus_and_labels_may_judge(tiny):
     assert half != whole
 
 
+def test_a_training_from_the_cache_counts_among_the_costs(tiny, tmp_path):
+    ranker = InBatch(config=QUICK, cache=str(tmp_path))
+    first, again = (experiments._measure(ranker, tiny, None).costs["fit seconds"] for _ in range(2))
+    assert ranker.result.reused and again >= ranker.result.seconds > 0
+    assert InBatch(config=QUICK).fit(tiny).saved_seconds == 0 and first > 0
+
+
 def test_mean_over_seeds_keeps_every_query(measured):
     queries = mean_queries([*measured["BM25"], *measured["TF-IDF"]], "job")
     singles = [measured[name][0].rankings["job"].queries["map"] for name in measured]

@@ -52,7 +52,7 @@ def test_axes_without_labels_are_refused(labels, tmp_path):
 
 
 def test_names_of_near_points_do_not_overlap():
-    fig, axes = plt.subplots()
+    _, axes = plt.subplots()
     x, y = [0.1, 0.101, 0.102, 0.9], [0.5, 0.501, 0.499, 0.1]
     axes.scatter(x, y)
     plots.label_points(axes, x, y, ["positive_aware", "band_aware", "chosen_band", "random"])

@@ -10,7 +10,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -211,12 +211,16 @@ class _EpochCallback(TrainerCallback):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained encoder, its training log (one row a logged step) and the wall time in seconds."""
+    """A trained encoder, its training log (one row a logged step) and the wall time of the training in seconds.
+
+    `reused`: whether `train_once` found it, so that the seconds were spent before.
+    """
 
     encoder: TextEncoder
     history: pd.DataFrame
     seconds: float
     config: TrainingConfig = field(repr=False)
+    reused: bool = False
 
     def save(self, folder: Path) -> None:
         """Write the encoder (Sentence-Transformers layout) and, last, the log beside it."""
@@ -309,10 +313,11 @@ def train_once(
     """`train`, unless the same run (weights, data, settings, negatives and code) is already in the cache."""
     encoder = load_encoder(encoder_name, max_length=max_length, seed=config.seed)
     folder = cache / _run_key(encoder, corpus, config, negatives, refresh)
-    if not folder.exists():
+    reused = folder.exists()
+    if not reused:
         result = train(encoder, corpus, config, negatives, refresh=refresh, cache=cache / "embeddings", **options)
         _save_at_once(result, folder)
-    return TrainingResult.load(folder)
+    return replace(TrainingResult.load(folder), reused=reused)
 
 
 def _run_key(
