@@ -96,7 +96,7 @@ def bar_with_interval(axes: Axes, table: pd.DataFrame, category: str, hue: str |
         whiskers = group[["low", "high"]].sub(group["mean"], axis=0).abs().to_numpy().T
         axes.barh(places, group["mean"], height, xerr=whiskers, capsize=3, label=label)
     axes.set_yticks(range(len(categories)), [str(name) for name in categories])
-    axes.invert_yaxis()
+    axes.set_ylim(len(categories) - 0.5, -0.5)
     if hue is not None:
         axes.legend(title=hue)
 
