@@ -148,6 +148,8 @@ CONTESTANTS: dict[str, Callable[[Vectors, Vectors], None]] = {
     "sentence-transformers (faiss)": sentence_transformers_faiss,
 }
 
+QUICK = ("confitlib", "official (faiss)", "sentence-transformers (torch)")
+
 
 def measured(name: str, folder: Path) -> dict[str, float]:
     """Seconds and peak extra MB of one contestant in this process, after a small call that loads its code."""
@@ -213,7 +215,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", help="queries and documents; default 2000 and 10000")
     parser.add_argument("--dim", type=int, help="default 384, with --device 768")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of processes")
-    parser.add_argument("--only", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--only", nargs="+", choices=list(CONTESTANTS), help="default: all, with --quick four")
     parser.add_argument("--device", help="measure one card, e.g. cuda, in place of the peers")
     parser.add_argument("--contestant", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -231,7 +233,7 @@ def main() -> None:
         for size in chosen.sizes or [20_000 if chosen.quick else 1_000_000]:
             rows += on_device(chosen.device, size, chosen.dim or 768)
     else:
-        names = list(dict.fromkeys([FLOOR, *chosen.only]))
+        names = list(dict.fromkeys([FLOOR, *(chosen.only or (QUICK if chosen.quick else CONTESTANTS))]))
         for size in chosen.sizes or ([2_000] if chosen.quick else [2_000, 10_000]):
             rows += compared(size, chosen.dim or 384, names, 1 if chosen.quick else chosen.repeats)
     summary = {f"{row['program']}@{row['size']}".replace(" ", "_"): row["x product"] for row in rows}

@@ -34,12 +34,12 @@ def main() -> None:
     options = parse()
     corpus = compose("tiny" if options.quick else "laptop", seed=0).corpus
     summary = static_steps(corpus, TrainingConfig(epochs=1 if options.quick else 4))
-    pairs = options.pairs or (16 if options.quick else 96)
+    pairs, batch = options.pairs or (8 if options.quick else 96), options.batch or (4 if options.quick else 8)
     load = Load(
         first_pairs(corpus, pairs),
         options.encoder,
         options.max_length,
-        options.batch,
+        batch,
         options.device,
         time.process_time if options.cpu_time else time.perf_counter,
     )
@@ -47,8 +47,13 @@ def main() -> None:
     speed = {row["program"]: row["pairs/s"] for row in rows}
     summary |= {"x_sentence_transformers": speed[OURS] / speed[PEER], "x_padded": speed[OURS] / speed[PADDED]}
     where = environment("transformers", "accelerate", "sentence-transformers")
-    where |= {"device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu", "pairs": str(pairs)}
-    where |= {name: str(getattr(options, name)) for name in ("encoder", "batch", "max_length")}
+    where |= {"device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu"}
+    where |= {
+        "encoder": options.encoder,
+        "pairs": str(pairs),
+        "batch": str(batch),
+        "max_length": str(options.max_length),
+    }
     report("training", rows, summary, where, options.json)
 
 
@@ -57,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--encoder", default="minilm", help="minilm or, for speed alone, random:e5-base")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, default=8, help="pairs in a batch")
+    parser.add_argument("--batch", type=int, help="pairs in a batch")
     parser.add_argument("--max-length", type=int, default=512, help="tokens read of a document")
     parser.add_argument("--pairs", type=int, help="pairs to train on")
     parser.add_argument("--cpu-time", action="store_true", help="count processor seconds, on a busy machine")
