@@ -47,8 +47,8 @@ def main() -> None:
     speed = {row["program"]: row["pairs/s"] for row in rows}
     summary |= {"x_sentence_transformers": speed[OURS] / speed[PEER], "x_padded": speed[OURS] / speed[PADDED]}
     where = environment("transformers", "accelerate", "sentence-transformers")
-    where |= {"device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu"}
     where |= {
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "encoder": options.encoder,
         "pairs": str(pairs),
         "batch": str(batch),

@@ -86,6 +86,7 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
 
 
 def cells_of(path: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook as its JSON has them."""
     content: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
     return content["cells"]
 
@@ -132,6 +133,7 @@ def _profile(profile: str) -> dict[str, Any]:
 
 
 def refuse_unknown(where: str, names: Mapping[str, Any], known: Any) -> None:
+    """Raise NotebookError, saying where, for names that are not known."""
     unknown = sorted(str(name) for name in names if name not in known)
     if unknown:
         raise NotebookError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
@@ -257,6 +259,7 @@ def _failure(path: Path, executed: Path, reason: str) -> str:
 
 
 def short_path(path: Path) -> str:
+    """A path as seen from the repository's root, if it lies below it."""
     root = project_root()
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 

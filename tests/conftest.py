@@ -1,6 +1,7 @@
-"""Fixtures shared by the tests: the tiny market, composed once a session."""
+"""Fixtures shared by the tests: the tiny market, composed once a session, and a repository in miniature."""
 
 import pytest
+from miniature import make_project
 
 from confitlib.corpus import Corpus
 from confitlib.market import Market, compose
@@ -14,3 +15,11 @@ def market() -> Market:
 @pytest.fixture(scope="session")
 def tiny(market: Market) -> Corpus:
     return market.corpus
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A repository in miniature as the working directory."""
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_lab import PARAMETERS_CELL, RECORD_CELL, make_project, write_notebook
+from miniature import PARAMETERS_CELL, RECORD_CELL, write_notebook
 from typer.testing import CliRunner
 
 from confitlib import cli
@@ -14,13 +14,6 @@ from confitlib.records import read_entries, record
 
 ROOT = Path(__file__).parents[1]
 README = "# A\n<!-- results:begin -->\nold\n<!-- results:end -->\nrest\n"
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    make_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def confit(*arguments: str):

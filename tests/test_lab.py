@@ -1,57 +1,18 @@
-"""The notebook runner: strict about parameters, honest about failures, resumable in sweeps."""
+"""The notebook runner: strict about parameters, honest about failures."""
 
 import json
-import multiprocessing
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from miniature import RECORD_CELL, write_notebook
 
-from confitlib import lab, sweeps
+from confitlib import lab
 from confitlib.lab import NotebookError
-from confitlib.records import load_records, read_entries
-
-PARAMETERS_CELL = """\
-profile: str = "laptop"  # which profile this is
-seed: int = 0  # of every random draw
-rate: float = 0.5  # learning rate
-bands: list = [[0.0, 0.01]]  # percentile bands
-output: str = "."  # receives records/ and figures/
-"""
-RECORD_CELL = """\
-from confitlib.lab import current_parameters
-from confitlib.records import record
-with record("05", current_parameters("05", globals()), output) as run:
-    run.log(value=seed * rate)
-"""
-
-
-def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS_CELL) -> None:
-    tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    notebook = nbformat.v4.new_notebook(cells=[tagged, *map(nbformat.v4.new_code_cell, cells)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, path)
-
-
-def make_project(root: Path, *cells: str) -> None:
-    """A repository in miniature with one notebook, 05, of the given cells, and one profile."""
-    for folder in ("notebooks", "profiles", "sweeps"):
-        (root / folder).mkdir()
-    write_notebook(root / "notebooks/05_percentile.ipynb", *(cells or [RECORD_CELL]))
-    (root / "profiles/tiny.yaml").write_text("common: {seed: 7, output: build/tiny}\n'05': {rate: 0.25}\n")
-    (root / "requirements.lock").write_text("numpy==1.0\n")
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    make_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+from confitlib.records import load_records
 
 
 def test_unknown_notebooks_and_profiles_name_the_known_ones(project):
@@ -174,110 +135,3 @@ def test_a_failing_cell_is_named_and_its_notebook_stays(cell, error, project):
     assert "05_percentile.ipynb, cell 3" in str(caught.value)
     (executed,) = (project / "build/notebooks/tiny").glob("*.ipynb")
     assert str(executed.relative_to(project)) in str(caught.value)
-
-
-SWEEP = {"notebook": "05", "profile": "tiny", "grid": {"rate": [0.1, 0.2]}, "seeds": [0, 1]}
-
-
-def plan(project: Path, **changes: object) -> list[sweeps.SweepRun]:
-    path = project / "sweeps/rates.yaml"
-    path.write_text(json.dumps({**SWEEP, **changes}))
-    return sweeps.plan_sweep(path)
-
-
-def test_a_sweep_crosses_its_grid_with_its_seeds(project):
-    runs = plan(project)
-    assert [(run.parameters["rate"], run.parameters["seed"]) for run in runs] == [
-        (0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1),
-    ]  # fmt: skip
-    assert len({run.key for run in runs}) == 4
-    with pytest.raises(NotebookError, match="unknown workers"):
-        plan(project, workers=3)
-    with pytest.raises(NotebookError, match="unknown size"):
-        plan(project, grid={"size": [1]})
-
-
-def test_a_run_is_finished_only_for_the_code_and_data_it_ran_on(project):
-    keys = [plan(project)[0].key]
-    (project / "profiles/tiny.yaml").write_text("common: {seed: 7, output: elsewhere}\n'05': {rate: 0.25}\n")
-    assert plan(project)[0].key == keys[0]  # where the output goes decides nothing
-    (project / "requirements.lock").write_text("numpy==2.0\n")
-    keys.append(plan(project)[0].key)
-    write_notebook(project / "notebooks/05_percentile.ipynb", RECORD_CELL, "changed = True")
-    keys.append(plan(project)[0].key)
-    extended = PARAMETERS_CELL + 'data: str = "mine.csv"  # your file'
-    write_notebook(project / "notebooks/05_percentile.ipynb", RECORD_CELL, parameters=extended)
-    for text in ("a", "b"):
-        (project / "mine.csv").write_text(text)
-        keys.append(plan(project, grid={"data": ["mine.csv"]})[0].key)
-    assert len(set(keys)) == len(keys)
-
-
-STAND_IN = """
-import json, pathlib, sys, time
-folder, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-while seed == 1 and not pathlib.Path("go").exists():
-    time.sleep(0.05)
-if seed == 2 and not pathlib.Path("fixed").exists():
-    sys.exit("noise\\n[FAIL] 05_percentile.ipynb, cell 2: not yet")
-if seed != 3:
-    (folder / "records").mkdir()
-    (folder / "records/runs.jsonl").write_text(json.dumps({"seed": seed}) + "\\n")
-"""
-
-
-@pytest.fixture
-def stand_in(project, monkeypatch):
-    """Sweeps run a script in place of `confit run`: 1 waits for `go`, 2 fails until `fixed`, 3 records nothing."""
-
-    def command(run: sweeps.SweepRun, folder: Path) -> list[str]:
-        return [sys.executable, "-c", STAND_IN, str(folder), str(run.parameters["seed"])]
-
-    monkeypatch.setattr(sweeps, "_command", command)
-    return project
-
-
-def test_a_sweep_records_what_worked_names_what_failed_and_repeats_only_that(stand_in):
-    (stand_in / "go").touch()
-    plan(stand_in, grid={}, seeds=[0, 1, 2, 3])
-    first = sweeps.run_sweep("sweeps/rates.yaml", workers=2)
-    assert [run.state for run in first] == ["done", "done", "failed", "failed"]
-    assert "cell 2: not yet" in first[2].reason and "log.txt" in first[2].reason
-    assert "no record" in first[3].reason
-    (stand_in / "fixed").touch()
-    second = sweeps.run_sweep("sweeps/rates.yaml")
-    assert [run.state for run in second] == ["done", "done", "done", "failed"] and second[0].seconds == 0
-    entries = read_entries(stand_in / "records/rates.jsonl")
-    assert sorted(entry["seed"] for entry in entries) == [0, 1, 2]
-    assert {entry["key"] for entry in entries} == {run.key for run in first[:3]}
-
-
-def test_a_killed_sweep_goes_on_where_it_stopped(stand_in):
-    plan(stand_in, grid={})
-    recorded = stand_in / "records/rates.jsonl"
-    sweep = multiprocessing.get_context("fork").Process(target=sweeps.run_sweep, args=["sweeps/rates.yaml"])
-    sweep.start()
-    while not recorded.is_file() or not recorded.read_bytes():
-        assert sweep.is_alive(), "the sweep ended before its first record"
-        time.sleep(0.05)
-    with pytest.raises(NotebookError, match="another process"):
-        sweeps.run_sweep("sweeps/rates.yaml")
-    sweep.kill()
-    sweep.join()
-    (stand_in / "go").touch()
-    assert [run.state for run in sweeps.run_sweep("sweeps/rates.yaml")] == ["done", "done"]
-    assert [entry["seed"] for entry in read_entries(recorded)] == [0, 1]
-
-
-def test_a_finished_sweep_starts_nothing_and_loads_nothing_heavy(project):
-    (project / "records").mkdir()
-    lines = [json.dumps({"key": run.key}) for run in plan(project)]
-    (project / "records/rates.jsonl").write_text("\n".join(lines) + "\n")
-    code = """if True:
-        import sys
-        from confitlib.sweeps import run_sweep
-        print(*(run.state for run in run_sweep("sweeps/rates.yaml")))
-        print({"torch", "papermill", "pandas"} & {*sys.modules})
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-2:] == ["done done done done", "set()"]

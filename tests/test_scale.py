@@ -14,8 +14,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from miniature import make_project
 from scipy.sparse import csr_array, random_array
-from test_lab import make_project
 from typer.testing import CliRunner
 
 from confitlib import cli, sweeps

@@ -98,7 +98,7 @@ class FieldStore:
     def features(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
         """Inputs of the documents in these rows."""
         if self.tokens is None:
-            return {"fields": self.vectors[torch.as_tensor(np.asarray(rows))]}
+            return {"fields": self.vectors[torch.from_numpy(rows)]}
         return self.encoder.collate([column[row] for row in rows for column in self.tokens])
 
 

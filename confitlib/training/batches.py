@@ -129,7 +129,10 @@ def _pools(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int,
 
 
 class DocumentStore:
-    """Model inputs of every document of a side, prepared once: token ids, or vectors in adapter mode."""
+    """Model inputs of every document of a side, prepared once: token ids, or vectors in adapter mode.
+
+    `chunk`: the most documents of a part that the model embeds at a time.
+    """
 
     def __init__(
         self,
@@ -149,9 +152,9 @@ class DocumentStore:
             self.lengths = np.array([len(ids) for ids in self.tokens], dtype=np.intp)
 
     def features(self, rows: NDArray[np.intp]) -> dict[str, Any]:
-        """`parts`: encoder inputs of documents of similar length, at most `chunk`; `places`: where each row went.
+        """`parts`: encoder inputs of some documents of similar length each; `places`: where each row went.
 
-        Nor does a part hold more tokens than suit the device: a CPU trains 1.4 times as fast on these as on a batch
+        A part holds no more tokens than suit the device either: a CPU trains 1.4 times as fast on these as on a batch
         that is padded to its longest document.
         """
         most, tokens = self.chunk or max(1, len(rows)), self.encoder.tokens_at_once
