@@ -20,8 +20,14 @@ from benchmarks.common import clear_peak, resident
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.text import texts
-from confitlib.training import DocumentStore, DualEncoder, PairCollator, PositivePairs, TrainingConfig
-from confitlib.training.trainer import ContrastiveTrainer
+from confitlib.training import (
+    ContrastiveTrainer,
+    DocumentStore,
+    DualEncoder,
+    PairCollator,
+    PositivePairs,
+    TrainingConfig,
+)
 
 OURS, UNGROUPED = "confitlib, grouped by length", "confitlib"
 REPEATS = 20

@@ -13,6 +13,7 @@ import papermill
 import pytest
 import typer
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from packaging.requirements import Requirement
 
 from confitlib import cli, lab, sweeps
@@ -191,6 +192,8 @@ def check_command(line: str) -> None:
         check_confit(words[1:])
     elif words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+    elif words[:2] == ["accelerate", "launch"]:
+        assert Path(launch_command_parser().parse_args(words[2:]).config_file).is_file()
     elif words[:2] == ["python", "-m"]:
         script = ROOT / f"{words[2].replace('.', '/')}.py"  # python -m finds modules of the working directory
         assert script.is_file() or find_spec(words[2]), f"no module {words[2]}"

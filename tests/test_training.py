@@ -21,8 +21,8 @@ from confitlib.training import (
     TrainingResult,
     contrastive_loss,
     optimizer,
+    runs,
     train,
-    trainer,
 )
 
 QUICK = TrainingConfig(epochs=2, batch_size=8, seed=3)
@@ -184,10 +184,10 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
         return train(load_encoder("static"), tiny, config, negatives, refresh=refresh, progress=False, **options)
 
     whole = run()
-    original = trainer.ContrastiveTrainer.__init__
+    original = runs.ContrastiveTrainer.__init__
     with monkeypatch.context() as patch:
         patch.setattr(
-            trainer.ContrastiveTrainer,
+            runs.ContrastiveTrainer,
             "__init__",
             lambda self, *args, callbacks, **kwargs: original(self, *args, callbacks=[*callbacks, killer], **kwargs),
         )
@@ -308,7 +308,7 @@ def test_rows_move_on_a_device_as_on_a_cpu():
 
 
 def test_train_once_trains_once(tiny, tmp_path, monkeypatch):
-    first = trainer.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
-    monkeypatch.setattr(trainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
-    again = trainer.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
+    first = runs.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
+    monkeypatch.setattr(runs, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    again = runs.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
     assert again.encoder.weight_hash() == first.encoder.weight_hash()

@@ -1,7 +1,9 @@
 """Several processes train as one with their batches put together: two of them, over the loopback interface."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,8 +15,14 @@ import training_worker as worker
 
 from confitlib.encoder import load_encoder
 from confitlib.training import TrainingConfig, train
+from confitlib.training.sharding import SETTINGS
 
 WORKER = Path(worker.__file__)
+FSDP = WORKER.parents[1] / "docs/fsdp.yaml"
+LAUNCHERS = {
+    "whole": ["torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port"],
+    "sharded": ["accelerate.commands.launch", "--config_file", str(FSDP), "--main_process_port"],
+}
 pytestmark = pytest.mark.xdist_group("training processes")  # one worker, so that the processes start once
 NOISE = "key.bias"  # softmax ignores it: its gradient is rounding noise, which Adam blows up
 
@@ -25,24 +33,25 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """What two processes wrote."""
+@pytest.fixture(scope="module", params=LAUNCHERS)
+def folder(request, tmp_path_factory):
+    """What two processes wrote, each with all weights or with a share of them (FSDP)."""
     found = tmp_path_factory.mktemp("processes")
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    ranks = [{**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    command = [sys.executable, str(WORKER), str(found)]
-    both = [subprocess.Popen(command, env=one, stderr=subprocess.PIPE, text=True) for one in ranks]
+    command = [sys.executable, "-m", *LAUNCHERS[request.param], str(free_port()), str(WORKER), str(found)]
+    launched = subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
-        errors = [one.communicate(timeout=300)[1] for one in both]
+        errors = launched.communicate(timeout=300)[1]
     finally:
-        for one in both:
-            one.kill()
-    assert [one.returncode for one in both] == [0, 0], "\n".join(errors)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launched.pid, signal.SIGKILL)
+    assert launched.returncode == 0, errors
     return found
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("folder", ["whole"], indirect=True)
 @pytest.mark.parametrize("pairs", [16, 15, 1])  # even shares, a ragged one, and a process without any pair
 def test_loss_and_gradients_are_those_of_one_process(tiny, folder, tmp_path, pairs):
     whole = worker.loss_and_gradients(tiny, 0, 1, tmp_path, pairs)
@@ -58,9 +67,10 @@ def test_loss_and_gradients_are_those_of_one_process(tiny, folder, tmp_path, pai
 @pytest.mark.parametrize("name", worker.RUNS)
 def test_a_run_ends_in_the_weights_of_one_process(tiny, folder, tmp_path, name):
     one = worker.run(name, tiny, output_dir=tmp_path)
-    weights, same = (torch.load(folder / f"{name}-{rank}.pt") for rank in range(2))
+    weights, *copies = (torch.load(path) for path in sorted(folder.glob(f"{name}-*.pt")))
+    assert len(copies) == 3  # of the other process, and of both after a resume
     for key, value in one.encoder.state_dict().items():
-        assert torch.equal(weights[key], same[key])
+        assert all(torch.equal(weights[key], copy[key]) for copy in copies)
         if NOISE not in key:
             torch.testing.assert_close(weights[key], value, atol=2e-5, rtol=1e-3)
     losses = json.loads((folder / f"{name}-0.json").read_text())
@@ -73,6 +83,10 @@ def test_several_processes_need_a_common_folder_and_dense_gradients(tiny, tmp_pa
         train(load_encoder("static"), tiny, TrainingConfig())
     with pytest.raises(ValueError, match="one process"):
         train(load_encoder("static"), tiny, TrainingConfig(), output_dir=tmp_path)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="FSDP"):
-        train(load_encoder("static"), tiny, TrainingConfig(), output_dir=tmp_path)
+
+
+def test_fsdp_settings_that_would_wait_forever_are_refused(tiny, tmp_path, monkeypatch):
+    for name, value in {"ACCELERATE_USE_FSDP": "true", **SETTINGS, "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="FSDP_AUTO_WRAP_POLICY=NO_WRAP"):
+        train(load_encoder("static"), tiny, TrainingConfig(mode="adapter"), output_dir=tmp_path)

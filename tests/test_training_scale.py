@@ -1,5 +1,6 @@
 """Training at full size: gradients in chunks, batches of similar length, checkpointing, random sizes."""
 
+import shutil
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from confitlib.training import (
     PositivePairs,
     TrainingConfig,
     contrastive_loss,
+    runs,
     train,
     trainer,
 )
@@ -149,9 +151,10 @@ def test_loss_in_chunks_is_that_of_sentence_transformers(tiny, transformer, tmp_
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_what_a_plain_one_learns(tiny, monkeypatch):
-    """With the backend that needs no C++ compiler: what it captures is what the others compile."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+def test_a_compiled_run_learns_what_a_plain_one_learns(tiny, monkeypatch, tmp_path):
+    backend = "inductor" if shutil.which("g++") else "aot_eager"  # captures the same and leaves it uncompiled
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     monkeypatch.setitem(loading.SIZES, "still", STILL)
     histories = []
     for compiled in (True, False):
@@ -191,18 +194,18 @@ class Killer(TrainerCallback):
 def test_a_killed_run_with_grouped_lengths_and_chunks_resumes_to_the_same_weights(tiny, tmp_path, monkeypatch):
     config = TrainingConfig(epochs=3, batch_size=32, chunk=8, group_by_length=True, seed=3)
     whole = train(load_encoder("static"), tiny, config, progress=False)
-    original = trainer._EpochCallback.on_step_end
+    original = runs._Epochs.on_step_end
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._EpochCallback, "on_step_end", Killer.on_step_end)
+        patch.setattr(runs._Epochs, "on_step_end", Killer.on_step_end)
         with pytest.raises(KeyboardInterrupt):
             train(load_encoder("static"), tiny, config, output_dir=tmp_path, progress=False)
-    assert trainer._EpochCallback.on_step_end is original and list(tmp_path.glob("checkpoint-*"))
+    assert runs._Epochs.on_step_end is original and list(tmp_path.glob("checkpoint-*"))
     again = train(load_encoder("static"), tiny, config, output_dir=tmp_path, progress=False)
     assert again.encoder.weight_hash() == whole.encoder.weight_hash()
 
 
 def test_checkpointing_reaches_the_layers_and_is_switched_off_again(transformer):
-    with trainer._checkpointing(transformer, True):
+    with runs._checkpointing(transformer, True):
         assert transformer.backbone.model.is_activation_checkpointing
     assert not transformer.backbone.model.is_activation_checkpointing
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, TrainingArguments
 
@@ -13,9 +15,18 @@ from confitlib.corpus import SIDES
 from confitlib.encoder import load_encoder, loading
 from confitlib.market import compose
 from confitlib.mining import mine
-from confitlib.training import DocumentStore, DualEncoder, PairCollator, PositivePairs, Refresh, TrainingConfig, train
+from confitlib.training import (
+    ContrastiveTrainer,
+    DocumentStore,
+    DualEncoder,
+    PairCollator,
+    PositivePairs,
+    Refresh,
+    TrainingConfig,
+    train,
+)
 from confitlib.training.gather import process
-from confitlib.training.trainer import ContrastiveTrainer
+from confitlib.training.sharding import sharded
 
 SMALL = BertConfig(
     vocab_size=30_522,
@@ -31,7 +42,7 @@ TRAINED = TrainingConfig(epochs=2, batch_size=12, learning_rate=1e-3, seed=3)
 RUNS = {
     "transformer": (
         "random:small",
-        replace(TRAINED, epochs=1, gradient_accumulation=2, chunk=5, group_by_length=True),
+        replace(TRAINED, gradient_accumulation=2, chunk=5, group_by_length=True),
         None,
     ),
     "adapter": ("static", replace(TRAINED, mode="adapter"), Refresh("top", {"n": 2})),
@@ -71,15 +82,31 @@ def loss_and_gradients(corpus, rank, processes, folder, pairs):
     return {"loss": loss.detach(), **gradients}
 
 
+def shard_on_cpus():
+    """Let accelerate do on CPUs what it keeps to accelerators: torch's FSDP itself works on both."""
+    initialise = AcceleratorState.__init__
+
+    def initialise_sharded(state, *args, fsdp_plugin=None, **kwargs):
+        initialise(state, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None:
+            state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+    AcceleratorState.__init__ = initialise_sharded
+
+
 def main(folder):
     rank, processes = process()
     corpus = compose("tiny", seed=0).corpus
-    for pairs in (16, 15, 1):
-        found = loss_and_gradients(corpus, rank, processes, folder / "loss", pairs)
-        torch.save(found, folder / f"loss-{pairs}-{rank}.pt")
+    if sharded():
+        shard_on_cpus()
+    else:
+        for pairs in (16, 15, 1):
+            found = loss_and_gradients(corpus, rank, processes, folder / "loss", pairs)
+            torch.save(found, folder / f"loss-{pairs}-{rank}.pt")
     for name in RUNS:
-        result = run(name, corpus, processes, folder / name)
-        torch.save(result.encoder.state_dict(), folder / f"{name}-{rank}.pt")
+        for attempt in ("first", "again"):  # the second one starts from the last checkpoint
+            result = run(name, corpus, processes, folder / name)
+            torch.save(result.encoder.state_dict(), folder / f"{name}-{attempt}-{rank}.pt")
         (folder / f"{name}-{rank}.json").write_text(json.dumps(result.history["eval_loss"].dropna().tolist()))
     torch.distributed.destroy_process_group()
 
