@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -246,6 +247,8 @@ def _mined(mining: Mining, encoder: str, config: TrainingConfig, cache: str | No
 
 def _in_parallel(jobs: list[Any], workers: int, what: str) -> Iterator[Any]:
     """Results of joblib tasks in order, with a progress bar."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the workers; this process has read it before
+    warnings.filterwarnings("ignore", "A worker stopped", module="joblib")  # it is replaced, and nothing is lost
     results = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
     return iter(tqdm(results, total=len(jobs), desc=what, unit="run"))
 

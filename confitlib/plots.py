@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+MARKERS = "osD^v"  # a line is known by them where colours are not
 OF_ONE_KIND = ["preset", "encoder", "epochs", "batch_size", "density", "learning_rate"]
 UNMINED = "no band"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -79,8 +81,8 @@ def _unlabelled(axes: Axes) -> bool:
 
 def line_with_band(axes: Axes, table: pd.DataFrame, x: str, hue: str | None = None) -> None:
     """Lines of `mean` over a column, one per value of `hue`, each with its band from `low` to `high`."""
-    for label, group in _series(table, hue):
-        (line,) = axes.plot(group[x], group["mean"], marker="o", label=label)
+    for marker, (label, group) in zip(cycle(MARKERS), _series(table, hue), strict=False):
+        (line,) = axes.plot(group[x], group["mean"], marker=marker, label=label)
         axes.fill_between(group[x], group["low"], group["high"], color=line.get_color(), alpha=0.2, linewidth=0)
     if hue is not None:
         axes.legend(title=hue)

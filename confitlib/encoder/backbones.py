@@ -213,11 +213,13 @@ def longest_input(model: Any, tokenizer: Any) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the bars of transformers off the screen while it reads or writes a folder, which takes no time."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    """Keep the bars and reports of transformers off the screen while it reads or writes a folder."""
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         if shown:
             transformers_logging.enable_progress_bar()

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.encoder.backbones import quiet
 from confitlib.rankers.base import Ranker, trained_weights
 from confitlib.rankers.dense import RawEmbed
 from confitlib.rankers.rerank import Reranker
@@ -73,7 +74,8 @@ class CrossEncoder(Reranker):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer = AutoTokenizer.from_pretrained(name)
         options = {"num_labels": 1, "use_safetensors": True}
-        self._scorer = AutoModelForSequenceClassification.from_pretrained(name, **options).to(device).eval()
+        with quiet():  # it reports that the head is new, which is what we want of it
+            self._scorer = AutoModelForSequenceClassification.from_pretrained(name, **options).to(device).eval()
         self._freeze()
 
     def _train(self, sampled: JudgedPairs, corpus: Corpus) -> None:
