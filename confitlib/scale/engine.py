@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -20,6 +20,7 @@ LOOPBACK = "127.0.0.1"
 # jsonschema, which Ray imports in each of its processes, compiles a grammar on import if rfc3987-syntax is
 # there (Jupyter brings it): three quarters of a process's start, and Ray gives up on a start that takes 15 s.
 LIGHT = Path(__file__).parent / "light"
+ONE_CORE = {"RAYON_NUM_THREADS": "1"}  # else the tokenizer of every worker would use all cores; Ray sees to the rest
 
 
 class Engine(ABC):
@@ -74,7 +75,10 @@ class RayEngine(Engine):
             self._start()
         else:
             try:
-                self._ray.init(address=self.address, logging_level=logging.ERROR, log_to_driver=False)
+                self._ray.init(
+                    address=self.address, runtime_env={"env_vars": ONE_CORE}, log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )  # fmt: skip
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise ConnectionError(
                     f"no Ray cluster at {self.address!r} ({error}): start one with `ray start --head`, or use 'local'"
@@ -102,9 +106,10 @@ class RayEngine(Engine):
         return self._ray.remote(max_retries=self.retries, num_cpus=1)(function)
 
     def _start(self) -> None:
+        path = os.pathsep.join([str(LIGHT), *filter(None, [os.environ.get("PYTHONPATH")])])
         for attempt in range(1, STARTS + 1):
             try:
-                with _light_processes():
+                with _for_workers(ONE_CORE | {"PYTHONPATH": path}):
                     self._ray.init(
                         address="local", num_cpus=self.workers, _node_ip_address=LOOPBACK,
                         include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
@@ -118,17 +123,18 @@ class RayEngine(Engine):
 
 
 @contextmanager
-def _light_processes() -> Iterator[None]:
-    """Let Ray's processes, which inherit this environment, start without the import that `LIGHT` replaces."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(LIGHT), before] if before else [str(LIGHT)])
+def _for_workers(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that Ray's processes inherit, and take them back."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _import_ray() -> Any:
