@@ -55,12 +55,22 @@ def hard_negatives(corpus):
     return {side: replace(one, table=one.table[one.table["query_id"].str[-1] < "5"]) for side, one in found.items()}
 
 
+def first_component(encoder):
+    """A metric that depends on all weights."""
+    return {"first": float(encoder.encode(["a senior accountant"], progress=False)[0, 0])}
+
+
+def validated(result):
+    """What was measured after each epoch."""
+    return [result.history[name].dropna().tolist() for name in ("eval_loss", "eval_first")]
+
+
 def run(name, corpus, processes=1, output_dir=None):
     """A training run with the same number of pairs a step, however many processes share them."""
     encoder, config, refresh = RUNS[name]
     config = replace(config, batch_size=config.batch_size // processes)
     encoder = load_encoder(encoder, max_length=24, device="cpu")
-    options = {"refresh": refresh, "output_dir": output_dir, "progress": False}
+    options = {"refresh": refresh, "output_dir": output_dir, "validator": first_component, "progress": False}
     return train(encoder, corpus, config, hard_negatives(corpus), **options)
 
 
@@ -107,7 +117,7 @@ def main(folder):
         for attempt in ("first", "again"):  # the second one starts from the last checkpoint
             result = run(name, corpus, processes, folder / name)
             torch.save(result.encoder.state_dict(), folder / f"{name}-{attempt}-{rank}.pt")
-        (folder / f"{name}-{rank}.json").write_text(json.dumps(result.history["eval_loss"].dropna().tolist()))
+        (folder / f"{name}-{rank}.json").write_text(json.dumps(validated(result)))
     torch.distributed.destroy_process_group()
 
 
