@@ -60,6 +60,34 @@ def test_mistakes_get_one_line_and_no_traceback(arguments, message, project):
     assert "Traceback" not in result.output
 
 
+def test_outside_a_project_run_all_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = confit("run", "all")
+    assert result.exit_code == 1 and f"no notebooks in {tmp_path / 'notebooks'}: run inside" in result.output
+
+
+@pytest.mark.parametrize("error", [KeyError("no 'x' here"), ImportError("no ray")])
+@pytest.mark.parametrize("arguments", [["claims"], ["llm", "stats", "x"]])
+def test_errors_read_alike_in_every_command(arguments, error, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("confitlib.records.load_claims", fail)
+    monkeypatch.setattr("confitlib.llm.pricing.load_prices", fail)
+    result = confit(*arguments)
+    assert result.exit_code == 1 and result.output == f"[FAIL] {error.args[0]}\n"
+
+
+def test_paths_as_typed_start_at_the_working_directory_and_defaults_at_the_project(project, monkeypatch):
+    (project / "claims.yaml").write_text("[]")
+    (project / "notebooks/own.yaml").write_text("[]")
+    monkeypatch.chdir(project / "notebooks")
+    assert str(project / "claims.yaml") in confit("claims").output
+    assert str(project / "notebooks/own.yaml") in confit("claims", "--file", "own.yaml").output
+    monkeypatch.setattr("confitlib.lab.run_notebook", lambda path, values, folder, profile: folder)
+    assert f"[OK] {project / 'notebooks/here'}" in confit("run", "05", "--folder", "here").output
+
+
 def test_a_sweep_runs_real_notebooks_and_then_has_nothing_to_do(project):
     (project / "sweeps/rates.yaml").write_text('{notebook: "05", profile: tiny, grid: {rate: [0.5]}, seeds: [6]}')
     for _ in range(2):

@@ -366,6 +366,13 @@ def test_an_index_refuses_another_model_and_an_incomplete_folder(folder, tmp_pat
     assert "confit index" in confit(*wanted).output
 
 
+def test_a_search_for_jobs_refuses_an_index_of_resumes(folder, tmp_path):
+    confit("index", folder, tmp_path / "index", "--model", "static", "--side", "resume")
+    (tmp_path / "cv.txt").write_text("nurse")
+    result = confit("search", "--resume", tmp_path / "cv.txt", "--jobs", tmp_path / "index")
+    assert result.exit_code == 1 and "is an index of resumes" in result.output
+
+
 def test_an_index_that_cannot_be_made_is_refused(tmp_path):
     missing = confit("index", "nowhere", "x")
     assert missing.exit_code == 1 and "neither a folder nor one of the markets" in missing.output
