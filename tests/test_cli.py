@@ -32,6 +32,14 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     assert all(name in done.stdout for name in ("doctor", "run", "sweep", "claims", "figures"))
 
 
+@pytest.mark.parametrize(
+    ("command", "text"), [("run", "Numbers such as 05"), ("sweep", "A sweep such as"), ("sweep", "confitlib[scale]")]
+)
+def test_help_says_what_arguments_mean(command, text):
+    words = confit(command, "--help").output.replace("│", " ").split()
+    assert text in " ".join(words)
+
+
 def test_run_takes_parameters_as_two_words_or_one(project):
     result = confit("run", "05", "--profile", "tiny", "-p", "seed", "3", "-p", "rate=1e-1")
     assert result.exit_code == 0, result.output
