@@ -259,7 +259,7 @@ def test_price_tables_are_read_and_checked(tmp_path, monkeypatch):
     monkeypatch.setenv("CONFIT_PRICES", str(own))
     assert load_prices()["mine"] == Price(1, 2) and load_prices()["local"].input == 3
     assert all(price.source for name, price in load_prices().items() if name not in ("mine", "local"))
-    for text in ("m: {input: 1}", "m: {input: -1, output: 1}", "m: 3", "[1]"):
+    for text in ("m: {input: 1}", "m: {input: -1, output: 1}", "m: 3", "[1]", "m: ["):
         own.write_text(text)
         with pytest.raises(ValueError, match=r"prices\.yaml"):
             load_prices()

@@ -223,6 +223,15 @@ def test_claims_that_cannot_be_checked_are_refused(change, message, tmp_path):
         records.load_claims(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: 1", "expected a list"), ("- [\n- }", "claims.yaml, line 2: not YAML")]
+)
+def test_a_claims_file_of_another_shape_is_refused_by_name(text, message, tmp_path):
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        records.load_claims(tmp_path / "claims.yaml")
+
+
 def test_claims_need_every_key_and_unique_ids(tmp_path):
     path = tmp_path / "claims.yaml"
     path.write_text(json.dumps([{key: value for key, value in CLAIM.items() if key != "reason"}]))

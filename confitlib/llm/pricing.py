@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from confitlib.llm.requests import EmbeddingRequest, Request, Usage
+from confitlib.yaml_files import read_yaml
 
 TABLE = Path(__file__).with_name("prices.yaml")
 PRICES_VARIABLE = "CONFIT_PRICES"
@@ -47,12 +48,7 @@ def load_prices(path: str | Path | None = None) -> dict[str, Price]:
 
 
 def _read(file: Path) -> dict[str, Price]:
-    import yaml
-
-    table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    if not isinstance(table, dict):
-        raise ValueError(f"{file}: expected a mapping from model to price")
-    return {str(model): _price(f"{file}, {model}", entry) for model, entry in table.items()}
+    return {str(model): _price(f"{file}, {model}", entry) for model, entry in read_yaml(file, dict).items()}
 
 
 def _price(where: str, entry: Any) -> Price:
