@@ -571,7 +571,7 @@ def test_an_edited_folder_does_not_pass_as_the_saved_one(tmp_path: Path) -> None
     ("change", "named"),
     [([], "'accepted', 'columns'"), ({"order": []}, "'order'"), ({"columns": {"jobs": []}}, "'columns.resumes'"),
      ({"order": {"labels": 3}}, "'order.labels'"),
-     ({"columns": {"resumes": ["text", "split"], "jobs": ["text", "split", HYRE], "labels": ["score"], "rankings": []}},
+     ({"columns": {"resumes": ["text", "split"], "jobs": ["split", "标题", "pay"], "labels": [], "rankings": []}},
       "labels file does not have the saved columns")],
 )  # fmt: skip
 def test_a_manifest_of_another_shape_is_refused(change: Any, named: str, tmp_path: Path) -> None:
