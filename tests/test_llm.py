@@ -459,10 +459,10 @@ def test_requests_go_out_as_a_file_and_answers_come_back_checked(task, tmp_path)
     lines = [{"fingerprint": names[0], "text": GOOD, "model": "own", "usage": {"input": 3, "output": 4}},
              {"fingerprint": names[1], "text": "no"}, {"fingerprint": "f" * 64, "text": GOOD},
              {"fingerprint": names[2], "text": GOOD, "finish_reason": "length"}, {"fingerprint": names[3]}]  # fmt: skip
-    Path("answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Path("answers.jsonl").write_text("\n" + "".join(json.dumps(line) + "\n" for line in lines))
     result = confit("import", "answers.jsonl")
     assert result.exit_code == 1 and "1 answers taken, 0 already there, 4 rejected" in result.output
-    for fault in (f"line 2 ({waiting[1]['about']}): too short", "line 3: no request", "cut off", "no text"):
+    for fault in (f"line 3 ({waiting[1]['about']}): too short", "line 4: no request", "cut off", "no text"):
         assert fault in result.output
     assert "3 requests in" in confit("requests", "--task", "echo", "--preset", "tiny").output
     (entry,) = Store("records/llm/answers.jsonl")
@@ -484,9 +484,9 @@ def test_commands_find_the_projects_store_and_requests_from_a_folder_below(task,
 def test_an_altered_file_of_requests_is_refused(task):
     confit("requests", "--task", "echo", "--preset", "tiny")
     path = Path("records/pending/echo_tiny.jsonl")
-    path.write_text(path.read_text().replace("Job", "Jobs", 1))
+    path.write_text("\n" + path.read_text().replace("Job", "Jobs", 1))
     Path("answers.jsonl").write_text("")
-    assert "line 1: altered" in confit("import", "answers.jsonl").output
+    assert "line 2: altered" in confit("import", "answers.jsonl").output
 
 
 def test_stores_are_counted_verified_merged_and_exported(tmp_path):
