@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
+from confitlib.files import read_yaml
 from confitlib.jsonl import append_line, read_entries
 from confitlib.paths import project_root
-from confitlib.yaml_files import read_yaml
 
 if sys.platform != "win32":
     import resource

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from confitlib.files import read_yaml
 from confitlib.jsonl import append_line, lock, read_entries
 from confitlib.lab import (
     NotebookError,
@@ -28,7 +29,6 @@ from confitlib.lab import (
     short_path,
 )
 from confitlib.records import RUNS, project_root, settings
-from confitlib.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -530,6 +530,14 @@ def test_saving_never_mixes_two_corpora(tmp_path: Path) -> None:
     assert (folder / "README.txt").exists()
 
 
+def test_a_save_that_was_killed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as killed, pytest.raises(OSError, match="full"):
+        killed.setattr("confitlib.readers._sidecar.write", lambda *_: exec("raise OSError('full')"))
+        save(small_corpus(), tmp_path / "out")
+    refused(lambda: load(tmp_path / "out"), "stale_sidecar", "Save the corpus again")
+    assert load(save(small_corpus(), tmp_path / "out", overwrite=True)) == small_corpus()
+
+
 def test_a_release_is_never_overwritten(release: Path) -> None:
     with pytest.raises(FileExistsError, match="choose another folder"):
         save(small_corpus(), release, overwrite=True)

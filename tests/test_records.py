@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confitlib import records
+from confitlib.files import atomic
 from confitlib.records import Claim, ClaimError, judge, load_records, measure_claim, record
 
 PARAMETERS = {"profile": "laptop", "seed": 3, "output": "."}
@@ -124,6 +125,16 @@ def test_appending_keeps_a_complete_line_that_lacks_its_break(tmp_path):
     path.write_text('{"id": "a"}')
     records.append_line(path, {"id": "b"})
     assert [entry["id"] for entry in records.read_entries(path)] == ["a", "b"]
+
+
+def test_an_interrupted_file_keeps_what_was_there_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "new/a.txt"
+    with atomic(path) as partial:
+        partial.write_text("old")
+    with pytest.raises(OSError), atomic(path) as partial:
+        partial.write_text("ne")
+        raise OSError
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
 
 
 def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from confitlib.cache import content_key
+from confitlib.files import atomic
 from confitlib.llm.client import Client, in_worker_thread
 from confitlib.llm.replies import MalformedReply, parse_object, read_chat, usage_of
 from confitlib.llm.requests import Request
@@ -39,11 +40,9 @@ class Job:
 
     def save(self) -> None:
         """Write the file whole or not at all."""
-        partial = Path(self.path + ".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
         content = {name: value for name, value in asdict(self).items() if name != "path"}
-        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        partial.replace(self.path)
+        with atomic(Path(self.path)) as partial:
+            partial.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def by_name(self) -> dict[str, Request]:
         """Its requests by fingerprint."""

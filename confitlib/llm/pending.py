@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from confitlib.files import atomic
 from confitlib.jsonl import numbered_entries
 from confitlib.llm.replies import judge, read_usage
 from confitlib.llm.requests import Request
@@ -36,8 +37,8 @@ class Imported:
 def write_waiting(path: Path, task: str, requests: Iterable[Request]) -> int:
     """Write requests as JSON lines: fingerprint, task, about, source (masked) and the payload; returns how many."""
     lines = [json.dumps(_line(task, request), ensure_ascii=False) + "\n" for request in requests]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines), encoding="utf-8")
+    with atomic(path) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
     return len(lines)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from confitlib.corpus import Corpus, Side, other
+from confitlib.files import atomic
 from confitlib.mining.removal import REASONS
 
 TABLE_COLUMNS = ["query_id", "negative_id", "rank", "percentile", "score"]
@@ -179,6 +180,5 @@ def _from_lists(where: str, lists: Any, corpus: Corpus, target: Side) -> Negativ
 
 
 def _write_json(path: Path, content: object) -> None:
-    draft = path.with_name(path.name + ".partial")
-    draft.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    draft.replace(path)
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")

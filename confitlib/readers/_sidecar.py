@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, load_npz, save_npz
 
 from confitlib.corpus import RESERVED, SIDES, Corpus, Side
+from confitlib.files import atomic
 from confitlib.readers._repair import SPLIT_ORDER, Regime, Tables
 from confitlib.readers._tables import fail, findings, read_csv, read_json
 
@@ -40,6 +41,11 @@ class Saved:
     notes: tuple[str, ...]
 
 
+def begin(folder: Path) -> None:
+    """Mark a folder as incomplete until `write`, so that `load` refuses what a killed `save` left."""
+    (folder / MANIFEST).write_text("{}", encoding="utf-8")
+
+
 def write(corpus: Corpus, folder: Path) -> None:
     """Write the sidecar files of a corpus; the manifest, last, makes them count."""
     for side in SIDES:
@@ -58,7 +64,8 @@ def write(corpus: Corpus, folder: Path) -> None:
         "columns": {table: list(map(str, frame.columns)) for table, frame in frames.items()},
         "order": {"labels": _moved(_label_order(corpus.labels)), "rankings": _moved(_list_order(corpus.rankings))},
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="")
+    with atomic(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="")
 
 
 def restore(folder: Path, tables: Tables) -> Saved:

@@ -117,6 +117,7 @@ def save(corpus: Corpus, path: str | Path, overwrite: bool = False) -> Path:
     _check_holdable(corpus)
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder, overwrite)
+    _sidecar.begin(folder)
     for side in SIDES:
         frame = corpus.documents(side)
         table = frame[corpus.fields(side)].copy()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from confitlib import readers
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
+from confitlib.files import atomic
 from confitlib.market import PRESETS, compose
 from confitlib.mining.kernel import FloatArray
 from confitlib.scale.encoding import encode_shards
@@ -70,7 +71,8 @@ class VectorIndex:
         faiss.write_index(self.index, str(path / VECTORS))
         self.documents.to_parquet(path / DOCUMENTS)
         about = {"kind": self.kind, "side": self.side, "encoder": self.encoder, "weights": self.weights}
-        (path / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        with atomic(path / ABOUT) as partial:
+            partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         return path
 
     @staticmethod

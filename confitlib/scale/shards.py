@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from confitlib.corpus import RESERVED, Side, blank_documents
+from confitlib.files import atomic
 from confitlib.mining.kernel import FloatArray, IntArray
 from confitlib.text import serialise
 
@@ -147,21 +148,19 @@ def _read(path: Path, rows: slice | IntArray) -> FloatArray:
 
 
 def write_vectors(path: Path, shape: tuple[int, int], batches: Iterator[FloatArray]) -> Path:
-    """Write a `.npy` file batch by batch under another name, then rename: it is whole or not there.
+    """Write a `.npy` file batch by batch; it is whole or not there.
 
     Raises ValueError, and leaves no file, if the batches do not fill the shape.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, written = path.with_suffix(".partial"), 0
-    vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-    for batch in batches:
-        vectors[written : written + len(batch)] = batch
-        written += len(batch)
-    vectors.flush()
-    if written != shape[0]:
-        partial.unlink()
-        raise ValueError(f"{path.name} expects {shape[0]} vectors, got {written}")
-    return partial.replace(path)
+    with atomic(path) as partial:
+        vectors, written = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape), 0
+        for batch in batches:
+            vectors[written : written + len(batch)] = batch
+            written += len(batch)
+        vectors.flush()
+        if written != shape[0]:
+            raise ValueError(f"{path.name} expects {shape[0]} vectors, got {written}")
+    return path
 
 
 def split_vectors(vectors: FloatArray, folder: Path, shards: int) -> VectorShards:

@@ -1,11 +1,26 @@
-"""Settings in YAML files, read with errors that name file and line."""
+"""Files written whole or not at all, and YAML read with errors that name file and line."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T", dict, list)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Another name beside the path to write to, which takes the path's once the block has ended without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_yaml(path: str | Path, kind: type[T]) -> T:
