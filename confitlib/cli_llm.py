@@ -12,6 +12,7 @@ import typer
 
 from confitlib.cli_shared import given_or, plain_errors
 from confitlib.lab import short_path
+from confitlib.paths import project_root
 
 if TYPE_CHECKING:
     from confitlib.llm.pending import Waiting
@@ -148,7 +149,7 @@ def requests(
 def _waiting(files: list[Path] | None) -> dict[str, Waiting]:
     from confitlib.llm.pending import read_waiting
 
-    folder = given_or(None, PENDING)
+    folder = project_root() / PENDING
     found = _existing(files) if files else sorted(folder.glob("*.jsonl"))
     if not found:
         raise FileNotFoundError(f"no requests in {folder}: write them with `confit llm requests`, or name their file")

@@ -278,8 +278,8 @@ def find_defects(corpus: Corpus, origins: Origins | None = None) -> list[Defect]
 
 def _where(sources: Mapping[str, str], origins: Origins, table: str, row: int | None = None) -> str:
     if row is not None and table in origins:
-        source, number = origins[table][["source", "row"]].iloc[row]
-        return f"{source}, row {number}"
+        place = origins[table].iloc[row]
+        return f"{place['source']}, row {place['row']}"
     source = sources.get(table, table)
     return source if row is None else f"{source}, row {row + 1}"
 
