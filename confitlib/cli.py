@@ -8,8 +8,6 @@ import importlib.metadata
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from confitlib.cli_llm import llm
+from confitlib.cli_shared import given_or, plain_errors
 from confitlib.records import device_name, project_root
 
 if TYPE_CHECKING:
@@ -28,9 +27,9 @@ app.add_typer(llm, name="llm")
 Check = tuple[bool, str]
 MINIMUM_PYTHON = (3, 11)
 DISK_GB = 6
+RECORDS = "A .jsonl file of records, or a folder of them"
 
 Profile = Annotated[str, typer.Option(help="Parameter file in profiles/: tiny, laptop, gpu or paper.")]
-Records = Annotated[Path, typer.Option(help="A .jsonl file of records, or a folder of them.")]
 
 
 class _RunCommand(TyperCommand):
@@ -45,18 +44,6 @@ class _RunCommand(TyperCommand):
                 name = next(words, "")
                 joined.append(name if "=" in name else f"{name}={next(words, '')}")
         return super().parse_args(ctx, joined)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Expected errors as one [FAIL] message and exit status 1; anything else keeps its traceback."""
-    from confitlib.lab import NotebookError
-
-    try:
-        yield
-    except (NotebookError, ValueError, TypeError, LookupError, OSError, ImportError) as error:
-        typer.echo(f"[FAIL] {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 @app.command()
@@ -163,19 +150,21 @@ def run(
     """
     from confitlib import lab
 
-    with _plain_errors():
+    with plain_errors():
         chosen = lab.notebooks() if notebooks == ["all"] else [lab.find_notebook(name) for name in notebooks]
+        if not chosen:
+            raise LookupError(f"no notebooks in {project_root() / 'notebooks'}: run inside the repository")
         pairs = [pair.partition("=") for pair in parameter or []]
     failures = []
     for path in chosen:
         typer.echo(f"{path.name} ({profile})")
         try:
             values = {name: lab.parse_value(path, name, text) for name, _, text in pairs}
-            typer.echo(f"[OK] {lab.run_notebook(path, values, folder, profile)}")
+            typer.echo(f"[OK] {lab.run_notebook(path, values, folder and folder.absolute(), profile)}")
         except (lab.NotebookError, ValueError, TypeError) as error:
             failures.append(path.name)
             typer.echo(f"[FAIL] {error}", err=True)
-    if failures or not chosen:
+    if failures:
         typer.echo(f"{len(failures)} of {len(chosen)} notebooks failed: {', '.join(failures)}", err=True)
         raise typer.Exit(1)
 
@@ -185,7 +174,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep such as sweeps/percentile.yaml.")],
     workers: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where runs execute; ray needs confitlib[scale].")
+        Literal["local", "ray"], typer.Option(help="Where runs execute; ray needs confitlib\\[scale].")
     ] = "local",
     address: Annotated[
         str, typer.Option(help="Of the Ray cluster: local (start one here), auto or HOST:PORT.")
@@ -194,7 +183,7 @@ def sweep(
     """Run a grid of notebook runs, leaving out what is done; start it again after an interruption."""
     from confitlib.sweeps import run_sweep
 
-    with _plain_errors():
+    with plain_errors():
         if engine == "local":
             runs = run_sweep(file, workers)
         else:
@@ -222,7 +211,7 @@ def index(
     """Encode the jobs of a corpus and write a FAISS index, e.g. `confit index laptop build/jobs --kind hnsw`."""
     from confitlib.scale.index import index_documents, open_documents
 
-    with _plain_errors():
+    with plain_errors():
         made = index_documents(open_documents(source, side, seed), side, model, kind, folder)
     typer.echo(f"[OK] {folder}: {len(made)} {side}s, {kind}, encoder {model}")
 
@@ -237,29 +226,32 @@ def search(
     """Print the jobs that fit a resume best, e.g. `confit search --resume cv.txt --jobs build/jobs`."""
     from confitlib.scale.index import VectorIndex, read_document, search_text
 
-    with _plain_errors():
-        found = search_text(VectorIndex.load(jobs), read_document(resume, "resume"), top, model)
+    with plain_errors():
+        known = VectorIndex.load(jobs)
+        if known.side != "job":
+            raise ValueError(f"{jobs} is an index of {known.side}s: make one of jobs by `confit index`")
+        found = search_text(known, read_document(resume, "resume"), top, model)
     for place, row in enumerate(found.to_dict("records"), 1):
         typer.echo(f"{place:3d}  {row['score']:.3f}  {row['id']}  {row['title']}")
 
 
 @app.command()
 def claims(
-    records: Records = Path("records/runs.jsonl"),
+    records: Annotated[Path | None, typer.Option(help=f"{RECORDS}; records/runs.jsonl.")] = None,
     profile: Profile = "laptop",
-    file: Annotated[Path, typer.Option(help="The claims.")] = Path("claims.yaml"),
+    file: Annotated[Path | None, typer.Option(help="The claims; claims.yaml.")] = None,
     measure: Annotated[bool, typer.Option(help="Print expectation and tolerance over the seeds instead.")] = False,
 ) -> None:
     """Check the claims against the newest records; exit status 1 if one fails or has no record."""
     from confitlib.lab import standard_records
     from confitlib.records import check_claims, load_claims, load_records, measure_claims, passed
 
-    root = project_root()
-    with _plain_errors():
-        asserted = [claim for claim in load_claims(root / file) if claim.profile == profile]
+    with plain_errors():
+        source = given_or(file, "claims.yaml")
+        asserted = [claim for claim in load_claims(source) if claim.profile == profile]
         if not asserted:
-            raise LookupError(f"{file} holds no claim of profile {profile!r}")
-        known = load_records(root / records)
+            raise LookupError(f"{source} holds no claim of profile {profile!r}")
+        known = load_records(given_or(records, "records/runs.jsonl"))
         if measure:
             typer.echo(measure_claims(known, asserted).to_string(index=False))
             return
@@ -284,10 +276,10 @@ def _print_claims(checked: pd.DataFrame) -> None:
 
 @app.command()
 def figures(
-    records: Records = Path("records"),
+    records: Annotated[Path | None, typer.Option(help=f"{RECORDS}; records.")] = None,
     profile: Profile = "laptop",
-    output: Annotated[Path, typer.Option(help="Folder that receives figures/.")] = Path(),
-    readme: Annotated[Path, typer.Option(help="File whose results table is renewed.")] = Path("README.md"),
+    output: Annotated[Path | None, typer.Option(help="Folder that receives figures/; the repository.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="File whose results table is renewed; README.md.")] = None,
 ) -> None:
     """Draw every figure and the README's table of results again, from records alone."""
     import matplotlib
@@ -296,13 +288,12 @@ def figures(
     from confitlib import plots
     from confitlib.records import load_records
 
-    root = project_root()
-    with _plain_errors():
-        known = load_records(root / records)
-        for name, problem in plots.redraw(known, root / output, profile).items():
+    with plain_errors():
+        known, page = load_records(given_or(records, "records")), given_or(readme, "README.md")
+        for name, problem in plots.redraw(known, given_or(output, "."), profile).items():
             typer.echo(f"[SKIP] {name}: {problem}" if problem else f"[OK] figures/{name}.png")
-        plots.update_results(root / readme, plots.results_markdown(known, profile))
-        typer.echo(f"[OK] results table of {readme}")
+        plots.update_results(page, plots.results_markdown(known, profile))
+        typer.echo(f"[OK] results table of {page.name}")
 
 
 if __name__ == "__main__":

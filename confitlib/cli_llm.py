@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from confitlib.cli_shared import given_or, plain_errors
+from confitlib.lab import short_path
+from confitlib.paths import project_root
+
 if TYPE_CHECKING:
     from confitlib.llm.pending import Waiting
 
 llm = typer.Typer(no_args_is_help=True, help=__doc__)
 
-DEFAULT_STORE = Path("records/llm/answers.jsonl")
+ANSWERS = "records/llm/answers.jsonl"
 PENDING = "records/pending"
 
-StoreFile = Annotated[Path, typer.Option("--store", help="The file of replies.")]
+StoreFile = Annotated[Path | None, typer.Option("--store", help=f"The file of replies; {ANSWERS}.")]
 PresetName = Annotated[str, typer.Option(help="Preset of the synthetic market.")]
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, TypeError, LookupError, OSError) as error:
-        typer.echo(f"[FAIL] {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 def _load_tasks() -> None:
@@ -47,7 +40,7 @@ def stats(files: Annotated[list[Path], typer.Argument(help="Files of replies.")]
     from confitlib.llm.requests import Usage
     from confitlib.llm.store import Store
 
-    with _plain_errors():
+    with plain_errors():
         prices = load_prices()
         for store in map(Store, _existing(files)):
             typer.echo(f"{store.path}: {len(store)} replies, {store.duplicates} repeated lines")
@@ -76,7 +69,7 @@ def verify(files: Annotated[list[Path], typer.Argument(help="Files of replies.")
     """Check that every line is whole and belongs to its request; exit status 1 if not."""
     from confitlib.llm import store
 
-    with _plain_errors():
+    with plain_errors():
         problems = [problem for file in _existing(files) for problem in store.verify(file)]
     for problem in problems:
         typer.echo(f"[FAIL] {problem}", err=True)
@@ -93,7 +86,7 @@ def merge(
     """Add to a file of replies what only others have."""
     from confitlib.llm.store import Store
 
-    with _plain_errors():
+    with plain_errors():
         store = Store(target, fsync=False)
         for source in _existing(sources):
             typer.echo(f"[OK] {store.merge(Store(source))} new replies from {source}")
@@ -109,7 +102,7 @@ def export(
 
     from confitlib.llm.store import Store
 
-    with _plain_errors():
+    with plain_errors():
         rows = [
             {
                 "fingerprint": entry["fingerprint"],
@@ -134,7 +127,7 @@ def requests(
     preset: PresetName = "laptop",
     seed: Annotated[int, typer.Option(help="Seed of the market and of the task's choices.")] = 0,
     model: Annotated[str | None, typer.Option(help="Model to ask; CONFIT_LLM_MODEL or the paper's.")] = None,
-    store: StoreFile = DEFAULT_STORE,
+    store: StoreFile = None,
 ) -> None:
     """Write the requests of a task that have no usable reply yet, and what they would cost."""
     from confitlib.llm.client import Client
@@ -142,23 +135,24 @@ def requests(
     from confitlib.llm.tasks import find_task
     from confitlib.market import compose
 
-    with _plain_errors():
+    with plain_errors():
         _load_tasks()
         chosen = find_task(task)
-        client = Client(store, model=model, offline=True)
+        client = Client(given_or(store, ANSWERS), model=model, offline=True)
         asked = chosen.build(compose(preset, seed).corpus, client.model, seed)
-        path = out or Path(PENDING) / f"{task}_{preset}.jsonl"
+        path = given_or(out, f"{PENDING}/{task}_{preset}.jsonl")
         count = write_waiting(path, task, [ask for _, ask in client.pending(asked, chosen.check)])
-        typer.echo(f"[OK] {count} requests in {path}")
+        typer.echo(f"[OK] {count} requests in {short_path(path)}")
         typer.echo(str(client.estimate(asked, chosen.check)))
 
 
 def _waiting(files: list[Path] | None) -> dict[str, Waiting]:
     from confitlib.llm.pending import read_waiting
 
-    found = _existing(files) if files else sorted(Path(PENDING).glob("*.jsonl"))
+    folder = project_root() / PENDING
+    found = _existing(files) if files else sorted(folder.glob("*.jsonl"))
     if not found:
-        raise FileNotFoundError(f"no requests in {PENDING}: write them with `confit llm requests`, or name their file")
+        raise FileNotFoundError(f"no requests in {folder}: write them with `confit llm requests`, or name their file")
     return read_waiting(found)
 
 
@@ -168,15 +162,15 @@ def import_(
     waiting: Annotated[
         list[Path] | None, typer.Option("--requests", help="Files of requests; records/pending.")
     ] = None,
-    store: StoreFile = DEFAULT_STORE,
+    store: StoreFile = None,
 ) -> None:
     """Take answers back, validating each by its task; exit status 1 if one is rejected."""
     from confitlib.llm.pending import import_answers
     from confitlib.llm.store import Store
 
-    with _plain_errors():
+    with plain_errors():
         _load_tasks()
-        done = import_answers(Store(store), _waiting(waiting), *_existing([file]))
+        done = import_answers(Store(given_or(store, ANSWERS)), _waiting(waiting), *_existing([file]))
     for rejected in done.rejected:
         typer.echo(f"[FAIL] {rejected}", err=True)
     typer.echo(f"{done.taken} answers taken, {done.known} already there, {len(done.rejected)} rejected")
@@ -189,15 +183,15 @@ def submit(
     files: Annotated[list[Path], typer.Argument(help="Files of requests.")],
     budget: Annotated[float | None, typer.Option(help="US dollars the batch may cost.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
-    store: StoreFile = DEFAULT_STORE,
+    store: StoreFile = None,
 ) -> None:
     """Hand in waiting requests as a batch."""
     from confitlib.llm import batch
     from confitlib.llm.client import Client
     from confitlib.llm.pending import requests_of
 
-    with _plain_errors():
-        client, asked = Client(store, budget=budget, offline=dry_run), requests_of(_waiting(files))
+    with plain_errors():
+        client, asked = Client(given_or(store, ANSWERS), budget=budget, offline=dry_run), requests_of(_waiting(files))
         typer.echo(str(client.estimate(asked, batch=True)))
         if not dry_run:
             job = batch.submit(client, asked)
@@ -207,17 +201,17 @@ def submit(
 @llm.command()
 def collect(
     batch_id: Annotated[str | None, typer.Argument(help="A batch; all that are open.")] = None,
-    store: StoreFile = DEFAULT_STORE,
+    store: StoreFile = None,
 ) -> None:
     """Fetch the replies of batches handed in earlier."""
     from confitlib.llm import batch
     from confitlib.llm.client import Client
 
-    with _plain_errors():
-        client = Client(store)
+    with plain_errors():
+        client = Client(given_or(store, ANSWERS))
         jobs = [job for job in batch.jobs(client.store) if batch_id in (None, job.id) and job.status not in batch.OVER]
         if not jobs:
-            raise LookupError(f"no open batch{f' {batch_id}' if batch_id else ''} beside {store}")
+            raise LookupError(f"no open batch{f' {batch_id}' if batch_id else ''} beside {client.store.path}")
         for job in jobs:
             done = batch.collect(client, job)
             failed = f", {len(done.failures)} failed" if done.failures else ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from dataclasses import InitVar, dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ HYPOTHETICAL: dict[Side, str] = {"job": HYRE, "resume": HYJOB}
 LABEL_COLUMNS = ["resume_id", "job_id", "label", "split"]
 RANKING_COLUMNS = ["target", "split", "query_id", "candidate_id", "label"]
 ENTRY = ["target", "split", "query_id", "candidate_id"]
+Origins = Mapping[str, pd.DataFrame]
 PLACEHOLDER = r"^\s*\[\[[A-Za-z_]+\]\]\s*$"
 
 
@@ -77,6 +79,8 @@ class Corpus:
     `truth`: true suitability of every pair, `[n_resumes, n_jobs]` sparse booleans, or None.
     `regime`: "cold" (splits share no document) or "warm" (documents with split `any` may recur).
     `accepted`: kinds of defect the caller chose to live with; `notes` says what that changed.
+    `sources`: the file of each table. `origins` (for errors only, not kept): for each table a frame aligned with its
+    rows, `source` and `row` (from 1, in that source).
 
     Raises `CorpusError` with every defect found.
     """
@@ -91,13 +95,18 @@ class Corpus:
     accepted: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    origins: InitVar[Origins | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, origins: Origins | None) -> None:
         if self.regime not in ("cold", "warm"):
             raise ValueError(f"regime {self.regime!r} is unknown: use 'cold' or 'warm'")
-        defects = [d for d in find_defects(self) if d.kind not in self.accepted]
+        defects = [d for d in find_defects(self, origins) if d.kind not in self.accepted]
         if defects:
             raise CorpusError(defects)
+
+    def __repr__(self) -> str:
+        sizes = {"resumes": self.resumes, "jobs": self.jobs, "labels": self.labels, "list entries": self.rankings}
+        return f"Corpus({self.name!r}: {', '.join(f'{len(frame):,} {name}' for name, frame in sizes.items())})"
 
     def __eq__(self, other_corpus: object) -> bool:
         if not isinstance(other_corpus, Corpus):
@@ -249,50 +258,68 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype("str").fillna("")
 
 
-def find_defects(corpus: Corpus) -> list[Defect]:
+class Locate(Protocol):
+    """Names the place of a table, or of one of its rows."""
+
+    def __call__(self, table: str, row: int | None = None) -> str: ...
+
+
+def find_defects(corpus: Corpus, origins: Origins | None = None) -> list[Defect]:
     """Everything that is wrong with a corpus, accepted kinds included, so that one error can name all."""
-    shape = _shape_defects(corpus)
+    where = partial(_where, corpus.sources, origins or {})
+    shape = _shape_defects(corpus, where)
     if shape:  # the other checks need the columns
         return shape
     defects = []
     for side in SIDES:
-        defects += _document_defects(corpus, side)
-    return defects + _label_defects(corpus) + _ranking_defects(corpus) + _split_defects(corpus)
+        defects += _document_defects(corpus, side, where)
+    return defects + _label_defects(corpus, where) + _ranking_defects(corpus) + _split_defects(corpus, where)
 
 
-def _where(corpus: Corpus, table: str, row: int | None = None) -> str:
-    source = corpus.sources.get(table, table)
+def _where(sources: Mapping[str, str], origins: Origins, table: str, row: int | None = None) -> str:
+    if row is not None and table in origins:
+        place = origins[table].iloc[row]
+        return f"{place['source']}, row {place['row']}"
+    source = sources.get(table, table)
     return source if row is None else f"{source}, row {row + 1}"
 
 
-def _shape_defects(corpus: Corpus) -> list[Defect]:
+def _shape_defects(corpus: Corpus, where: Locate) -> list[Defect]:
     defects = []
+
+    def add(kind: str, table: str, what: str, remedy: str) -> None:
+        defects.append(Defect(kind, where(table), what, remedy))
+
     for table, columns in (("labels", LABEL_COLUMNS), ("rankings", RANKING_COLUMNS)):
         missing = set(columns) - set(getattr(corpus, table).columns)
         if missing:
-            what = f"columns {sorted(missing)} are missing"
-            defects.append(Defect("missing_column", _where(corpus, table), what, f"Provide {columns}."))
+            add("missing_column", table, f"columns {sorted(missing)} are missing", f"Provide {columns}.")
     for side in SIDES:
-        frame, table = corpus.documents(side), f"{side}s"
-        if "split" not in frame.columns:
-            defects.append(Defect("missing_column", _where(corpus, table), "no split column", "Name each split."))
+        names = corpus.documents(side).columns
+        repeated = names[names.duplicated()].unique().tolist()
+        if repeated:
+            add("duplicate_column", f"{side}s", f"columns {repeated} occur twice", "Rename one of them.")
+        if "split" not in names:
+            add("missing_column", f"{side}s", "no split column", "Name each split.")
         elif not corpus.fields(side):
-            defects.append(Defect("missing_column", _where(corpus, table), "no text field", "Add a text column."))
+            add("missing_column", f"{side}s", "no text field", "Add a text column.")
     expected = (len(corpus.resumes), len(corpus.jobs))
-    if corpus.truth is not None and corpus.truth.shape != expected:
+    if corpus.truth is not None and not isinstance(corpus.truth, csr_array):
+        add("truth_type", "truth", f"truth is a {type(corpus.truth).__name__}", "Give scipy.sparse.csr_array(truth).")
+    elif corpus.truth is not None and corpus.truth.shape != expected:
         what = f"truth has shape {corpus.truth.shape}, documents need {expected}"
-        defects.append(Defect("truth_shape", _where(corpus, "truth"), what, "Align truth with the frames."))
+        add("truth_shape", "truth", what, "Align truth with the frames.")
     return defects
 
 
-def _document_defects(corpus: Corpus, side: Side) -> list[Defect]:
+def _document_defects(corpus: Corpus, side: Side, where: Locate) -> list[Defect]:
     frame, table, defects = corpus.documents(side), f"{side}s", []
     ids, names, splits = frame.index, frame.index.tolist(), frame["split"].tolist()
 
     def add(kind: str, rows: NDArray[np.bool_], what: str, remedy: str) -> None:
         for row in np.flatnonzero(rows).tolist():
             text = what.format(id=names[row], split=splits[row])
-            defects.append(Defect(kind, _where(corpus, table, row), text, remedy))
+            defects.append(Defect(kind, where(table, row), text, remedy))
 
     missing = ids.isna() | (ids.astype(str).str.strip() == "")
     add("missing_id", np.asarray(missing), f"{side} without an id", "Give every document an id.")
@@ -313,21 +340,23 @@ def _document_defects(corpus: Corpus, side: Side) -> list[Defect]:
     stub = text.apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1).to_numpy()
     remedy = "The public release hides texts; get the real ones, or accept 'placeholder'."
     add("placeholder", stub, f"{side} {{id!r}} holds placeholder text", remedy)
+    for column, named in ((COPY_OF, side), (NEGATIVE_FOR, other(side))):
+        if column in frame.columns:
+            cells = frame[column].fillna("").astype("str")
+            lost = ((cells != "") & ~cells.isin(corpus.documents(named).index)).to_numpy()
+            remedy = f"Name a {named} of the corpus, or leave the cell empty."
+            add("unknown_reference", lost, f"{column} of {{id!r}} names no {named}", remedy)
     return defects
 
 
-def _label_defects(corpus: Corpus) -> list[Defect]:
+def _label_defects(corpus: Corpus, where: Locate) -> list[Defect]:
     labels, defects = corpus.labels, []
-    row_in_file = labels.groupby("split").cumcount()
 
     def add(kind: str, rows: pd.Series | NDArray[np.bool_], what: str, remedy: str) -> None:
         """Report the marked rows."""
-        for row in np.flatnonzero(rows):
-            entry = labels.iloc[row]
-            table = f"labels.{entry['split']}"
-            table = table if table in corpus.sources else "labels"
-            place = int(row_in_file.iloc[row]) if table != "labels" else int(row)
-            defects.append(Defect(kind, _where(corpus, table, place), what.format(**entry), remedy))
+        for row in np.flatnonzero(rows).tolist():
+            text = what.format(**labels.iloc[row])
+            defects.append(Defect(kind, where("labels", row), text, remedy))
 
     for side in SIDES:
         lost = ~labels[f"{side}_id"].isin(corpus.documents(side).index)
@@ -379,7 +408,7 @@ def _ranking_defects(corpus: Corpus) -> list[Defect]:
     return defects
 
 
-def _split_defects(corpus: Corpus) -> list[Defect]:
+def _split_defects(corpus: Corpus, where: Locate) -> list[Defect]:
     """In the cold regime a document must be used in its own split only."""
     if corpus.regime == "warm":
         return []
@@ -391,11 +420,11 @@ def _split_defects(corpus: Corpus) -> list[Defect]:
         for use in uses[wrong].assign(home=home[wrong]).drop_duplicates(["id", "split"]).itertuples():
             what = f"{side} {use.id!r} of split {use.home!r} is used in {use.split!r} ({use.table})"
             remedy = "Split by document, or declare regime='warm' with split 'any'."
-            defects.append(Defect("split_leak", _where(corpus, f"{side}s"), what, remedy))
+            defects.append(Defect("split_leak", where(f"{side}s"), what, remedy))
         stray = corpus.documents(side)["split"] == ANY_SPLIT
         for row in np.flatnonzero(stray):
             what = f"{side} {corpus.documents(side).index[int(row)]!r} has split 'any' in the cold regime"
-            defects.append(Defect("split_leak", _where(corpus, f"{side}s", int(row)), what, "Name its split."))
+            defects.append(Defect("split_leak", where(f"{side}s", int(row)), what, "Name its split."))
     return defects
 
 

@@ -78,14 +78,19 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 
     Raises ValueError naming file and line for a defect anywhere else.
     """
+    return list(numbered_entries(path).values())
+
+
+def numbered_entries(path: Path) -> dict[int, dict[str, Any]]:
+    """The records of one file by line number, from 1, as `read_entries` reads them."""
     lines = path.read_bytes().split(b"\n")
-    entries = []
+    entries = {}
     for number, line in enumerate(lines, 1):
         entry = parsed(line) if line.strip() else None
         if entry is not None:
-            entries.append(entry)
+            entries[number] = entry
         elif line.strip() and number == len(lines):
-            warnings.warn(f"{path}, line {number} is torn (a run was killed while writing it): left out", stacklevel=2)
+            warnings.warn(f"{path}, line {number} is torn (a run was killed while writing it): left out", stacklevel=3)
         elif line.strip():
             raise ValueError(f"{path}, line {number} is not a JSON object. Remove the line or restore the file.")
     return entries

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from confitlib.files import read_yaml
 from confitlib.records import device_name, plain, project_root, provenance, settings
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
     """What `profiles/<profile>.yaml` sets for a notebook: `common` where it has them, then its own section.
 
     Raises NotebookError for a section without a notebook, for a common parameter that no notebook has,
-    and for a parameter in the section that the notebook does not have.
+    and for a parameter in the section that the notebook does not have; ValueError for a file of another shape.
     """
     path = find_notebook(notebook)
     content = _profile(profile)
@@ -122,13 +123,16 @@ def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
 
 
 def _profile(profile: str) -> dict[str, Any]:
-    import yaml
-
     path = project_root() / "profiles" / f"{profile}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise NotebookError(f"no profile {profile!r}; known: {', '.join(known) or f'none in {path.parent}'}")
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content = read_yaml(path, dict)
+    for name, section in content.items():
+        if not isinstance(section, dict | None):
+            raise ValueError(
+                f"{path}, section {name!r}: expected a mapping from parameter to value, found {section!r:.60}"
+            )
     return content
 
 

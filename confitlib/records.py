@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
+from confitlib.files import read_yaml
 from confitlib.jsonl import append_line, read_entries
 from confitlib.paths import project_root
 
@@ -289,13 +290,11 @@ class Claim:
 
 
 def load_claims(path: str | Path) -> list[Claim]:
-    """The claims of a YAML list; raises ClaimError naming the entry and its missing or unknown keys."""
-    import yaml
+    """The claims of a YAML list; raises ClaimError naming the entry and its missing or unknown keys.
 
-    entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(entries, list):
-        raise ClaimError(f"{path}: expected a list of claims")
-    claims = [_claim(path, number, entry) for number, entry in enumerate(entries, 1)]
+    Raises ValueError naming file and line for what is no YAML list.
+    """
+    claims = [_claim(path, number, entry) for number, entry in enumerate(read_yaml(path, list), 1)]
     ids = [claim.id for claim in claims]
     repeated = sorted({name for name in ids if ids.count(name) > 1})
     if repeated:

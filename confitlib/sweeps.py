@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from confitlib.files import read_yaml
 from confitlib.jsonl import append_line, lock, read_entries
 from confitlib.lab import (
     NotebookError,
@@ -53,17 +54,28 @@ def plan_sweep(file: str | Path) -> list[SweepRun]:
 
     The YAML holds `notebook` (a number or a list of them), `profile`, `grid` (parameter to list of
     values) and `seeds` (values of the parameter `seed`; 0 alone by default). Raises NotebookError for
-    unknown keys or parameters.
+    unknown keys or parameters, ValueError for a file of another shape.
     """
-    import yaml
-
-    content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    content = read_yaml(file, dict)
     refuse_unknown(str(file), content, ["notebook", "profile", "grid", "seeds"])
+    if "notebook" not in content:
+        raise ValueError(f'{file}: no notebook: say which, e.g. notebook: "05"')
     numbers, profile = content["notebook"], content.get("profile", "laptop")
-    grid = {**(content.get("grid") or {}), "seed": content.get("seeds", [0])}
+    grid = _grid(file, content.get("grid") or {}, content.get("seeds", [0]))
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     chosen = [find_notebook(number) for number in (numbers if isinstance(numbers, list) else [numbers])]
     return [run for path in chosen for run in _sweep_runs(path, profile, points)]
+
+
+def _grid(file: str | Path, grid: Any, seeds: Any) -> dict[str, list[Any]]:
+    """What is crossed: every parameter of the grid, and the seed."""
+    if not isinstance(grid, dict):
+        raise ValueError(f"{file}: grid is {grid!r:.60}, expected a mapping from parameter to list of values")
+    crossed = {**grid, "seed": seeds}
+    for name, values in crossed.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{file}: {name} is {values!r:.60}, expected a list of values, e.g. [0, 1]")
+    return crossed
 
 
 def _sweep_runs(path: Path, profile: str, points: list[dict[str, Any]]) -> Iterator[SweepRun]:
@@ -115,11 +127,14 @@ def run_sweep(file: str | Path, workers: int = 1, call: Caller | None = None) ->
     A finished run is one whose key stands in `records/<sweep>.jsonl`, so a sweep may be killed at any
     moment and started again. Every run is a process of its own; a failed one leaves its notebook and
     log in `build/sweeps/<sweep>` and the others go on. `call` starts these processes elsewhere, on machines that
-    see the repository under the same path; default: here. Raises NotebookError if the sweep is running already.
+    see the repository under the same path; default: here. Raises NotebookError if the sweep is running already,
+    ValueError for the name `runs`, whose file is that of single runs.
     """
     from rich.live import Live
 
     sweep, runs = Path(file).stem, plan_sweep(file)
+    if f"{sweep}.jsonl" == RUNS:
+        raise ValueError(f"{file}: records/{RUNS} holds the single runs: give the sweep another name")
     with _only_one(sweep), ThreadPoolExecutor(workers) as pool:
         finished = finished_keys(sweep)
         for run in runs:
@@ -139,9 +154,9 @@ def run_sweep(file: str | Path, workers: int = 1, call: Caller | None = None) ->
 
 
 def finished_keys(sweep: str) -> set[str]:
-    """Keys of the runs that `records/<sweep>.jsonl` holds."""
+    """Keys of the runs that `records/<sweep>.jsonl` holds; a record without a key is no sweep's."""
     path = project_root() / "records" / f"{sweep}.jsonl"
-    return {entry["key"] for entry in read_entries(path)} if path.is_file() else set()
+    return {entry["key"] for entry in read_entries(path) if "key" in entry} if path.is_file() else set()
 
 
 @contextmanager

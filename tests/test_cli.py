@@ -32,6 +32,14 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     assert all(name in done.stdout for name in ("doctor", "run", "sweep", "claims", "figures"))
 
 
+@pytest.mark.parametrize(
+    ("command", "text"), [("run", "Numbers such as 05"), ("sweep", "A sweep such as"), ("sweep", "confitlib[scale]")]
+)
+def test_help_says_what_arguments_mean(command, text):
+    words = confit(command, "--help").output.replace("│", " ").split()
+    assert text in " ".join(words)
+
+
 def test_run_takes_parameters_as_two_words_or_one(project):
     result = confit("run", "05", "--profile", "tiny", "-p", "seed", "3", "-p", "rate=1e-1")
     assert result.exit_code == 0, result.output
@@ -58,6 +66,34 @@ def test_mistakes_get_one_line_and_no_traceback(arguments, message, project):
     result = confit(*arguments)
     assert result.exit_code == 1 and message in result.output
     assert "Traceback" not in result.output
+
+
+def test_outside_a_project_run_all_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = confit("run", "all")
+    assert result.exit_code == 1 and f"no notebooks in {tmp_path / 'notebooks'}: run inside" in result.output
+
+
+@pytest.mark.parametrize("error", [KeyError("no 'x' here"), ImportError("no ray")])
+@pytest.mark.parametrize("arguments", [["claims"], ["llm", "stats", "x"]])
+def test_errors_read_alike_in_every_command(arguments, error, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("confitlib.records.load_claims", fail)
+    monkeypatch.setattr("confitlib.llm.pricing.load_prices", fail)
+    result = confit(*arguments)
+    assert result.exit_code == 1 and result.output == f"[FAIL] {error.args[0]}\n"
+
+
+def test_paths_as_typed_start_at_the_working_directory_and_defaults_at_the_project(project, monkeypatch):
+    (project / "claims.yaml").write_text("[]")
+    (project / "notebooks/own.yaml").write_text("[]")
+    monkeypatch.chdir(project / "notebooks")
+    assert str(project / "claims.yaml") in confit("claims").output
+    assert str(project / "notebooks/own.yaml") in confit("claims", "--file", "own.yaml").output
+    monkeypatch.setattr("confitlib.lab.run_notebook", lambda path, values, folder, profile: folder)
+    assert f"[OK] {project / 'notebooks/here'}" in confit("run", "05", "--folder", "here").output
 
 
 def test_a_sweep_runs_real_notebooks_and_then_has_nothing_to_do(project):

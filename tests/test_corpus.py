@@ -119,7 +119,16 @@ DEFECTS = [
         "job '1' of split 'train' is used in 'test' (rankings)",
     ),
     ("split_leak", {"resumes": resumes(["a", "b", "c"], split=["train", "any", "test"])}, "resumes, row 2", "'any'"),
-]
+    ("duplicate_column", {"resumes": pd.concat([resumes(["a", "b", "c"])] * 2, axis=1)}, "resumes", "'text'"),
+    ("truth_type", {"truth": np.eye(3, dtype=bool)}, "truth", "ndarray"),
+    ("unknown_reference", {"jobs": resumes(["a", "b", "c"]).assign(copy_of=["", "1", "8"])}, "jobs, row 3", "no job"),
+    ("unknown_reference", {"jobs": resumes(["a", "b", "c"]).assign(negative_for=[None, "9", "1"])}, "jobs, row 2",
+     "no resume"),
+]  # fmt: skip
+
+
+def test_a_corpus_shows_itself_in_one_line() -> None:
+    assert repr(Corpus(**parts())) == "Corpus('corpus': 3 resumes, 3 jobs, 3 labels, 2 list entries)"
 
 
 @pytest.mark.parametrize(("kind", "changes", "where", "what"), DEFECTS)
@@ -147,10 +156,11 @@ def test_a_missing_query_is_named_once_not_per_candidate() -> None:
     assert [defect.kind for defect in caught.value.defects].count("unknown_document") == 1
 
 
-def test_sources_name_the_file_and_the_row_within_it() -> None:
+def test_origins_name_the_file_and_the_row_within_it() -> None:
     rows = labels(("1", "1", 1, "train"), ("3", "3", 1, "test"), ("9", "3", 1, "test"))
-    with pytest.raises(CorpusError, match=r"test.jsonl, row 2: label names unknown resume '9' \(unknown_document\)"):
-        Corpus(**parts(labels=rows), sources={"labels.test": "test.jsonl"})
+    places = pd.DataFrame({"source": ["train.jsonl", "test.jsonl", "test.jsonl"], "row": [1, 1, 4]})
+    with pytest.raises(CorpusError, match=r"test.jsonl, row 4: label names unknown resume '9' \(unknown_document\)"):
+        Corpus(**parts(labels=rows), origins={"labels": places})
 
 
 def test_accepted_defects_do_not_raise_but_stay_findable() -> None:

@@ -90,6 +90,16 @@ def test_a_profile_that_sets_what_nobody_has_is_refused(profile, message, projec
         lab.profile_parameters("odd", "05")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("common: [", "odd.yaml, line 1: not YAML"), ("- 1", "a mapping"), ("'05': [1]", "section '05'")],
+)
+def test_a_profile_of_another_shape_is_refused_by_name(text, message, project):
+    (project / "profiles/odd.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        lab.profile_parameters("odd", "05")
+
+
 def test_this_environments_kernel_wins_over_one_registered_by_the_user(project, monkeypatch):
     spec = project / "user/kernels/python3"
     spec.mkdir(parents=True)

@@ -259,7 +259,7 @@ def test_price_tables_are_read_and_checked(tmp_path, monkeypatch):
     monkeypatch.setenv("CONFIT_PRICES", str(own))
     assert load_prices()["mine"] == Price(1, 2) and load_prices()["local"].input == 3
     assert all(price.source for name, price in load_prices().items() if name not in ("mine", "local"))
-    for text in ("m: {input: 1}", "m: {input: -1, output: 1}", "m: 3", "[1]"):
+    for text in ("m: {input: 1}", "m: {input: -1, output: 1}", "m: 3", "[1]", "m: ["):
         own.write_text(text)
         with pytest.raises(ValueError, match=r"prices\.yaml"):
             load_prices()
@@ -459,10 +459,10 @@ def test_requests_go_out_as_a_file_and_answers_come_back_checked(task, tmp_path)
     lines = [{"fingerprint": names[0], "text": GOOD, "model": "own", "usage": {"input": 3, "output": 4}},
              {"fingerprint": names[1], "text": "no"}, {"fingerprint": "f" * 64, "text": GOOD},
              {"fingerprint": names[2], "text": GOOD, "finish_reason": "length"}, {"fingerprint": names[3]}]  # fmt: skip
-    Path("answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Path("answers.jsonl").write_text("\n" + "".join(json.dumps(line) + "\n" for line in lines))
     result = confit("import", "answers.jsonl")
     assert result.exit_code == 1 and "1 answers taken, 0 already there, 4 rejected" in result.output
-    for fault in (f"line 2 ({waiting[1]['about']}): too short", "line 3: no request", "cut off", "no text"):
+    for fault in (f"line 3 ({waiting[1]['about']}): too short", "line 4: no request", "cut off", "no text"):
         assert fault in result.output
     assert "3 requests in" in confit("requests", "--task", "echo", "--preset", "tiny").output
     (entry,) = Store("records/llm/answers.jsonl")
@@ -470,12 +470,23 @@ def test_requests_go_out_as_a_file_and_answers_come_back_checked(task, tmp_path)
     assert confit("requests", "--task", "nothing").exit_code == 1
 
 
+def test_commands_find_the_projects_store_and_requests_from_a_folder_below(task, project, monkeypatch):
+    monkeypatch.chdir(project / "notebooks")
+    assert confit("requests", "--task", "echo", "--preset", "tiny").exit_code == 0
+    name = read_entries(project / "records/pending/echo_tiny.jsonl")[0]["fingerprint"]
+    Path("answers.jsonl").write_text(json.dumps({"fingerprint": name, "text": GOOD}) + "\n")
+    assert confit("import", "answers.jsonl").exit_code == 0
+    assert len(Store(project / "records/llm/answers.jsonl")) == 1
+    assert confit("import", "answers.jsonl", "--store", "own.jsonl").exit_code == 0
+    assert len(Store(project / "notebooks/own.jsonl")) == 1
+
+
 def test_an_altered_file_of_requests_is_refused(task):
     confit("requests", "--task", "echo", "--preset", "tiny")
     path = Path("records/pending/echo_tiny.jsonl")
-    path.write_text(path.read_text().replace("Job", "Jobs", 1))
+    path.write_text("\n" + path.read_text().replace("Job", "Jobs", 1))
     Path("answers.jsonl").write_text("")
-    assert "line 1: altered" in confit("import", "answers.jsonl").output
+    assert "line 2: altered" in confit("import", "answers.jsonl").output
 
 
 def test_stores_are_counted_verified_merged_and_exported(tmp_path):
@@ -540,6 +551,20 @@ def test_a_batch_is_handed_in_once_resumed_and_collected(tmp_path):
         assert KEY not in Path(job.path).read_text()
         with pytest.raises(ValueError, match="crosses the budget"):
             batch.submit(client_of(server, tmp_path, budget=1e-6), asked("c"))
+
+
+def test_open_batches_count_against_the_budget_until_their_replies_are_paid(tmp_path):
+    with Server() as server:
+        api, client = BatchApi(server), client_of(server, tmp_path)
+        client.budget = 1.2 * client.estimate(asked("a", "b"), batch=True).cost
+        job = batch.submit(client, asked("a", "b"))
+        with pytest.raises(ValueError, match="2 requests in open batches"):
+            batch.submit(client, asked("c"))
+        api.ready = True
+        batch.collect(client, job)
+        batch.collect(client, job)  # known by now: not counted again
+        assert client.spent == pytest.approx(0.5 * (10 * 1.0 + 5 * 2.0) / 1e6)  # of the one that was answered
+        assert batch.submit(client, asked("c")) is not None
 
 
 def test_a_batch_whose_id_was_lost_is_found_by_its_input(tmp_path):

@@ -443,6 +443,7 @@ def test_save_and_load_round_trip(strategy, tmp_path):
     assert_frame_equal(again.queries, mined.queries)
     assert (again.target, again.statistics, again.parameters) == (mined.target, mined.statistics, mined.parameters)
     assert again.of(mined.queries.index[0]) == mined.of(mined.queries.index[0])
+    assert repr(again) == f"Negatives('job': {len(mined.table)} jobs for {len(mined.queries)} queries)"
 
 
 def test_fingerprint_tells_contents_apart():
@@ -488,6 +489,8 @@ def test_official_json_keeps_queries_without_negatives(tmp_path):
         ("{", "mined.json: line 1 is not JSON"),
         ('{"r_to_j": {}}', r"mined.json: no \['j_to_r'\]"),
         ('{"r_to_j": {"r1": ["nobody"]}, "j_to_r": {}}', "mined.json: r_to_j names 1 unknown job ids, e.g. 'nobody'"),
+        ('{"r_to_j": [], "j_to_r": {}}', "mined.json: r_to_j is no object"),
+        ('{"r_to_j": {"r1": 3}, "j_to_r": {}}', "mined.json: r_to_j, query 'r1' has no list of ids"),
         ('{"r_to_j": {}, "j_to_r": {"nowhere": []}}', "mined.json: j_to_r names 1 unknown job ids, e.g. 'nowhere'"),
     ],
 )

@@ -245,6 +245,21 @@ def test_malformed_json_line_names_file_and_line(release: Path) -> None:
     assert corpus.notes[0] == "accepted 'malformed_json' (the line is dropped): 3 found while reading"
 
 
+def test_half_a_character_in_json_is_named_by_its_line(release: Path) -> None:
+    path = jsonl(
+        release / "train_labeled_data.jsonl", label("1", "1", 1), label("\U0001f600", "1", 1), label("\ud83d", "1", 1)
+    )
+    refused(lambda: load(release), "malformed_json", f"{path}, line 3", "surrogates not allowed")
+    (release / "rank_job.json").write_text('{"\\ud83d": {}}')
+    refused(lambda: load(release), "malformed_json", "rank_job.json", "surrogates not allowed")
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    packed = gzip.compress(b"resume_id,job_id,label\n" * 99)
+    (tmp_path / "pairs.csv.gz").write_bytes(packed[:12] + b"\xff" * 9 + packed[21:])
+    refused(lambda: load_pairs(tmp_path / "pairs.csv.gz"), "unreadable", "pairs.csv.gz", "Fetch or pack the file again")
+
+
 @pytest.mark.parametrize("value", [None, {"a": 1}, [1], 1.5, 10**30])
 def test_odd_label_values_are_named(release: Path, value: Any) -> None:
     jsonl(release / "train_labeled_data.jsonl", label("1", "1", value))
@@ -515,6 +530,14 @@ def test_saving_never_mixes_two_corpora(tmp_path: Path) -> None:
     assert (folder / "README.txt").exists()
 
 
+def test_a_save_that_was_killed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as killed, pytest.raises(OSError, match="full"):
+        killed.setattr("confitlib.readers._sidecar.write", lambda *_: exec("raise OSError('full')"))
+        save(small_corpus(), tmp_path / "out")
+    refused(lambda: load(tmp_path / "out"), "stale_sidecar", "Save the corpus again")
+    assert load(save(small_corpus(), tmp_path / "out", overwrite=True)) == small_corpus()
+
+
 def test_a_release_is_never_overwritten(release: Path) -> None:
     with pytest.raises(FileExistsError, match="choose another folder"):
         save(small_corpus(), release, overwrite=True)
@@ -550,6 +573,19 @@ def test_an_edited_folder_does_not_pass_as_the_saved_one(tmp_path: Path) -> None
     refused(lambda: load(folder), "unreadable", "confitlib_truth.npz")
     (folder / "confitlib.json").write_text("{}")
     refused(lambda: load(folder), "stale_sidecar", "'accepted', 'columns'")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [([], "'accepted', 'columns'"), ({"order": []}, "'order'"), ({"columns": {"jobs": []}}, "'columns.resumes'"),
+     ({"order": {"labels": 3}}, "'order.labels'"),
+     ({"columns": {"resumes": ["text", "split"], "jobs": ["split", "标题", "pay"], "labels": [], "rankings": []}},
+      "labels file does not have the saved columns")],
+)  # fmt: skip
+def test_a_manifest_of_another_shape_is_refused(change: Any, named: str, tmp_path: Path) -> None:
+    path = save(small_corpus(), tmp_path / "out") / "confitlib.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change if change else change))
+    refused(lambda: load(path.parent), "stale_sidecar", named, "Save the corpus again")
 
 
 def test_repairs_cut_the_truth_along(tmp_path: Path) -> None:
@@ -677,11 +713,53 @@ def test_missing_columns_and_texts(tables: Path) -> None:
         lambda: load_pairs(tables / "pairs.csv", columns={"pairs": {"split": "fold"}}),
         "missing_column",
         "no column 'resume_id' (there are: cv, job_id, label, job_text)",
-        'Map it: columns={"pairs": {…}} with "resume_id": "<a column of the file>"',
+        'Map it: columns={"pairs": {"resume_id": "<a column of the file>"}}.',
     )
     assert "no resume texts: neither a column ['resume_text'] nor resumes=…" in str(error)
     assert "no column 'fold'" in str(error)
     assert "pairs.csv, row 2: job '1' has another text here than in an earlier row (conflicting_text)" in str(error)
+
+
+def test_missing_texts_come_with_a_remedy_that_works(tables: Path) -> None:
+    read = {"resumes": tables / "cvs.jsonl", "jobs": tables / "posts.csv", "split": "train"}
+    call = lambda text: load_pairs(tables / "pairs.csv", **read, columns={"resumes": {"text": text}})  # noqa: E731
+    refused(lambda: call(["a", "text"]), "missing_column", "no column 'a'", 'columns={"resumes": {"text": "<a column')
+    assert call("text").fields("resume") == ["text"]
+
+
+def test_rows_are_those_of_the_file_whatever_is_blank_repeated_or_merged(release: Path, tables: Path) -> None:
+    write(tables / "pairs.csv", "resume_text,job_text,label", "a,x,1", "", "a,x,0", "b,y,2", " ,z,1")
+    error = refused(lambda: load_pairs(tables / "pairs.csv", split="train"), "empty_text", "pairs.csv, row 5: resume")
+    assert "pairs.csv, row 1: resume" in str(error) and "pairs.csv, row 4: label 2 is not 0 or 1" in str(error)
+    write(tables / "pairs.csv", "resume_id,job_id,label,job_text", "", "1,1,1,soup", "2,3,0, ")
+    read = {"resumes": tables / "cvs.jsonl", "jobs": tables / "posts.csv", "split": "train"}
+    refused(lambda: load_pairs(tables / "pairs.csv", **read), "empty_text", "pairs.csv, row 3: job '3' has no text")
+    write(release / "train_labeled_data.jsonl", "", json.dumps(label("1", "1", 7)))
+    refused(lambda: load(release), "unknown_label", "train_labeled_data.jsonl, row 2: label 7")
+
+
+def test_a_saved_order_keeps_the_rows_of_the_file(tmp_path: Path) -> None:
+    shuffled = small_corpus().labels.iloc[::-1].reset_index(drop=True)
+    folder = save(small_corpus(labels=shuffled), tmp_path / "out")
+    lines = (folder / "test_classification_data.jsonl").read_text().replace('"satisfied": 1', '"satisfied": 8')
+    (folder / "test_classification_data.jsonl").write_text(lines)
+    refused(lambda: load(folder), "unknown_label", "test_classification_data.jsonl, row 1: label 8")
+
+
+def test_a_split_that_stays_empty_is_noted(tables: Path) -> None:
+    corpus = load_pairs(tables / "pairs.csv", resumes=tables / "cvs.jsonl", jobs=tables / "posts.csv")
+    absent = {"train", "valid", "test"} - set(corpus.labels["split"])
+    assert absent and all(any(f"split {split!r} has no label" in note for note in corpus.notes) for split in absent)
+
+
+def test_the_warm_regime_splits_labels(tmp_path: Path) -> None:
+    rows = [f"r{n % 10},j{n // 10},{n % 2},cv {n % 10},post {n // 10}" for n in range(50)]
+    path = write(tmp_path / "pairs.csv", "resume_id,job_id,label,resume_text,job_text", *rows)
+    corpus = load_pairs(path, regime="warm", split=(0.6, 0.2, 0.2), seed=1)
+    assert corpus.regime == "warm" and "any" in set(corpus.jobs["split"])
+    assert corpus.labels["split"].value_counts().to_dict() == {"train": 30, "valid": 10, "test": 10}
+    assert corpus == load_pairs(path, regime="warm", split=(0.6, 0.2, 0.2), seed=1)
+    assert corpus != load_pairs(path, regime="warm", split=(0.6, 0.2, 0.2), seed=2)
 
 
 def test_own_table_wins_over_the_text_in_the_pairs(tables: Path) -> None:
@@ -812,9 +890,13 @@ def test_recbole_defects(atomic: Path) -> None:
     write(atomic / "zhilian.inter", "user_id:token\tjob_id:token\tlabel:float", "u1\tj1\tx", "u9\tj1\t1", "u3\tj2\t1")
     refused(lambda: load_recbole(atomic, "zhilian"), "unknown_label", "row 1: label 'x' is not a number")
     call = lambda: load_recbole(atomic, "zhilian", accept="unknown_label")  # noqa: E731
-    refused(call, "unknown_document", "zhilian.inter, one row a pair", "unknown resume 'u9'")
+    refused(call, "unknown_document", "zhilian.inter, row 2", "unknown resume 'u9'")
+    write(atomic / "zhilian.inter", "user_id:token\tjob_id:token", "u1\tj1", "u1\tj1", "u9\tj1", "u9\tj1")
+    refused(lambda: load_recbole(atomic, "zhilian"), "unknown_document", "zhilian.inter, row 3", "'u9'")
     write(atomic / "zhilian.user", "user_id\tcity:token", "u1\t551")
     refused(lambda: load_recbole(atomic, "zhilian"), "untyped_header", "'user_id' has no known type", "Write name:type")
+    write(atomic / "zhilian.user", "geek:token\tcity:token", "u1\t551")
+    refused(lambda: load_recbole(atomic, "zhilian"), "missing_column", "no column 'user_id'", "alike in every file")
     (atomic / "zhilian.user").unlink()
     (atomic / "zhilian.udoc").unlink()
     refused(lambda: load_recbole(atomic, "zhilian"), "missing_file", "neither it nor zhilian.udoc exists")

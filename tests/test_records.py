@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confitlib import records
+from confitlib.files import atomic
 from confitlib.records import Claim, ClaimError, judge, load_records, measure_claim, record
 
 PARAMETERS = {"profile": "laptop", "seed": 3, "output": "."}
@@ -126,6 +127,16 @@ def test_appending_keeps_a_complete_line_that_lacks_its_break(tmp_path):
     assert [entry["id"] for entry in records.read_entries(path)] == ["a", "b"]
 
 
+def test_an_interrupted_file_keeps_what_was_there_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "new/a.txt"
+    with atomic(path) as partial:
+        partial.write_text("old")
+    with pytest.raises(OSError), atomic(path) as partial:
+        partial.write_text("ne")
+        raise OSError
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+
+
 def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text('{"id": "a"}\n{"id": \n{"id": "c"}\n')
@@ -221,6 +232,15 @@ def test_claims_that_cannot_be_checked_are_refused(change, message, tmp_path):
     path.write_text(json.dumps([{**CLAIM, **change}]))
     with pytest.raises(ClaimError, match=message):
         records.load_claims(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: 1", "expected a list"), ("- [\n- }", "claims.yaml, line 2: not YAML")]
+)
+def test_a_claims_file_of_another_shape_is_refused_by_name(text, message, tmp_path):
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        records.load_claims(tmp_path / "claims.yaml")
 
 
 def test_claims_need_every_key_and_unique_ids(tmp_path):

@@ -38,7 +38,7 @@ from confitlib.scale import (
     split_vectors,
 )
 from confitlib.scale.curves import extrapolate, fit_power_laws, measure_costs
-from confitlib.scale.index import VectorIndex, build_index, open_documents, read_document, recall
+from confitlib.scale.index import VectorIndex, build_index, index_documents, open_documents, read_document, recall
 from confitlib.scale.mining import BandTask, mine_task
 from confitlib.scale.shards import write_vectors
 from confitlib.text import texts
@@ -364,6 +364,65 @@ def test_an_index_refuses_another_model_and_an_incomplete_folder(folder, tmp_pat
     assert result.exit_code == 1 and "other weights" in result.output
     (tmp_path / "jobs/index.json").unlink()
     assert "confit index" in confit(*wanted).output
+
+
+def test_a_search_for_jobs_refuses_an_index_of_resumes(folder, tmp_path):
+    confit("index", folder, tmp_path / "index", "--model", "static", "--side", "resume")
+    (tmp_path / "cv.txt").write_text("nurse")
+    result = confit("search", "--resume", tmp_path / "cv.txt", "--jobs", tmp_path / "index")
+    assert result.exit_code == 1 and "is an index of resumes" in result.output
+
+
+def shards(folder: Path, *frames: pd.DataFrame) -> DocumentShards:
+    (folder / "jobs").mkdir()
+    for number, frame in enumerate(frames):
+        frame.to_parquet(folder / f"jobs/{number}.parquet", index=False)
+    return DocumentShards.of_folder(folder, "job")
+
+
+def jobs(*rows: tuple[object, object]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["job_id", "title"]).assign(body="" if rows and rows[0][1] == "" else "weld")
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [([jobs(("1", "a")), jobs(("2", "")), ], "1.parquet, row 1: job without text"),
+     ([jobs(("1", "a"), ("1", "b"))], "0.parquet, row 2: job whose id stands in an earlier row"),
+     ([jobs(("1", "a")), jobs(("1", "b"))], "job '1' stands in two files"),
+     ([jobs(("1", "a"), (None, "b"))], "0.parquet, row 2: job without an id"),
+     ([jobs(("1", "a")).drop(columns="job_id")], "0.parquet has no column 'job_id'"),
+     ([jobs(("1", "a"))[:0]], "there are no jobs to index")],
+)  # fmt: skip
+def test_files_that_cannot_be_indexed_are_refused_by_name_and_row(frames, message, tmp_path):
+    source = shards(tmp_path, *frames)
+    with pytest.raises(ValueError, match=message):
+        index_documents(source, "job", "static", "ivf", tmp_path / "index")
+
+
+def test_a_file_that_is_no_parquet_is_named(tmp_path):
+    source = shards(tmp_path, jobs(("1", "a")))
+    source.paths[0].write_bytes(b"PAR1 no more")
+    for read in (source.ids, source.fields, lambda path: list(source.texts(path)), lambda _: len(source)):
+        with pytest.raises(ValueError, match=r"0\.parquet cannot be read as Parquet"):
+            read(source.paths[0])
+
+
+def test_a_document_without_a_title_shows_its_text(tmp_path, tiny):
+    made = index_documents(shards(tmp_path, jobs(("1", None), ("2", "b"))), "job", "static", "flat", tmp_path / "a")
+    assert made.documents["title"][1] == "b" and "weld" in made.documents["title"][0]
+    untitled = tiny.with_documents("job", tiny.jobs.assign(title=np.nan))
+    assert index_documents(untitled, "job", "static", "flat", tmp_path / "b").documents["title"].str.len().all()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("index.faiss", b"IxFI"), ("index.json", b"{}"), ("index.json", b"["), ("documents.parquet", b"x")],
+)
+def test_a_damaged_index_says_how_to_make_it_again(file, content, tmp_path):
+    index_documents(shards(tmp_path, jobs(("1", "a"))), "job", "static", "flat", tmp_path / "index")
+    (tmp_path / "index" / file).write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged: make it again by `confit index`"):
+        VectorIndex.load(tmp_path / "index")
 
 
 def test_an_index_that_cannot_be_made_is_refused(tmp_path):

@@ -35,6 +35,27 @@ def test_a_sweep_crosses_its_grid_with_its_seeds(project):
         plan(project, grid={"size": [1]})
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("notebook: [\nprofile: }", "rates.yaml, line 2: not YAML"), ("[1, 2]", "expected a mapping"), ("", "no notebook"),
+     ("{notebook: '05', grid: [1]}", "grid is"), ("{notebook: '05', grid: {rate: 0.1}}", "rate is 0.1, expected"),
+     ("{notebook: '05', seeds: 3}", "seed is 3, expected a list")],
+)  # fmt: skip
+def test_a_sweep_file_of_another_shape_is_refused_by_name(text, message, project):
+    (project / "sweeps/rates.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        sweeps.plan_sweep("sweeps/rates.yaml")
+
+
+def test_a_sweep_is_not_mixed_up_with_other_records(project):
+    (project / "records").mkdir()
+    (project / "records/laptop.jsonl").write_text('{"id": "a"}\n{"id": "b", "key": "k"}\n')
+    assert sweeps.finished_keys("laptop") == {"k"}
+    (project / "sweeps/runs.yaml").write_text(json.dumps(SWEEP))
+    with pytest.raises(ValueError, match="another name"):
+        sweeps.run_sweep("sweeps/runs.yaml")
+
+
 def test_a_run_is_finished_only_for_the_code_and_data_it_ran_on(project):
     keys = [plan(project)[0].key]
     (project / "profiles/tiny.yaml").write_text("common: {seed: 7, output: elsewhere}\n'05': {rate: 0.25}\n")

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from confitlib.encoder.backbones import AnyBackbone, Pooling, StaticBackbone, pretrained_backbone, quiet
+from confitlib.files import atomic
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
@@ -149,5 +150,5 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

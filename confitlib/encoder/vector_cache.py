@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from confitlib.files import atomic
 
 Vectors = NDArray[np.float32]
 logger = logging.getLogger(__name__)
@@ -61,14 +61,8 @@ def read(path: Path, key: str, shape: tuple[int, int]) -> Vectors:
 
 def write(path: Path, key: str, vectors: Vectors) -> None:
     """Store vectors under a temporary name, then rename: a reader sees a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    os.close(handle)
-    try:
-        save_file({"vectors": vectors}, name, metadata={"key": key, "checksum": checksum(vectors)})
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with atomic(path) as partial:
+        save_file({"vectors": vectors}, partial, metadata={"key": key, "checksum": checksum(vectors)})
 
 
 def checksum(vectors: Vectors) -> str:

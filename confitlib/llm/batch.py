@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from confitlib.cache import content_key
+from confitlib.files import atomic
 from confitlib.llm.client import Client, in_worker_thread
-from confitlib.llm.replies import MalformedReply, parse_object, read_chat
+from confitlib.llm.replies import MalformedReply, parse_object, read_chat, usage_of
 from confitlib.llm.requests import Request
 from confitlib.llm.store import Store
 
@@ -39,11 +40,9 @@ class Job:
 
     def save(self) -> None:
         """Write the file whole or not at all."""
-        partial = Path(self.path + ".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
         content = {name: value for name, value in asdict(self).items() if name != "path"}
-        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        partial.replace(self.path)
+        with atomic(Path(self.path)) as partial:
+            partial.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def by_name(self) -> dict[str, Request]:
         """Its requests by fingerprint."""
@@ -63,12 +62,12 @@ def submit(client: Client, requests: Sequence[Request]) -> Job | None:
     LookupError if there is no endpoint.
     """
     open_jobs = [job for job in jobs(client.store) if job.status not in OVER]
-    under_way = {name for job in open_jobs for name in job.by_name()}
+    under_way = {name: request for job in open_jobs for name, request in job.by_name().items()}
     missing = {ask.fingerprint(): ask for _, ask in client.pending(requests)}
     wanted = {name: ask for name, ask in missing.items() if name not in under_way}
     if not wanted:
         return None
-    client.check_batch(list(wanted.values()))
+    client.check_batch(list(wanted.values()), list(under_way.values()))
     key = content_key(names=sorted(wanted), earlier=len(jobs(client.store)))
     job = Job(f"{client.store.path}.batch-{key}.json", [ask.payload() for ask in wanted.values()])
     in_worker_thread(_hand_in(client, job))
@@ -133,6 +132,8 @@ def _take(client: Client, job: Job, content: str) -> None:
             job.failures[name] = client.scrub(_said(line, error))
             continue
         if name in requests:
+            if name not in client.store:
+                client.charge(requests[name].model, usage_of(reply), batch=True)
             client.store.add(requests[name], **reply, origin="batch")
 
 

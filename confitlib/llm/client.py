@@ -248,12 +248,23 @@ class Client:
                 "Add it to a price table (see confitlib/llm/prices.yaml)."
             )
 
-    def check_batch(self, requests: Sequence[Request]) -> None:
-        """Raise ValueError if a batch of these requests might cross the budget."""
-        self._check_budget(requests)
-        cost = estimate(requests, 0, self.prices, batch=True).cost
+    def check_batch(self, requests: Sequence[Request], under_way: Sequence[Request] = ()) -> None:
+        """Raise ValueError if a batch of these requests, and those of open batches, might cross the budget."""
+        self._check_budget([*requests, *under_way])
+        cost = estimate([*requests, *under_way], 0, self.prices, batch=True).cost
         if self.budget is not None and cost is not None and self.spent + cost > self.budget:
-            raise ValueError(f"the batch may cost ${cost:.4f}, which crosses the budget of ${self.budget}")
+            known = f"${self.spent:.4f} spent and {len(under_way)} requests in open batches"
+            raise ValueError(
+                f"the batch may bring the cost to ${self.spent + cost:.4f} (with {known}), "
+                f"which crosses the budget of ${self.budget}"
+            )
+
+    def charge(self, model: str, usage: Usage, batch: bool = False) -> float | None:
+        """Add what a reply cost to `spent`; returns its US dollars, None where no price is known."""
+        price = self.prices.get(model)
+        cost = price.cost(usage, batch) if price else None
+        self.spent += cost or 0.0
+        return cost
 
     def _work(self, main: Coroutine[Any, Any, T]) -> T:
         try:
@@ -370,10 +381,7 @@ class Client:
         return entry
 
     def _paid(self, run: _Run, model: str, usage: Usage) -> None:
-        price = self.prices.get(model)
-        cost = price.cost(usage) if price else None
-        self.spent += cost or 0.0
-        run.count(usage, cost)
+        run.count(usage, self.charge(model, usage))
 
     async def _embed(self, run: _Run, missing: Sequence[EmbeddingRequest]) -> None:
         parts = [missing[i : i + EMBEDDING_BATCH] for i in range(0, len(missing), EMBEDDING_BATCH)]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confitlib.jsonl import read_entries
+from confitlib.files import atomic
+from confitlib.jsonl import numbered_entries
 from confitlib.llm.replies import judge, read_usage
 from confitlib.llm.requests import Request
 from confitlib.llm.safety import mask
@@ -36,8 +37,8 @@ class Imported:
 def write_waiting(path: Path, task: str, requests: Iterable[Request]) -> int:
     """Write requests as JSON lines: fingerprint, task, about, source (masked) and the payload; returns how many."""
     lines = [json.dumps(_line(task, request), ensure_ascii=False) + "\n" for request in requests]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines), encoding="utf-8")
+    with atomic(path) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
     return len(lines)
 
 
@@ -50,7 +51,7 @@ def read_waiting(paths: Iterable[Path]) -> dict[str, Waiting]:
     """Waiting requests by fingerprint; raises ValueError naming file and line for one that was altered."""
     waiting = {}
     for path in paths:
-        for number, line in enumerate(read_entries(path), 1):
+        for number, line in numbered_entries(path).items():
             name, task = line.pop("fingerprint", None), str(line.pop("task", ""))
             try:
                 request = Request.from_payload(line, str(line.pop("about", "")), str(line.pop("source", "")))
@@ -68,7 +69,7 @@ def import_answers(store: Store, waiting: Mapping[str, Waiting], path: Path) -> 
     A line that fails is left out and named in the result; one already answered is counted as known.
     """
     done = Imported()
-    for number, line in enumerate(read_entries(path), 1):
+    for number, line in numbered_entries(path).items():
         name = str(line.get("fingerprint"))
         problem = None if name in store else _fault(waiting.get(name), line)
         if problem:

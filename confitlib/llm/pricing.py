@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from confitlib.files import read_yaml
 from confitlib.llm.requests import EmbeddingRequest, Request, Usage
 
 TABLE = Path(__file__).with_name("prices.yaml")
@@ -47,12 +48,7 @@ def load_prices(path: str | Path | None = None) -> dict[str, Price]:
 
 
 def _read(file: Path) -> dict[str, Price]:
-    import yaml
-
-    table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    if not isinstance(table, dict):
-        raise ValueError(f"{file}: expected a mapping from model to price")
-    return {str(model): _price(f"{file}, {model}", entry) for model, entry in table.items()}
+    return {str(model): _price(f"{file}, {model}", entry) for model, entry in read_yaml(file, dict).items()}
 
 
 def _price(where: str, entry: Any) -> Price:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from confitlib.jsonl import lock, parsed, read_entries, repair_end, write_line
+from confitlib.jsonl import lock, numbered_entries, parsed, repair_end, write_line
 from confitlib.llm.requests import EMBEDDING, EmbeddingRequest, Request, fingerprint_of
 
 Entry = dict[str, Any]
@@ -110,13 +110,13 @@ class Store:
 def verify(path: str | Path) -> list[str]:
     """What is wrong with a store: fingerprints that do not fit their request, lines without a reply, repeats."""
     problems, seen = [], Counter[str]()
-    for number, entry in enumerate(read_entries(Path(path)), 1):
+    for number, entry in numbered_entries(Path(path)).items():
         seen[str(entry.get("fingerprint"))] += 1
         if not isinstance(entry.get("request"), Mapping) or fingerprint_of(entry["request"]) != entry["fingerprint"]:
-            problems.append(f"{path}, reply {number}: the fingerprint is not that of the request")
+            problems.append(f"{path}, line {number}: the fingerprint is not that of the request")
         needed = ("vector",) if (entry.get("request") or {}).get("kind") == EMBEDDING else ("text", "finish_reason")
         absent = [name for name in needed if name not in entry]
         if absent:
-            problems.append(f"{path}, reply {number}: without {' and '.join(absent)}")
+            problems.append(f"{path}, line {number}: without {' and '.join(absent)}")
     repeated = sum(count - 1 for count in seen.values())
     return [*problems, *([f"{path}: {repeated} repeated replies (the first of each counts)"] if repeated else [])]

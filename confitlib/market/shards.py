@@ -12,6 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from confitlib.corpus import SIDES, Side
+from confitlib.files import atomic
 from confitlib.market import world
 from confitlib.market.composition import write_jobs, write_resumes
 from confitlib.market.market import draw_labels, resolve
@@ -77,7 +78,5 @@ def _ids(side: Side, shard: int, n: int) -> pd.Index:
 
 
 def _write(frame: pd.DataFrame, file: Path) -> None:
-    """Write under another name, then rename: a shard is there as a whole or not at all."""
-    partial = file.with_suffix(".partial")
-    frame.to_parquet(partial, index=False)
-    partial.replace(file)
+    with atomic(file) as partial:
+        frame.to_parquet(partial, index=False)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from confitlib.corpus import Corpus, Side, other
+from confitlib.files import atomic
 from confitlib.mining.removal import REASONS
 
 TABLE_COLUMNS = ["query_id", "negative_id", "rank", "percentile", "score"]
@@ -36,6 +37,9 @@ class Negatives:
     queries: pd.DataFrame
     statistics: dict[str, Any]
     parameters: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Negatives({self.target!r}: {len(self.table):,} {self.target}s for {len(self.queries):,} queries)"
 
     @property
     def removed(self) -> dict[str, int]:
@@ -153,7 +157,12 @@ def read_official(path: str | Path, corpus: Corpus) -> dict[Side, Negatives]:
     }
 
 
-def _from_lists(where: str, lists: dict[str, list[Any]], corpus: Corpus, target: Side) -> Negatives:
+def _from_lists(where: str, lists: Any, corpus: Corpus, target: Side) -> Negatives:
+    if not isinstance(lists, dict):
+        raise ValueError(f"{where} is no object: expected a list of ids for each query. Write the file again.")
+    odd = [query for query, items in lists.items() if not isinstance(items, list)]
+    if odd:
+        raise ValueError(f"{where}, query {odd[0]!r} has no list of ids. Write the file again.")
     pairs = [(str(query), str(item)) for query, items in sorted(lists.items()) for item in items]
     table = pd.DataFrame(pairs, columns=TABLE_COLUMNS[:2], dtype="str").reindex(columns=TABLE_COLUMNS)
     table = table.astype({"rank": "Int64", "percentile": "float64", "score": "float32"})
@@ -171,6 +180,5 @@ def _from_lists(where: str, lists: dict[str, list[Any]], corpus: Corpus, target:
 
 
 def _write_json(path: Path, content: object) -> None:
-    draft = path.with_name(path.name + ".partial")
-    draft.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    draft.replace(path)
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -34,13 +34,14 @@ SPLIT_ORDER = {split: order for order, split in enumerate(SPLITS)}
 
 @dataclass
 class Tables:
-    """The frames of a corpus on their way from files to a Corpus; columns as in Corpus."""
+    """The frames of a corpus on their way from files to a Corpus; columns and `origins` as in Corpus."""
 
     resumes: pd.DataFrame
     jobs: pd.DataFrame
     labels: pd.DataFrame
     rankings: pd.DataFrame = field(default_factory=lambda: empty_frame(RANKING_COLUMNS))
     truth: csr_array | None = None
+    origins: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def documents(self, side: Side) -> pd.DataFrame:
         """The frame of one side."""
@@ -67,6 +68,7 @@ def assemble(
     refused = [defect for defect in defects if defect.kind not in found.accept | tolerated]
     if refused:
         raise CorpusError(refused)
+    tables.origins = {}  # the repairs drop rows
     for kind, repair in REPAIRS.items():
         done = repair(tables) if kind in found.accept - tolerated else ""
         if done:
@@ -98,8 +100,9 @@ def label_column(values: pd.Series) -> pd.Series:
 
 
 def merge_events(events: pd.DataFrame, found: Findings) -> pd.DataFrame:
-    """One label a pair from a log of events: accepted if any event was; all in split train."""
-    merged = events.groupby(["resume_id", "job_id"], sort=False, as_index=False)["label"].max()
+    """One label a pair from a log of events, under its first row: accepted if any event was; all in split train."""
+    pairs = events.assign(row=events.index).groupby(["resume_id", "job_id"], sort=False)
+    merged = pairs.agg(label=("label", "max"), row=("row", "first")).reset_index().set_index("row")
     if len(merged) < len(events):
         found.notes.append(f"{len(events)} events were merged into {len(merged)} labelled pairs, accepted if any was")
     return merged.assign(split="train")

@@ -7,6 +7,7 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,18 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, load_npz, save_npz
 
 from confitlib.corpus import RESERVED, SIDES, Corpus, Side
+from confitlib.files import atomic
 from confitlib.readers._repair import SPLIT_ORDER, Regime, Tables
 from confitlib.readers._tables import fail, findings, read_csv, read_json
 
 MANIFEST = "confitlib.json"
 TRUTH = "confitlib_truth.npz"
 DOCUMENTS: dict[Side, str] = {"resume": "confitlib_resumes.csv", "job": "confitlib_jobs.csv"}
+SHAPE: dict[str, Any] = {"name": str, "regime": str, "accepted": list, "notes": list, "columns": dict, "order": dict}
+PARTS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "columns": (("resumes", "jobs", "labels", "rankings"), list),
+    "order": (("labels", "rankings"), list | None),
+}
 STALE = "Save the corpus again, or delete the confitlib* files to read the folder as a plain release."
 NEEDS_QUOTES = re.compile('[,"\r\n]')
 
@@ -32,6 +39,11 @@ class Saved:
     regime: Regime
     accepted: frozenset[str]
     notes: tuple[str, ...]
+
+
+def begin(folder: Path) -> None:
+    """Mark a folder as incomplete until `write`, so that `load` refuses what a killed `save` left."""
+    (folder / MANIFEST).write_text("{}", encoding="utf-8")
 
 
 def write(corpus: Corpus, folder: Path) -> None:
@@ -52,23 +64,33 @@ def write(corpus: Corpus, folder: Path) -> None:
         "columns": {table: list(map(str, frame.columns)) for table, frame in frames.items()},
         "order": {"labels": _moved(_label_order(corpus.labels)), "rankings": _moved(_list_order(corpus.rankings))},
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="")
+    with atomic(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="")
 
 
 def restore(folder: Path, tables: Tables) -> Saved:
     """Give tables read from a folder what their sidecar holds."""
-    manifest = read_json(folder / MANIFEST)
-    missing = sorted({"name", "regime", "accepted", "notes", "columns", "order"} - manifest.keys())
-    if missing:
-        raise fail("stale_sidecar", str(folder / MANIFEST), f"{missing} are missing", STALE)
+    manifest = _read_manifest(folder / MANIFEST)
     columns, order = manifest["columns"], manifest["order"]
-    tables.resumes = _with_reserved(folder, "resume", tables.resumes, columns["resumes"])
-    tables.jobs = _with_reserved(folder, "job", tables.jobs, columns["jobs"])
-    tables.labels = _in_order(folder, tables.labels, order["labels"])[columns["labels"]]
-    tables.rankings = _in_order(folder, tables.rankings, order["rankings"])[columns["rankings"]]
+    tables.origins["labels"] = _in_order(folder, tables.origins["labels"], order["labels"])
+    tables.resumes = _with_reserved(folder, "resume", tables.resumes, columns)
+    tables.jobs = _with_reserved(folder, "job", tables.jobs, columns)
+    tables.labels = _with_columns(folder, "labels", _in_order(folder, tables.labels, order["labels"]), columns)
+    tables.rankings = _with_columns(folder, "rankings", _in_order(folder, tables.rankings, order["rankings"]), columns)
     tables.truth = _read_truth(folder / TRUTH)
     accepted, notes = frozenset(manifest["accepted"]), tuple(manifest["notes"])
     return Saved(manifest["name"], manifest["regime"], accepted, notes)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    manifest = content if isinstance(content, dict) else {}
+    wrong = sorted(key for key, kind in SHAPE.items() if not isinstance(manifest.get(key), kind))
+    for key, (tables, kind) in ({} if wrong else PARTS).items():
+        wrong += [f"{key}.{table}" for table in tables if not isinstance(manifest[key].get(table, 0), kind)]
+    if wrong:
+        raise fail("stale_sidecar", str(path), f"{wrong} are missing or malformed", STALE)
+    return manifest
 
 
 def remove(folder: Path) -> None:
@@ -88,7 +110,7 @@ def _cell(value: str) -> str:
     return '"' + value.replace('"', '""') + '"' if NEEDS_QUOTES.search(value) else value
 
 
-def _with_reserved(folder: Path, side: Side, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+def _with_reserved(folder: Path, side: Side, frame: pd.DataFrame, columns: dict[str, list[str]]) -> pd.DataFrame:
     path = folder / DOCUMENTS[side]
     found = findings(())
     saved = read_csv(path, found)
@@ -96,10 +118,13 @@ def _with_reserved(folder: Path, side: Side, frame: pd.DataFrame, columns: list[
     if saved["id"].tolist() != frame.index.tolist():
         raise fail("stale_sidecar", str(path), f"the ids are not those of the {side}s file", STALE)
     reserved = {column: saved[column].to_numpy() for column in saved.columns if column != "id"}
-    complete = frame.assign(**reserved)
-    if set(complete.columns) != set(columns):
-        raise fail("stale_sidecar", str(path), f"the {side}s file does not have the saved columns", STALE)
-    return complete[columns]
+    return _with_columns(path, f"{side}s", frame.assign(**reserved), columns)
+
+
+def _with_columns(path: Path, table: str, frame: pd.DataFrame, columns: dict[str, list[str]]) -> pd.DataFrame:
+    if set(frame.columns) != set(columns[table]):
+        raise fail("stale_sidecar", str(path), f"the {table} file does not have the saved columns", STALE)
+    return frame[columns[table]]
 
 
 def _read_truth(path: Path) -> csr_array | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from confitlib.corpus import SIDES, SPLITS, Corpus, Side, other
 
@@ -24,13 +25,33 @@ def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed
     """
     if len(corpus.rankings):
         raise ValueError(f"corpus {corpus.name!r} has candidate lists, so its splits are given")
-    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise ValueError(f"fractions {tuple(fractions)}: give the shares of {SPLITS}, which sum to 1")
+    _check(fractions)
     counts = {side: corpus.labels[f"{side}_id"].nunique() for side in SIDES}
     dealt: Side = "job" if counts["job"] <= counts["resume"] else "resume"
     first = _deal(corpus.labels[f"{dealt}_id"], fractions, seed)
     second = _follow(corpus.labels[f"{other(dealt)}_id"], corpus.labels[f"{dealt}_id"].map(first))
-    return _apply(corpus, {dealt: first, other(dealt): second})
+    split = _apply(corpus, {dealt: first, other(dealt): second})
+    return replace(split, notes=(*split.notes, *empty_splits(split.labels["split"], fractions)))
+
+
+def split_labels(n: int, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> NDArray[np.object_]:
+    """A warm-start split: train, valid or test for each of `n` labels at random, in `fractions` of them."""
+    _check(fractions)
+    bounds = np.cumsum(fractions)[:-1]
+    places = (np.random.default_rng(seed).permutation(n) + 0.5) / max(n, 1)
+    return np.array(SPLITS, dtype=object)[np.searchsorted(bounds, places, side="right")]
+
+
+def _check(fractions: Sequence[float]) -> None:
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise ValueError(f"fractions {tuple(fractions)}: give the shares of {SPLITS}, which sum to 1")
+
+
+def empty_splits(splits: pd.Series, fractions: Sequence[float]) -> list[str]:
+    """A note for each split that was to have labels and got none."""
+    remedy = "give it a larger fraction, another seed or more labels, or name the splits in the data"
+    wanted = [split for split, share in zip(SPLITS, fractions, strict=True) if share > 0]
+    return [f"split {split!r} has no label: {remedy}" for split in wanted if not (splits == split).any()]
 
 
 def _deal(ids: pd.Series, fractions: Sequence[float], seed: int) -> pd.Series:

@@ -1,4 +1,8 @@
-"""Files to frames: CSV, TSV and JSON lines, with every fault named by file and row."""
+"""Files to frames: CSV, TSV and JSON lines, with every fault named by file and row.
+
+A frame's index holds the number of each row in its file: records below the header (CSV, TSV) or lines (JSON lines)
+from 1, blank and dropped ones included.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +24,7 @@ import pandas as pd
 from confitlib.corpus import CorpusError, Defect
 
 ENCODINGS = 'Save the file as UTF-8, or name its encoding, e.g. encoding="cp1252" or "gb18030".'
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # JSON writes a character beyond U+FFFF as two of these
 ACCEPTABLE: dict[str, str] = {
     "malformed_json": "the line is dropped",
     "ragged_row": "the row is dropped",
@@ -104,7 +111,7 @@ def read_tsv(path: Path, found: Findings, encoding: str = "utf-8") -> pd.DataFra
 
 def read_jsonl(path: Path, found: Findings, encoding: str = "utf-8", required: Sequence[str] = ()) -> pd.DataFrame:
     """Read one JSON object a line; `required` keys must be in every line."""
-    records = []
+    records = {}
     for number, line in enumerate(_decode(path, encoding, _line).split("\n"), 1):
         record = _json_line(line, f"{path}, line {number}", found) if line.strip() else None
         missing = [key for key in required if record is not None and key not in record]
@@ -112,16 +119,17 @@ def read_jsonl(path: Path, found: Findings, encoding: str = "utf-8", required: S
             what = f"the line lacks {missing}"
             found.add("missing_column", f"{path}, line {number}", what, f"Provide {list(required)} in every line.")
         elif record is not None:
-            records.append(record)
-    columns = list(dict.fromkeys(key for record in records for key in record)) or list(required)
-    return pd.DataFrame({column: [record.get(column) for record in records] for column in columns}, dtype=object)
+            records[number] = record
+    columns = list(dict.fromkeys(key for record in records.values() for key in record)) or list(required)
+    cells = {column: [record.get(column) for record in records.values()] for column in columns}
+    return pd.DataFrame(cells, index=list(records), dtype=object)
 
 
 def read_json(path: Path, encoding: str = "utf-8") -> Any:
     """Read a JSON file; a key that occurs twice in one object is an error, not the last one."""
     text = _decode(path, encoding, _line)
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        return _parse(text)
     except ValueError as error:
         raise fail("malformed_json", str(path), str(error), "Repair the file.") from None
 
@@ -139,18 +147,27 @@ def as_id(value: Any) -> str:
 
 
 def require_columns(
-    frame: pd.DataFrame, chosen: Mapping[str, str], where: str, option: str, found: Findings
+    frame: pd.DataFrame, chosen: Mapping[str, str], where: str, remedy: str, found: Findings
 ) -> pd.DataFrame:
     """The chosen columns under their canonical names; `chosen` maps canonical name to the file's.
 
-    Adds a defect for every column that is missing, with the `option` that maps it.
+    Adds a defect with the `remedy` for every column that is missing.
     """
-    for canonical, column in chosen.items():
+    for column in chosen.values():
         if column not in frame.columns:
-            remedy = f'Map it: {option} with "{canonical}": "<a column of the file>".'
             found.add("missing_column", where, f"no column {column!r} (there are: {_listed(frame)})", remedy)
     present = {canonical: frame[column] for canonical, column in chosen.items() if column in frame.columns}
     return pd.DataFrame({canonical: present.get(canonical) for canonical in chosen}, index=frame.index)
+
+
+def map_it(table: str, canonical: str) -> str:
+    """The remedy for a column named otherwise, where `columns` has a mapping by table."""
+    return f'Map it: columns={{"{table}": {{"{canonical}": "<a column of the file>"}}}}.'
+
+
+def places(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Where the rows of a table that was read stand, as `origins` of Corpus wants it."""
+    return pd.DataFrame({"source": where, "row": frame.index})
 
 
 def check_columns(columns: Mapping[str, Mapping[str, Any]], allowed: Mapping[str, Iterable[str]]) -> None:
@@ -195,7 +212,7 @@ def _bytes_of(path: Path) -> bytes:
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
     except FileNotFoundError:
         raise fail("missing_file", str(path), "the file does not exist", "Check the path.") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise fail("unreadable", str(path), str(error), "Fetch or pack the file again.") from None
 
 
@@ -206,15 +223,15 @@ def _csv_rows(text: str, strict: bool = True) -> Any:
 def _rectangle(path: Path, rows: list[list[str]], found: Findings) -> pd.DataFrame:
     header = rows[0] if rows else []
     _check_header(path, header)
-    kept = []
+    kept = {}
     for number, row in enumerate(rows[1:], 1):
         if len(row) == len(header):
-            kept.append(row)
+            kept[number] = row
         elif row not in ([], [""]):  # an empty line separates nothing
             what = f"{len(row)} cells, the header has {len(header)}"
             remedy = "Quote cells that hold the separator, or accept 'ragged_row' to drop the row."
             found.add("ragged_row", f"{path}, row {number}", what, remedy)
-    return pd.DataFrame(kept, columns=header, dtype="str")
+    return pd.DataFrame(list(kept.values()), index=list(kept), columns=header, dtype="str")
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -228,7 +245,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 def _json_line(line: str, where: str, found: Findings) -> dict[str, Any] | None:
     remedy = "Repair the line, or accept 'malformed_json' to drop it."
     try:
-        record = json.loads(line, object_pairs_hook=_unique_keys)
+        record = _parse(line)
     except ValueError as error:
         found.add("malformed_json", where, str(error), remedy)
         return None
@@ -236,6 +253,14 @@ def _json_line(line: str, where: str, found: Findings) -> dict[str, Any] | None:
         found.add("malformed_json", where, f"a JSON object was expected, not {line[:40]!r}", remedy)
         return None
     return record
+
+
+def _parse(text: str) -> Any:
+    """JSON whose keys are unique and whose text is whole; raises ValueError."""
+    content = json.loads(text, object_pairs_hook=_unique_keys)
+    if HALF_PAIR.search(text):
+        json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is no character: UnicodeEncodeError
+    return content
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

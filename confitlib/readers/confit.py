@@ -32,6 +32,8 @@ from confitlib.readers._tables import (
     check_columns,
     fail,
     findings,
+    map_it,
+    places,
     read_csv,
     read_json,
     read_jsonl,
@@ -86,12 +88,11 @@ def load(
     check_columns(chosen, COLUMNS)
     paths = _locate(folder, files or {})
     own = (folder / _sidecar.MANIFEST).exists()  # then any field name is meant
-    tables = Tables(
-        resumes=_documents(paths["resumes"], "resume", chosen.get("resumes", {}), own, found, encoding),
-        jobs=_documents(paths["jobs"], "job", chosen.get("jobs", {}), own, found, encoding),
-        labels=_labels(paths, chosen.get("labels", {}), found, encoding),
-        rankings=_rankings(paths, found, encoding),
-    )
+    resumes, resume_rows = _documents(paths["resumes"], "resume", chosen.get("resumes", {}), own, found, encoding)
+    jobs, job_rows = _documents(paths["jobs"], "job", chosen.get("jobs", {}), own, found, encoding)
+    labels, label_rows = _labels(paths, chosen.get("labels", {}), found, encoding)
+    origins = {"resumes": resume_rows, "jobs": job_rows, "labels": label_rows}
+    tables = Tables(resumes, jobs, labels, _rankings(paths, found, encoding), origins=origins)
     found.settle()
     if not own:
         absent = [role for role in FILES if role not in paths and not role.startswith("train_rank")]
@@ -116,6 +117,7 @@ def save(corpus: Corpus, path: str | Path, overwrite: bool = False) -> Path:
     _check_holdable(corpus)
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder, overwrite)
+    _sidecar.begin(folder)
     for side in SIDES:
         frame = corpus.documents(side)
         table = frame[corpus.fields(side)].copy()
@@ -162,41 +164,48 @@ def _sources(paths: Mapping[str, Path]) -> dict[str, str]:
     sources = {}
     for role, path in paths.items():
         split, ranked, side = role.partition("_rank_")
-        key = f"rankings.{side}.{split}" if ranked else f"labels.{role}" if role in SPLITS else role
-        sources[key] = str(path)
+        sources[f"rankings.{side}.{split}" if ranked else role] = str(path)
     return sources
 
 
 def _documents(
     path: Path, side: Side, chosen: Mapping[str, Any], own: bool, found: Findings, encoding: str
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The documents of a side, and where each stands."""
     raw = read_csv(path, found, encoding)
-    option = f'columns={{"{side}s": {{…}}}}'
     id_column = chosen.get(IDS[side], IDS[side])
-    ids = require_columns(raw, {IDS[side]: id_column}, str(path), option, found)
+    ids = require_columns(raw, {IDS[side]: id_column}, str(path), map_it(f"{side}s", IDS[side]), found)
     others = [column for column in raw.columns if column != id_column]
     if "text" in chosen:
         texts = np.atleast_1d(chosen["text"]).tolist()
         ignored = [column for column in others if column not in texts]
         found.notes += [f"{path}: columns {ignored} are ignored"] if ignored else []
     else:
-        texts = others if own else _expected(side, others, path, option, found)
-    fields = require_columns(raw, {column: column for column in texts}, str(path), option, found)
-    return document_frame(side, ids[IDS[side]], fields)
+        texts = others if own else _expected(side, others, path, found)
+    fields = require_columns(raw, {column: column for column in texts}, str(path), map_it(f"{side}s", "text"), found)
+    return document_frame(side, ids[IDS[side]], fields), places(raw, str(path))
 
 
-def _expected(side: Side, columns: list[str], path: Path, option: str, found: Findings) -> list[str]:
+def _expected(side: Side, columns: list[str], path: Path, found: Findings) -> list[str]:
     """The columns to keep; adds a defect for each that no official layout has."""
     odd = unexpected_columns(side, [column for column in columns if column not in RESERVED])
-    remedy = f"Name the text columns, {option} with \"text\": […], or accept 'unexpected_column' to ignore it."
+    remedy = (
+        f'Name the text columns, columns={{"{side}s": {{"text": […]}}}}, or accept \'unexpected_column\' to ignore it.'
+    )
     for column in odd:
         found.add("unexpected_column", f"{path}, header", f"column {column!r} is in no official layout", remedy)
     return [column for column in columns if column not in odd]
 
 
-def _labels(paths: Mapping[str, Path], chosen: Mapping[str, str], found: Findings, encoding: str) -> pd.DataFrame:
-    parts = [_read_labels(paths[split], split, chosen, found, encoding) for split in SPLITS if split in paths]
-    return pd.concat(parts, ignore_index=True) if parts else empty_frame(LABEL_COLUMNS)
+def _labels(
+    paths: Mapping[str, Path], chosen: Mapping[str, str], found: Findings, encoding: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The labels of all splits, and where each stands."""
+    parts = {split: _read_labels(paths[split], split, chosen, found, encoding) for split in SPLITS if split in paths}
+    if not parts:
+        return empty_frame(LABEL_COLUMNS), places(empty_frame(LABEL_COLUMNS), "labels")
+    where = pd.concat([places(part, str(paths[split])) for split, part in parts.items()], ignore_index=True)
+    return pd.concat(parts.values(), ignore_index=True), where
 
 
 def _read_labels(path: Path, split: Split, chosen: Mapping[str, str], found: Findings, encoding: str) -> pd.DataFrame:
@@ -205,7 +214,7 @@ def _read_labels(path: Path, split: Split, chosen: Mapping[str, str], found: Fin
     for column in raw.columns.difference([*names.values(), SCORE]):
         remedy = "Remove it, or accept 'unexpected_column' to ignore it."
         found.add("unexpected_column", str(path), f"key {column!r} is in no official layout", remedy)
-    ids = {f"{side}_id": pd.Series(map(as_id, raw[names[IDS[side]]]), dtype="str") for side in SIDES}
+    ids = {f"{side}_id": raw[names[IDS[side]]].map(as_id).astype("str") for side in SIDES}
     table = pd.DataFrame({**ids, "label": label_column(raw[names[SATISFIED]]), "split": split})
     return table.assign(score=raw[SCORE].infer_objects()) if SCORE in raw.columns else table
 

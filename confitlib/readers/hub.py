@@ -42,7 +42,7 @@ def load_hub(
     tables = _tables(name_or_path, configs or {}, options)
     if "pairs" not in tables:
         raise ValueError(f"configs: name the configuration of the pairs; got {sorted(tables)}")
-    sources = {table: Source(_frame(part), f"{name_or_path} [{table}]") for table, part in tables.items()}
+    sources = {table: Source(_numbered(_frame(part)), f"{name_or_path} [{table}]") for table, part in tables.items()}
     title = name or str(name_or_path).rstrip("/").rsplit("/", maxsplit=1)[-1]
     return build(sources, found, Choices(columns or {}, label_values or {}, threshold, split, seed, regime, title))
 
@@ -71,6 +71,11 @@ def _frame(part: Any) -> pd.DataFrame:
     if len(frames) == 1:
         return next(iter(frames.values()))
     return pd.concat([frame.assign(split=split) for split, frame in frames.items()], ignore_index=True)
+
+
+def _numbered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows counted from 1, as in a table from a file."""
+    return frame.set_axis(range(1, len(frame) + 1))
 
 
 def _decoded(dataset: Any) -> pd.DataFrame:

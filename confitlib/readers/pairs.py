@@ -12,12 +12,21 @@ import pandas as pd
 
 from confitlib.corpus import RESERVED, SIDES, SPLITS, Corpus, Side, Split
 from confitlib.readers._repair import Regime, Tables, assemble, assign_splits, document_frame, label_column
-from confitlib.readers._split import FRACTIONS, split_documents
-from confitlib.readers._tables import Findings, as_id, as_text, check_columns, findings, read_table, require_columns
+from confitlib.readers._split import FRACTIONS, empty_splits, split_documents, split_labels
+from confitlib.readers._tables import (
+    Findings,
+    as_id,
+    as_text,
+    check_columns,
+    findings,
+    map_it,
+    places,
+    read_table,
+    require_columns,
+)
 
 Columns = Mapping[str, Mapping[str, Any]]
 
-PAIRS_OPTION = 'columns={"pairs": {…}}'
 TABLES = {
     "pairs": ("resume_id", "job_id", "label", "split", "resume_text", "job_text"),
     "resumes": ("resume_id", "text"),
@@ -57,7 +66,8 @@ class Choices:
         """The columns of an optional content that the pairs have; naming one that they lack is a defect."""
         columns = self.columns_of("pairs", canonical)
         if canonical in self.columns.get("pairs", {}):
-            require_columns(table.frame, {name: name for name in columns}, table.where, PAIRS_OPTION, found)
+            remedy = map_it("pairs", canonical)
+            require_columns(table.frame, {name: name for name in columns}, table.where, remedy, found)
         return [name for name in columns if name in table.frame.columns]
 
     def columns_of(self, table: str, canonical: str, default: Sequence[str] | None = None) -> list[str]:
@@ -98,7 +108,8 @@ def load_pairs(
     "history"]}, "pairs": {"label": "rating"}}`. `label_values`: labels that are not 0 and 1, e.g.
     `{"good fit": 1, "no fit": 0}`. `threshold`: labels are scores, accepted from here on; they
     stay in the column `score` of `Corpus.labels`. `split`: the split of all labels, or fractions
-    for `split_documents` (with `seed`); default: the column `split` of the pairs, else fractions.
+    for `split_documents` (with `seed`), which in the warm regime deal out the labels themselves; default:
+    the column `split` of the pairs, else fractions.
     `regime`, `accept`, `name`: see `load`. Columns that are not used are named in `Corpus.notes`.
 
     Raises CorpusError with every defect, each with file, row and remedy.
@@ -116,14 +127,20 @@ def build(sources: Mapping[str, Source], found: Findings, choices: Choices) -> C
     pairs = sources["pairs"]
     inline = {side: _text_fields(pairs.frame[choices.optional(pairs, f"{side}_text", found)]) for side in SIDES}
     ids = {side: _ids(pairs, side, inline[side], choices, found) for side in SIDES}
-    frames = {side: _documents(sources, side, ids[side], inline[side], choices, found) for side in SIDES}
+    frames, origins = {}, {"labels": places(pairs.frame, pairs.where)}
+    for side in SIDES:
+        frames[side], origins[f"{side}s"] = _documents(sources, side, ids[side], inline[side], choices, found)
     labels = pd.DataFrame({f"{side}_id": ids[side] for side in SIDES}).assign(**_labels(pairs, choices, found))
     found.settle()
-    tables = Tables(frames["resume"], frames["job"], labels)
-    assign_splits(tables, choices.regime, found)
-    places = {f"{side}s": sources.get(f"{side}s", pairs).where for side in SIDES} | {"labels": pairs.where}
-    corpus = assemble(found, tables, choices.name, places, choices.regime)
     fractions = choices.fractions(pairs.frame)
+    if fractions is not None and choices.regime == "warm":
+        labels["split"] = split_labels(len(labels), fractions, choices.seed)
+        found.notes += empty_splits(labels["split"], fractions)
+        fractions = None
+    tables = Tables(frames["resume"], frames["job"], labels.reset_index(drop=True), origins=origins)
+    assign_splits(tables, choices.regime, found)
+    files = {f"{side}s": sources.get(f"{side}s", pairs).where for side in SIDES} | {"labels": pairs.where}
+    corpus = assemble(found, tables, choices.name, files, choices.regime)
     return corpus if fractions is None else split_documents(corpus, fractions, choices.seed)
 
 
@@ -140,48 +157,54 @@ def _ids(pairs: Source, side: Side, texts: pd.DataFrame, choices: Choices, found
         keys = pd.Series(["\x1f".join(row) for row in texts.to_numpy()], index=texts.index, dtype="str")
         found.notes.append(f"{pairs.where}: {side} ids are made from {keys.nunique()} distinct texts")
         return keys.map(lambda key: hashlib.sha1(key.encode()).hexdigest()[:16]).astype("str")
-    chosen = require_columns(pairs.frame, {f"{side}_id": column}, pairs.where, PAIRS_OPTION, found)
+    chosen = require_columns(pairs.frame, {f"{side}_id": column}, pairs.where, map_it("pairs", f"{side}_id"), found)
     return chosen[f"{side}_id"].map(as_id).astype("str")
 
 
 def _documents(
     sources: Mapping[str, Source], side: Side, ids: pd.Series, inline: pd.DataFrame, choices: Choices, found: Findings
-) -> pd.DataFrame:
-    """The documents of one side: those of its own table, then those whose text stands in the pairs."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The documents of one side, its own table's, then those whose text stands in the pairs; and where each stands."""
     where, table = sources["pairs"].where, sources.get(f"{side}s")
     if table is None and not len(inline.columns):
         what = f"no {side} texts: neither a column {choices.columns_of('pairs', f'{side}_text')} nor {side}s=…"
         remedy = f'Give {side}s=…, or map columns={{"pairs": {{"{side}_text": "<a column>"}}}}.'
         found.add("missing_column", where, what, remedy)
-    given = document_frame(side, ids, inline) if len(inline.columns) else document_frame(side, ids[:0], inline[:0])
-    _check_one_text(given, side, where, found)
-    given = given[~given.index.duplicated()]
+    ids, inline = (ids, inline) if len(inline.columns) else (ids[:0], inline[:0])
+    given, rows = document_frame(side, ids, inline), places(inline, where)
+    _check_one_text(given, rows, side, found)
+    first = ~given.index.duplicated()
+    given, rows = given[first], rows[first]
     if table is None:
-        return given
+        return given, rows
     listed = _own_table(table, side, choices, found)
-    shared = given.index.intersection(listed.index)
-    if len(shared):
-        found.notes.append(f"{len(shared)} {side}s stand in {table.where} and in the pairs: the former's text is used")
-    return pd.concat([listed, given.drop(shared)]).fillna("")
+    rest = ~given.index.isin(listed.index)
+    if not rest.all():
+        what = f"{int((~rest).sum())} {side}s stand in {table.where} and in the pairs"
+        found.notes.append(f"{what}: the former's text is used")
+    return pd.concat([listed, given[rest]]).fillna(""), pd.concat([places(table.frame, table.where), rows[rest]])
 
 
 def _own_table(table: Source, side: Side, choices: Choices, found: Findings) -> pd.DataFrame:
-    columns, option = table.frame.columns, f'columns={{"{side}s": {{…}}}}'
+    columns = table.frame.columns
     default = "id" if "id" in columns and f"{side}_id" not in columns else f"{side}_id"
     id_column = choices.columns_of(f"{side}s", f"{side}_id", [default])[0]
     rest = [name for name in columns if name != id_column and name not in RESERVED]
     texts = choices.columns_of(f"{side}s", "text", ["text"] if "text" in rest else rest)
-    ids = require_columns(table.frame, {f"{side}_id": id_column}, table.where, option, found)[f"{side}_id"]
-    fields = require_columns(table.frame, {name: name for name in texts}, table.where, option, found)
+    remedy = map_it(f"{side}s", f"{side}_id")
+    ids = require_columns(table.frame, {f"{side}_id": id_column}, table.where, remedy, found)[f"{side}_id"]
+    remedy = map_it(f"{side}s", "text")
+    fields = require_columns(table.frame, {name: name for name in texts}, table.where, remedy, found)
     _note_unused(table, [id_column, *texts], found)
     return document_frame(side, ids, _text_fields(fields))
 
 
-def _check_one_text(given: pd.DataFrame, side: Side, where: str, found: Findings) -> None:
+def _check_one_text(given: pd.DataFrame, rows: pd.DataFrame, side: Side, found: Findings) -> None:
     first = given[~given.index.duplicated()].reindex(given.index)
-    for row in (given.to_numpy() != first.to_numpy()).any(axis=1).nonzero()[0]:
-        what = f"{side} {given.index[int(row)]!r} has another text here than in an earlier row"
-        found.add("conflicting_text", f"{where}, row {int(row) + 1}", what, "Give one text per id.")
+    other_text = (given.to_numpy() != first.to_numpy()).any(axis=1)
+    for name, place in zip(given.index[other_text], rows[other_text].itertuples(), strict=True):
+        what = f"{side} {name!r} has another text here than in an earlier row"
+        found.add("conflicting_text", f"{place.source}, row {place.row}", what, "Give one text per id.")
 
 
 def _labels(pairs: Source, choices: Choices, found: Findings) -> dict[str, Any]:
@@ -191,7 +214,7 @@ def _labels(pairs: Source, choices: Choices, found: Findings) -> dict[str, Any]:
     texts_and_ids = [f"{side}_{kind}" for side in SIDES for kind in ("id", "text")]
     used = [column for role in texts_and_ids for column in choices.columns_of("pairs", role)]
     _note_unused(pairs, [*used, *given, label], found)
-    values = require_columns(pairs.frame, {"label": label}, pairs.where, PAIRS_OPTION, found)["label"]
+    values = require_columns(pairs.frame, {"label": label}, pairs.where, map_it("pairs", "label"), found)["label"]
     columns: dict[str, Any] = {"label": _label_values(values, choices)}
     if choices.threshold is not None:
         columns["score"] = pd.to_numeric(values, errors="coerce")

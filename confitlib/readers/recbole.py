@@ -10,7 +10,7 @@ import pandas as pd
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.readers._repair import Tables, assemble, assign_splits, document_frame, merge_events
 from confitlib.readers._split import FRACTIONS, split_documents
-from confitlib.readers._tables import Findings, as_id, fail, findings, read_tsv, require_columns
+from confitlib.readers._tables import Findings, as_id, fail, findings, places, read_tsv, require_columns
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 ID_COLUMNS: dict[Side, tuple[str, ...]] = {"resume": ("user_id",), "job": ("job_id", "item_id")}
@@ -41,13 +41,14 @@ def load_recbole(
     path = Path(folder) / f"{name}.inter"
     inter = _read_atomic(path, found, encoding)
     ids = {side: _id_column(inter, side, chosen, path) for side in SIDES}
-    frames = {side: _documents(Path(folder), name, side, ids[side], found, encoding) for side in SIDES}
+    parts = {side: _documents(Path(folder), name, side, ids[side], found, encoding) for side in SIDES}
     labels = _labels(inter, ids, chosen.get("label", "label"), path, found)
     found.settle()
-    tables = Tables(frames["resume"], frames["job"], labels)
+    origins = {f"{side}s": parts[side][1] for side in SIDES} | {"labels": places(labels, str(path))}
+    tables = Tables(parts["resume"][0], parts["job"][0], labels.reset_index(drop=True), origins=origins)
     assign_splits(tables, "cold", found)
-    places = {f"{side}s": str(path.with_suffix("")) + "/".join(SUFFIXES[side]) for side in SIDES}
-    corpus = assemble(found, tables, name, places | {"labels": f"{path}, one row a pair"})
+    sources = {f"{side}s": str(path.with_suffix("")) + "/".join(SUFFIXES[side]) for side in SIDES}
+    corpus = assemble(found, tables, name, sources | {"labels": str(path)})
     return split_documents(corpus, fractions, seed)
 
 
@@ -72,32 +73,41 @@ def _id_column(inter: pd.DataFrame, side: Side, chosen: Mapping[str, str], path:
     return present[0]
 
 
-def _documents(folder: Path, name: str, side: Side, id_column: str, found: Findings, encoding: str) -> pd.DataFrame:
-    """Features and sentences of one side, joined on the id; either file may be missing, not both."""
+def _documents(
+    folder: Path, name: str, side: Side, id_column: str, found: Findings, encoding: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Features and sentences of one side, joined on the id, and where each begins; one file may be missing."""
     features, sentences = (folder / f"{name}{suffix}" for suffix in SUFFIXES[side])
     parts = []
     if features.exists():
         raw = _read_atomic(features, found, encoding)
-        ids = require_columns(raw, {id_column: id_column}, str(features), f'columns={{"{side}_id": …}}', found)
-        parts.append(document_frame(side, ids[id_column], raw.drop(columns=id_column, errors="ignore")))
+        remedy = f"Name the ids of {side}s alike in every file."
+        ids = require_columns(raw, {id_column: id_column}, str(features), remedy, found)
+        frame = document_frame(side, ids[id_column], raw.drop(columns=id_column, errors="ignore"))
+        parts.append((frame, places(raw, str(features))))
     if sentences.exists():
         parts.append(_joined_sentences(sentences, side, id_column, found, encoding))
     if not parts:
         raise fail("missing_file", str(features), f"neither it nor {sentences.name} exists", "Check folder and name.")
     if len(parts) == 1:
         return parts[0]
-    known = parts[0].join(parts[1], how="left", rsuffix="_sentences")
-    return pd.concat([known, parts[1].drop(known.index, errors="ignore")]).fillna("")
+    (known, known_rows), (texts, text_rows) = parts
+    rest = ~texts.index.isin(known.index)
+    joined = known.join(texts, how="left", rsuffix="_sentences")
+    return pd.concat([joined, texts[rest]]).fillna(""), pd.concat([known_rows, text_rows[rest]], ignore_index=True)
 
 
-def _joined_sentences(path: Path, side: Side, id_column: str, found: Findings, encoding: str) -> pd.DataFrame:
+def _joined_sentences(
+    path: Path, side: Side, id_column: str, found: Findings, encoding: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     raw = _read_atomic(path, found, encoding)
     names = [column for column in raw.columns if column != id_column]
     if id_column not in raw.columns or len(names) != 1:
         what = f"expected {id_column!r} and one column of sentences, found {', '.join(raw.columns)}"
         raise fail("missing_column", f"{path}, header", what, "See the RecBole-PJF format.")
     joined = raw.groupby(id_column, sort=False)[names[0]].agg("\n".join)
-    return document_frame(side, joined.index.to_series(), joined.to_frame("text"))
+    first = raw[~raw[id_column].duplicated()]
+    return document_frame(side, first[id_column], joined.to_frame("text")), places(first, str(path))
 
 
 def _labels(inter: pd.DataFrame, ids: Mapping[Side, str], column: str, path: Path, found: Findings) -> pd.DataFrame:
@@ -109,7 +119,6 @@ def _labels(inter: pd.DataFrame, ids: Mapping[Side, str], column: str, path: Pat
         found.notes.append(f"{path}: no column {column!r}, so every interaction counts as an acceptance")
         return merge_events(pairs.assign(label=1), found)
     scores = pd.to_numeric(inter[column], errors="coerce")
-    for row in scores.isna().to_numpy().nonzero()[0]:
-        what = f"label {inter[column].iloc[row]!r} is not a number"
-        found.add("unknown_label", f"{path}, row {row + 1}", what, "Write 0 or 1.")
+    for row, score in inter[column][scores.isna()].items():
+        found.add("unknown_label", f"{path}, row {row}", f"label {score!r} is not a number", "Write 0 or 1.")
     return merge_events(pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()], found)

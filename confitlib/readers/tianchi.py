@@ -11,7 +11,7 @@ from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.readers._layouts import ALIYUN
 from confitlib.readers._repair import Tables, assemble, assign_splits, document_frame, merge_events
 from confitlib.readers._split import FRACTIONS, split_documents
-from confitlib.readers._tables import Findings, fail, findings, read_csv, read_tsv, require_columns
+from confitlib.readers._tables import Findings, fail, findings, places, read_csv, read_tsv, require_columns
 
 FILES = {"resume": "table1_user", "job": "table2_jd", "action": "table3_action"}
 IDS: dict[Side, str] = {"resume": "user_id", "job": "jd_no"}
@@ -42,17 +42,19 @@ def load_tianchi(
     found, root = findings(accept), Path(folder)
     paths = {table: _path_of(root, stem) for table, stem in FILES.items()}
     labels = _labels(paths["action"], found, encoding)
-    frames = {side: _documents(paths[side], side, found, encoding) for side in SIDES}
+    frames, origins = {}, {"labels": places(labels, str(paths["action"]))}
+    for side in SIDES:
+        frames[side], origins[f"{side}s"] = _documents(paths[side], side, found, encoding)
     found.settle()
     if only_labelled:
         for side in SIDES:
             used = frames[side].index.isin(labels[f"{side}_id"])
             found.notes.append(f"{int((~used).sum())} {side}s without a label are left out")
-            frames[side] = frames[side][used]
-    tables = Tables(frames["resume"], frames["job"], labels)
+            frames[side], origins[f"{side}s"] = frames[side][used], origins[f"{side}s"][used]
+    tables = Tables(frames["resume"], frames["job"], labels.reset_index(drop=True), origins=origins)
     assign_splits(tables, "cold", found)
-    places = {f"{side}s": str(paths[side]) for side in SIDES} | {"labels": f"{paths['action']}, one row a pair"}
-    return split_documents(assemble(found, tables, name, places), fractions, seed)
+    sources = {f"{side}s": str(paths[side]) for side in SIDES} | {"labels": str(paths["action"])}
+    return split_documents(assemble(found, tables, name, sources), fractions, seed)
 
 
 def _path_of(folder: Path, stem: str) -> Path:
@@ -72,29 +74,31 @@ def _read(path: Path, columns: Sequence[str], found: Findings, encoding: str) ->
     unused = [column for column in raw.columns if column not in columns]
     if unused:
         found.notes.append(f"{path}: columns {unused} are not used")
-    frame = require_columns(raw, {column: column for column in columns}, str(path), "the header of the dump", found)
+    remedy = "Restore the header of the dump."
+    frame = require_columns(raw, {column: column for column in columns}, str(path), remedy, found)
     found.settle()
     return frame
 
 
-def _documents(path: Path, side: Side, found: Findings, encoding: str) -> pd.DataFrame:
+def _documents(path: Path, side: Side, found: Findings, encoding: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The documents of a side, and where each stands."""
     names = ALIYUN[side]
     raw_names = [name for name in names if name != "salary"] + (["min_salary", "max_salary"] if side == "job" else [])
     raw = _read(path, [IDS[side], *raw_names], found, encoding)
     fields = raw[raw_names].replace(MISSING, "")
     if side == "job":
         fields["salary"] = fields["min_salary"].str.cat(fields["max_salary"], sep="-").replace("-", "")
-    return document_frame(side, raw[IDS[side]], fields[list(names)].rename(columns=names))
+    return document_frame(side, raw[IDS[side]], fields[list(names)].rename(columns=names)), places(raw, str(path))
 
 
 def _labels(path: Path, found: Findings, encoding: str) -> pd.DataFrame:
     raw = _read(path, [*IDS.values(), "browsed", *FLAGS], found, encoding)
     flags = raw[FLAGS].apply(pd.to_numeric, errors="coerce")
     odd = ~flags.isin([0, 1]).all(axis=1)
-    for row in odd.to_numpy().nonzero()[0]:
-        what = f"delivered {raw['delivered'].iloc[row]!r}, satisfied {raw['satisfied'].iloc[row]!r}: not 0 or 1"
+    for row in raw.index[odd]:
+        what = f"delivered {raw['delivered'][row]!r}, satisfied {raw['satisfied'][row]!r}: not 0 or 1"
         remedy = "Correct the row, or accept 'unknown_label' to drop it."
-        found.add("unknown_label", f"{path}, row {row + 1}", what, remedy)
+        found.add("unknown_label", f"{path}, row {row}", what, remedy)
     judged = ~odd & flags.any(axis=1)
     browsed = int((~odd & ~judged).sum())
     if browsed:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from confitlib import readers
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
+from confitlib.files import atomic
 from confitlib.market import PRESETS, compose
 from confitlib.mining.kernel import FloatArray
 from confitlib.scale.encoding import encode_shards
@@ -30,6 +31,7 @@ LINKS = 32  # neighbours of a vector in the HNSW graph
 BUILD_EFFORT = 80  # candidates while the graph is built
 TRAINING = 64  # vectors a cell that place the cells of IVF
 ABOUT, VECTORS, DOCUMENTS = "index.json", "index.faiss", "documents.parquet"
+AGAIN = "make it again by `confit index`"
 TITLE = 80  # characters that stand for a document
 
 
@@ -69,18 +71,25 @@ class VectorIndex:
         faiss.write_index(self.index, str(path / VECTORS))
         self.documents.to_parquet(path / DOCUMENTS)
         about = {"kind": self.kind, "side": self.side, "encoder": self.encoder, "weights": self.weights}
-        (path / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        with atomic(path / ABOUT) as partial:
+            partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         return path
 
     @staticmethod
     def load(folder: str | Path) -> VectorIndex:
-        """Read what `save` wrote; raises FileNotFoundError for a folder that is missing or incomplete."""
+        """Read what `save` wrote; raises FileNotFoundError for an incomplete folder, ValueError for a damaged one."""
         path = Path(folder)
         if not (path / ABOUT).is_file():
             raise FileNotFoundError(f"{path} holds no complete index ({ABOUT} is missing): make it by `confit index`")
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-        documents, index = pd.read_parquet(path / DOCUMENTS), faiss.read_index(str(path / VECTORS))
-        return VectorIndex(documents=documents, index=index, **about)
+        try:
+            about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+            documents, index = pd.read_parquet(path / DOCUMENTS), faiss.read_index(str(path / VECTORS))
+            found = VectorIndex(documents=documents, index=index, **about)
+        except (ValueError, TypeError, OSError, RuntimeError) as error:  # RuntimeError: faiss
+            raise ValueError(f"the index in {path} is damaged: {AGAIN}") from error
+        if index.ntotal != len(documents):
+            raise ValueError(f"the index in {path} holds {index.ntotal} vectors of {len(documents)} documents: {AGAIN}")
+        return found
 
 
 def build_index(vectors: VectorShards, kind: IndexKind = "flat") -> Any:
@@ -165,17 +174,23 @@ def index_documents(
     """Encode one side of a corpus, in memory or in files, index it and save the index in `folder`.
 
     encoder: a name or folder that `load_encoder` takes. The vectors stay in `folder/vectors`. Raises ValueError for
-    an unknown kind.
+    an unknown kind, and for files without documents, or with ones that have no text, no id or another's.
     """
     _check_kind(kind)
     model, store = load_encoder(encoder), Path(folder) / "vectors"
     if isinstance(source, Corpus):
         listed = texts(source, side)
+        titles = source.documents(side).get("title")
+        documents = _documents(listed.index, listed.tolist(), None if titles is None else titles.tolist())
         vectors = split_vectors(model.encode(list(listed)), store, 1)
-        documents = _documents(listed.index, listed, source.documents(side).get("title"))
     else:
-        vectors = encode_shards(source, encoder, store, engine)
         documents = pd.concat([_documents_of(source, path) for path in source.paths], ignore_index=True)
+        repeated = documents["id"][documents["id"].duplicated()]
+        if len(repeated):
+            raise ValueError(f"{side} {repeated.iloc[0]!r} stands in two files beside {source.paths[0]}: keep one")
+        vectors = encode_shards(source, encoder, store, engine)
+    if not len(documents):
+        raise ValueError(f"there are no {side}s to index")
     found = VectorIndex(kind, side, str(encoder), model.weight_hash(), documents, build_index(vectors, kind))
     found.save(folder)
     return found
@@ -188,10 +203,11 @@ def _documents_of(source: DocumentShards, path: Path) -> pd.DataFrame:
     return _documents(source.ids(path), [text[:TITLE] for batch in source.texts(path) for text in batch], title)
 
 
-def _documents(ids: Iterable[str], listed: Iterable[str], title: Iterable[str] | None) -> pd.DataFrame:
+def _documents(ids: Iterable[str], listed: Sequence[str], title: Sequence[Any] | None) -> pd.DataFrame:
     """Id and title of documents; the beginning of the text where there is no title."""
-    shown = [" ".join(text.split())[:TITLE] for text in (listed if title is None else title)]
-    return pd.DataFrame({"id": list(ids), "title": shown})
+    named = listed if title is None else title
+    shown = [name if isinstance(name, str) and name.strip() else text for name, text in zip(named, listed, strict=True)]
+    return pd.DataFrame({"id": list(ids), "title": [" ".join(text.split())[:TITLE] for text in shown]})
 
 
 def search_text(index: VectorIndex, text: str, k: int = 10, encoder: str | Path | None = None) -> pd.DataFrame:
@@ -206,7 +222,7 @@ def search_text(index: VectorIndex, text: str, k: int = 10, encoder: str | Path 
     if model.weight_hash() != index.weights:
         raise ValueError(
             f"the index was made by {index.encoder!r} with other weights than {model.name!r}: "
-            "pass that model, or make the index again by `confit index`"
+            f"pass that model, or {AGAIN}"
         )
     positions, scores = index.search(model.encode([text], progress=False), k)
     found = positions[0] >= 0

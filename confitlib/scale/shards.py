@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from confitlib.corpus import RESERVED, Side
+from confitlib.corpus import RESERVED, Side, blank_documents
+from confitlib.files import atomic
 from confitlib.mining.kernel import FloatArray, IntArray
 from confitlib.text import serialise
 
@@ -25,7 +27,8 @@ ROWS_A_BATCH = 4096
 class DocumentShards:
     """One side of a corpus as Parquet files with a column `resume_id` or `job_id` and text fields.
 
-    Rows count through the files in the order of their names.
+    Rows count through the files in the order of their names. What reads a file raises ValueError naming it, and the
+    row, where it holds something else.
     """
 
     paths: tuple[Path, ...]
@@ -45,25 +48,52 @@ class DocumentShards:
     @cached_property
     def sizes(self) -> list[int]:
         """Documents of each file, from its footer."""
-        return [pq.read_metadata(path).num_rows for path in self.paths]
+        return [_reading(pq.read_metadata, path).num_rows for path in self.paths]
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
     def ids(self, path: Path) -> NDArray[np.object_]:
-        """The ids of one file, in row order."""
-        column = pq.read_table(path, columns=[f"{self.side}_id"]).column(0)
-        return np.asarray(column.to_pylist(), dtype=object)
+        """The ids of one file, in row order: text, each once."""
+        self.fields(path)
+        column = _reading(pq.read_table, path, columns=[f"{self.side}_id"]).column(0)
+        ids = pd.Index(column.to_pylist(), dtype=object)
+        blank = np.array([not isinstance(name, str) or not name.strip() for name in ids], dtype=bool)
+        self._refuse(path, blank, "without an id of text. Give every document one")
+        self._refuse(path, np.asarray(ids.duplicated()), "whose id stands in an earlier row. Keep one row per id")
+        return np.asarray(ids, dtype=object)
+
+    def fields(self, path: Path) -> list[str]:
+        """The text fields of one file."""
+        names, key = _reading(pq.read_schema, path).names, f"{self.side}_id"
+        if key not in names:
+            raise ValueError(f"{path} has no column {key!r} (there are: {', '.join(names)}): name the ids so")
+        fields = [name for name in names if name not in (*RESERVED, key)]
+        if not fields:
+            raise ValueError(f"{path} has no text field besides its id")
+        return fields
 
     def texts(self, path: Path, rows: int = ROWS_A_BATCH) -> Iterator[list[str]]:
         """The texts of one file in batches of at most `rows`, serialised as `confitlib.text.texts` does."""
-        with pq.ParquetFile(path) as file:
-            fields = [name for name in file.schema_arrow.names if name not in (*RESERVED, f"{self.side}_id")]
-            if not fields:
-                raise ValueError(f"{path} has no text field besides its id")
+        fields, first = self.fields(path), 0
+        with _reading(pq.ParquetFile, path) as file:
             for batch in file.iter_batches(rows, columns=fields):
                 frame: pd.DataFrame = pa.Table.from_batches([batch]).to_pandas()
+                self._refuse(path, blank_documents(frame, fields), "without text. Supply it or drop the row", first)
+                first += len(frame)
                 yield serialise(frame[fields], self.side).tolist()
+
+    def _refuse(self, path: Path, rows: NDArray[np.bool_], what: str, first: int = 0) -> None:
+        if rows.any():
+            raise ValueError(f"{path}, row {first + int(rows.argmax()) + 1}: {self.side} {what}.")
+
+
+def _reading(read: Callable[..., Any], path: Path, **options: Any) -> Any:
+    """What a function of pyarrow reads from a file; its errors name none."""
+    try:
+        return read(path, **options)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({error}). Write it again.") from error
 
 
 @dataclass(frozen=True)
@@ -118,21 +148,19 @@ def _read(path: Path, rows: slice | IntArray) -> FloatArray:
 
 
 def write_vectors(path: Path, shape: tuple[int, int], batches: Iterator[FloatArray]) -> Path:
-    """Write a `.npy` file batch by batch under another name, then rename: it is whole or not there.
+    """Write a `.npy` file batch by batch; it is whole or not there.
 
     Raises ValueError, and leaves no file, if the batches do not fill the shape.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, written = path.with_suffix(".partial"), 0
-    vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-    for batch in batches:
-        vectors[written : written + len(batch)] = batch
-        written += len(batch)
-    vectors.flush()
-    if written != shape[0]:
-        partial.unlink()
-        raise ValueError(f"{path.name} expects {shape[0]} vectors, got {written}")
-    return partial.replace(path)
+    with atomic(path) as partial:
+        vectors, written = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape), 0
+        for batch in batches:
+            vectors[written : written + len(batch)] = batch
+            written += len(batch)
+        vectors.flush()
+        if written != shape[0]:
+            raise ValueError(f"{path.name} expects {shape[0]} vectors, got {written}")
+    return path
 
 
 def split_vectors(vectors: FloatArray, folder: Path, shards: int) -> VectorShards:
