@@ -30,7 +30,7 @@ from confitlib.training.refresh import Refresh, RefreshCallback
 from confitlib.training.sharding import WholeWeights, check_settings, sharded
 from confitlib.training.trainer import ContrastiveTrainer, DualEncoder
 
-DECIDES = ("corpus", "text", "encoder", "mining", "training")  # the modules that decide a training's outcome
+DECIDES = ("corpus", "text", "lexical", "encoder", "mining", "training")  # the modules that decide a training's outcome
 Validator = Callable[[TextEncoder], Mapping[str, float]]
 
 
