@@ -69,9 +69,9 @@ __all__ = [
 ]
 
 
-def load_ranker(folder: Path, corpus: Corpus) -> Ranker:
+def load_ranker(folder: str | Path, corpus: Corpus) -> Ranker:
     """Read a saved ranker and make it ready to score the documents of a corpus."""
-    return _read(folder).index(corpus)
+    return _read(Path(folder)).index(corpus)
 
 
 def _read(folder: Path) -> Ranker:

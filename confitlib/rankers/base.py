@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,8 +59,9 @@ class Ranker(BaseEstimator):
         """How many numbers a fitted ranker has set by labels: trained weights, nodes of trees; 0 if it trains none."""
         return 0
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the parameters and whatever was learnt; `load_ranker` reads them back."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._save_learnt(folder)
         saved = {"ranker": type(self).__name__, "parameters": self._parameters()}
@@ -75,6 +76,16 @@ class Ranker(BaseEstimator):
 
     def _load_learnt(self, folder: Path) -> None:
         """Rankers that learn read their state here."""
+
+
+def named_for_jobs(corpus: Corpus, names: str | Mapping[str, str], parameter: str) -> pd.Series:
+    """What a column of the jobs, or a mapping of their ids, names for each; raises ValueError for a job without."""
+    if isinstance(names, str) and names not in corpus.jobs.columns:
+        raise ValueError(f"{parameter}={names!r} is no column of the jobs: {corpus.fields('job')}")
+    named = corpus.jobs[names] if isinstance(names, str) else corpus.jobs.index.to_series().map(names)
+    if named.isna().any():
+        raise ValueError(f"{parameter} names nothing for job {named.index[named.isna()][0]!r}: give every job one")
+    return named
 
 
 def trained_weights(network: nn.Module) -> int:

@@ -63,7 +63,12 @@ class RawEmbed(Ranker):
         return Path(self.cache) / "embeddings" if self.cache and slow else None
 
     def _model(self) -> TextEncoder:
-        return load_encoder(self.encoder, max_length=self.max_length, trust_remote_code=self.trust_remote_code)
+        return self._load()
+
+    def _load(self, seed: int = 0) -> TextEncoder:
+        """The encoder as it is before any training."""
+        trust = self.trust_remote_code
+        return load_encoder(self.encoder, max_length=self.max_length, seed=seed, trust_remote_code=trust)
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Cosine of every pair."""
@@ -109,8 +114,9 @@ class InBatch(RawEmbed):
         max_length: int | None = None,
         hyre: HyRe = True,
         cache: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(encoder, max_length, hyre, cache)
+        super().__init__(encoder, max_length, hyre, cache, trust_remote_code)
         self.config = config
 
     def learn(self, corpus: Corpus) -> Self:
@@ -135,13 +141,13 @@ class InBatch(RawEmbed):
         return {}
 
     def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None = None) -> TrainingResult:
-        cache, limit = Path(self.cache) if self.cache else None, self.max_length
-        if cache and not negatives:
-            result = train_once(self.encoder, corpus, self.config, cache=cache, max_length=limit, progress=False)
+        encoder, trust = self._load(self.config.seed), self.trust_remote_code
+        if self.cache and not negatives:
+            ask: dict[str, Any] = {"cache": self.cache, "trust_remote_code": trust, "progress": False}
+            result = train_once(encoder, corpus, self.config, **ask)
             self.saved_seconds += result.seconds if result.reused else 0.0
             return result
-        encoder = load_encoder(self.encoder, max_length=limit, seed=self.config.seed)
-        embeddings = cache and cache / "embeddings"
+        embeddings = Path(self.cache) / "embeddings" if self.cache else None
         refresh = self._refresh() if negatives else None
         return train(encoder, corpus, self.config, negatives, refresh=refresh, cache=embeddings, progress=False)
 
@@ -158,7 +164,7 @@ class InBatch(RawEmbed):
         self.result.save(folder / "encoder")
 
     def _load_learnt(self, folder: Path) -> None:
-        self.result = TrainingResult.load(folder / "encoder")
+        self.result = TrainingResult.load(folder / "encoder", self.trust_remote_code)
         self.config = self.result.config
 
 
@@ -195,8 +201,9 @@ class Mined(InBatch):
         hyre: HyRe = True,
         cache: str | None = None,
         refresh: int = 0,
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(encoder, config, max_length, hyre, cache)
+        super().__init__(encoder, config, max_length, hyre, cache, trust_remote_code)
         self.strategy, self.parameters, self.refresh = strategy, parameters, refresh
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
@@ -228,8 +235,9 @@ class ConFitV2(Mined):
         max_length: int | None = None,
         hyre: HyRe = True,
         cache: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
-        InBatch.__init__(self, encoder, config, max_length, hyre, cache)
+        InBatch.__init__(self, encoder, config, max_length, hyre, cache, trust_remote_code)
         self.band, self.refresh = band, 0
 
     def _mining(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from confitlib.mining.removal import codes_at, removal
 from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.sampling import Rows
 from confitlib.text import texts
-from confitlib.training import info_nce
+from confitlib.training import check_range, info_nce
 
 WEIGHTS, NODES = "graph.safetensors", "nodes.parquet"
 DRAWS = 8  # so that a negative is a known positive only where nearly all documents are
@@ -54,6 +54,9 @@ class GraphConfig:
     def __post_init__(self) -> None:
         if self.dim + self.text_dim < 1:
             raise ValueError("dim=0 and text_dim=0 leave a node without a vector: give it one of them")
+        check_range(self, "epochs", "batch_size", least=1)
+        check_range(self, "learning_rate", "temperature", above=0)
+        check_range(self, "dim", "text_dim", "layers", "reg", "contrast", "neighbours", "seed")
 
 
 class GraphNetwork(nn.Module):
