@@ -186,6 +186,15 @@ def test_confit_v2_trains_on_its_own_runner_ups(fitted):
     assert all(negatives[side].statistics["queries_without_negatives"] == 0 for side in SIDES)
 
 
+@pytest.mark.parametrize(
+    "ranker", [Mined("bandd"), Mined("ance"), Mined("band", {"low": 0}), ConFitV2(band=(0.04, 0.03))], ids=str
+)
+def test_mining_that_cannot_be_done_is_refused_before_any_training(tiny, monkeypatch, ranker):
+    monkeypatch.setattr(InBatch, "_train", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(ValueError, match=r"'bandd' is unknown|needs n|not \['low'\]|lo < hi"):
+        ranker.learn(tiny)
+
+
 def test_cached_training_gives_the_same_ranker(tiny, tmp_path):
     fresh = ConFitV2(config=QUICK).fit(tiny)
     for _ in range(2):  # computed, then read

@@ -248,8 +248,9 @@ def test_refreshes_of_different_epochs_draw_differently(tiny):
     encoder, refresh = load_encoder("static"), Refresh("ance", {"n": 2, "k": 20})
     prints = [refresh.mine(encoder, tiny, seed=1, epoch=epoch)["job"].fingerprint() for epoch in (1, 1, 2)]
     assert prints[0] == prints[1] != prints[2]
-    with pytest.raises(ValueError, match="every=0"):
-        Refresh(every=0)
+    for wrong, message in (({"every": 0}, "every=0"), ({"strategy": "bandd"}, "'bandd' is unknown")):
+        with pytest.raises(ValueError, match=message):
+            Refresh(**wrong)
 
 
 def test_the_validator_picks_the_checkpoint(tiny):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
-from confitlib.mining import Embeddings, Negatives, mine
+from confitlib.mining import Embeddings, Negatives, check_mining, mine
 from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
 
@@ -205,6 +205,11 @@ class Mined(InBatch):
     ) -> None:
         super().__init__(encoder, config, max_length, hyre, cache, trust_remote_code)
         self.strategy, self.parameters, self.refresh = strategy, parameters, refresh
+
+    def learn(self, corpus: Corpus) -> Self:
+        """Both stages; what mining would refuse is refused before the first."""
+        check_mining(**self._mining())
+        return super().learn(corpus)
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
         embeddings = self._embed(self._train(corpus).encoder, corpus)
