@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,13 +70,26 @@ class Ranker(BaseEstimator):
 
     def _parameters(self) -> dict[str, Any]:
         """Constructor arguments as JSON values."""
-        return dict(self.get_params(deep=False))
+        return {name: _as_json(value) for name, value in self.get_params(deep=False).items()}
 
     def _save_learnt(self, folder: Path) -> None:
         """Rankers that learn write their state here."""
 
     def _load_learnt(self, folder: Path) -> None:
         """Rankers that learn read their state here."""
+
+
+def _as_json(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def from_json(default: Any, value: Any) -> Any:
+    """A constructor argument from its JSON value: settings and tuples are recognised by the argument's default."""
+    if is_dataclass(default) and not isinstance(default, type):
+        return replace(default, **value)
+    return tuple(value) if isinstance(default, tuple) and value is not None else value
 
 
 def named_for_jobs(corpus: Corpus, names: str | Mapping[str, str], parameter: str) -> pd.Series:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -250,9 +250,6 @@ class FieldConFitV1(Ranker):
         state = self.model.state_dict()
         return {name: one for name, one in state.items() if self.config.finetune or name.startswith("network.")}
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         network: Any = self.model["network"]
         fields = {side: "\n".join(self.fields[side]) for side in SIDES}
@@ -265,7 +262,6 @@ class FieldConFitV1(Ranker):
         self.history.to_json(folder / HISTORY, orient="records", lines=True)
 
     def _load_learnt(self, folder: Path) -> None:
-        self.config = FieldConfig(**vars(self)["config"])  # JSON made it a dictionary
         self.fields = _field_names(folder / WEIGHTS)
         encoder = self._load_encoder(str(folder / ENCODER) if self.config.finetune else self.encoder)
         network = FieldNetwork({side: len(self.fields[side]) for side in SIDES}, encoder.dim, self.config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -157,15 +156,11 @@ class InBatch(RawEmbed):
     def _model(self) -> TextEncoder:
         return self.result.encoder
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         self.result.save(folder / "encoder")
 
     def _load_learnt(self, folder: Path) -> None:
         self.result = TrainingResult.load(folder / "encoder", self.trust_remote_code)
-        self.config = self.result.config
 
 
 class ConFitV1(InBatch):
@@ -247,7 +242,3 @@ class ConFitV2(Mined):
 
     def _mining(self) -> dict[str, Any]:
         return {"strategy": "band", "lo": self.band[0], "hi": self.band[1]}
-
-    def _load_learnt(self, folder: Path) -> None:
-        super()._load_learnt(folder)
-        self.band = (self.band[0], self.band[1])  # JSON made it a list

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -186,16 +186,12 @@ class DPGNN(Ranker):
         """Free vectors of the known documents and the projections of their texts."""
         return trained_weights(self.network)
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}, folder / WEIGHTS)
         known = [{"side": side, "id": key} for side in SIDES for key in self.known[side]]
         pd.DataFrame(known).to_parquet(folder / NODES)
 
     def _load_learnt(self, folder: Path) -> None:
-        self.config = GraphConfig(**vars(self)["config"])  # JSON made it a dictionary
         nodes, weights = pd.read_parquet(folder / NODES), load_file(folder / WEIGHTS)
         self.known = {side: pd.Index(nodes.loc[nodes["side"] == side, "id"]) for side in SIDES}
         self.network = GraphNetwork(self._sizes(), weights["text"].shape[2], self.config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -297,10 +297,6 @@ class FedPJF(Ranker):
         """The weights of the residual map, which is all that travels."""
         return trained_weights(self.adapter)
 
-    def _parameters(self) -> dict[str, Any]:
-        owners = self.clients if isinstance(self.clients, str) else dict(self.clients)
-        return {**super()._parameters(), "clients": owners, "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         save_file(self.adapter.state_dict(), folder / WEIGHTS)
         self.history.to_json(folder / HISTORY, orient="records", lines=True)
@@ -308,7 +304,6 @@ class FedPJF(Ranker):
         (folder / PRIVACY).write_text(json.dumps({"epsilon": spent, "delta": self.config.delta}))
 
     def _load_learnt(self, folder: Path) -> None:
-        self.config = FederatedConfig(**vars(self)["config"])  # JSON made it a dictionary
         state = load_file(folder / WEIGHTS)
         self.adapter = Adapter(state["down.weight"].shape[1], self.config.rank)
         self.adapter.load_state_dict(state)

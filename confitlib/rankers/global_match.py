@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -168,7 +167,3 @@ class GlobalMatch(PairMatcher):
                 f"training pairs: choose some of {sorted(set(names))}"
             )
         return target
-
-    def _load_learnt(self, folder: Path) -> None:
-        super()._load_learnt(folder)
-        self.target_domains, self.adaptation = tuple(self.target_domains), tuple(self.adaptation)  # JSON made lists

@@ -6,7 +6,7 @@ import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -244,15 +244,11 @@ class PairMatcher(Ranker):
     def _device(self) -> torch.device:
         return torch.device(self.config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         save_model(self.network, str(folder / WEIGHTS))
         self.history.to_json(folder / HISTORY, orient="records", lines=True, double_precision=15)
 
     def _load_learnt(self, folder: Path) -> None:
-        self.config = PairTraining(**vars(self)["config"])  # JSON made it a dictionary
         self.network = self.build().to(self._device).eval()
         load_model(self.network, folder / WEIGHTS, device=str(self._device))
         self.history = pd.read_json(folder / HISTORY, lines=True)
