@@ -247,19 +247,19 @@ def _finite(vectors: FloatArray, what: str) -> torch.Tensor:
     return tensor
 
 
-def known_device(name: str) -> torch.device:
+def _known_device(name: str) -> torch.device:
     """The device of a name; raises ValueError for one that torch does not know or find."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name!r} is not to be had: use 'cpu', or 'cuda' with a card ({error})") from error
+        raise ValueError(f"device={name!r} is not to be had: use 'cpu', or 'cuda' on a machine with a card") from error
     return device
 
 
 def _resident(pool: torch.Tensor, device: str) -> torch.Tensor:
     """The pool on the card where it fits easily."""
-    if known_device(device).type != "cuda" or pool.nbytes > RESIDENT * torch.cuda.mem_get_info(device)[0]:
+    if _known_device(device).type != "cuda" or pool.nbytes > RESIDENT * torch.cuda.mem_get_info(device)[0]:
         return pool
     return pool.to(device)
 
