@@ -143,7 +143,8 @@ def train_once(
 ) -> TrainingResult:
     """`train`, unless the same run (weights, data, settings, negatives and code) is already in the cache.
 
-    There is no `validator`, for no key could tell one function from another. `trust_remote_code`: as in `load_encoder`.
+    The trained encoder is that of the result. There is no `validator`, for no key could tell one function from
+    another. `trust_remote_code`: as in `load_encoder`.
     """
     cache = Path(cache)
     folder = cache / _run_key(encoder, corpus, config, negatives, refresh)
