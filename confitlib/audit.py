@@ -107,8 +107,12 @@ def same_group_bands(
     """The share of mined documents from the group of the query's best-ranked document, by percentile band.
 
     A proxy for closeness where the truth is unknown: `groups` maps document ids to, say, a field of work. It
-    says nothing of suitability. A row a band: `lo, hi, rate, low, high` (95 %, see `clustered_wilson`).
+    says nothing of suitability. A row a band: `lo, hi, rate, low, high` (95 %, see `clustered_wilson`). Raises
+    ValueError for a training document without a group.
     """
+    known = corpus.pool(target, "train").to_series().map(groups)
+    if known.isna().any():
+        raise ValueError(f"groups names none for {target} {known.index[known.isna()][0]!r}: give every document one")
     ask: dict[str, Any] = {"target": target, "embeddings": embeddings, "queries": "train"}
     best = mine("top", corpus, n=1, **ask).table.set_index("query_id")["negative_id"].map(groups)
     rows = []

@@ -19,9 +19,17 @@ def content_key(**parts: Any) -> str:
 @cache
 def code_hash(*modules: str) -> str:
     """A hash of the source of modules of this package, so that results of their older code are not reused."""
+    folders = [PACKAGE / module for module in modules]
+    return files_hash(*(folder if folder.is_dir() else folder.with_suffix(".py") for folder in folders))
+
+
+def files_hash(*paths: Path) -> str:
+    """A hash of files and of all files in folders, by name and content (16 hex digits)."""
     digest = hashlib.sha256()
-    for module in modules:
-        folder = PACKAGE / module
-        for path in sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]:
-            digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(file.relative_to(path.parent).as_posix().encode())
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]

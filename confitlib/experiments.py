@@ -18,18 +18,24 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from confitlib.audit import false_negatives
-from confitlib.cache import code_hash, content_key
+from confitlib.augment.writing import recorded_answers
+from confitlib.cache import code_hash, content_key, files_hash
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
 from confitlib.evaluation.ranking import Relevance
+from confitlib.llm import Client
 from confitlib.rankers import InBatch, Mined, Ranker
+from confitlib.rankers.rerank import Reranker
 from confitlib.training import TrainingConfig
 
 Mining = Mapping[str, Any]
 
 IN_BATCH = "in-batch"
 OF_NEGATIVES = ("false negatives", "hardness")
-DECIDES = ("corpus", "text", "encoder", "mining", "training", "rankers", "evaluation", "audit", "experiments")
+DECIDES = (
+    *("corpus", "text", "lexical", "jsonl", "llm", "prompts", "augment", "encoder", "mining", "training"),
+    *("rankers", "evaluation", "audit", "experiments"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +66,12 @@ def measure(
     """Fit a ranker and measure it on the full test pools and the labelled test pairs.
 
     `relevance`: who says what is relevant in a pool, as in `evaluate_ranking`. With `cache`, the measurement is kept
-    under a key of ranker, parameters, data and code, so that an interrupted experiment goes on where it stopped and
-    notebooks share what they measure. A cached one leaves the ranker unfitted.
+    under a key of ranker, parameters, the files these name, data and code, so that an interrupted experiment goes on
+    where it stopped and notebooks share what they measure. A cached one leaves the ranker unfitted.
     """
     if cache is None:
         return _measure(ranker, corpus, relevance)
-    parameters = {name: value for name, value in ranker._parameters().items() if name != "cache"}
-    subject = {"ranker": type(ranker).__name__, "parameters": parameters, "relevance": relevance}
-    key = content_key(**subject, data=corpus.fingerprint(), code=code_hash(*DECIDES))
+    key = content_key(**_subject(ranker), relevance=relevance, data=corpus.fingerprint(), code=code_hash(*DECIDES))
     path = Path(cache) / "measured" / f"{key}.joblib"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +80,17 @@ def measure(
         draft.replace(path)
     kept: Measurement = joblib.load(path)
     return kept
+
+
+def _subject(ranker: Ranker) -> dict[str, Any]:
+    """What decides a ranker before it learns: parameters, the files that they name, recorded answers, first stage."""
+    parameters = {name: value for name, value in ranker._parameters().items() if name != "cache"}
+    files = {name: Path(value) for name, value in parameters.items() if value and isinstance(value, str)}
+    if hasattr(ranker, "writer"):
+        files["writer"] = ranker.writer.store.path if isinstance(ranker.writer, Client) else recorded_answers()
+    content = {name: files_hash(path) for name, path in files.items() if path.exists()}
+    first = {"first": _subject(ranker.first)} if isinstance(ranker, Reranker) else {}
+    return {"ranker": type(ranker).__name__, "parameters": parameters, "content": content, **first}
 
 
 def _measure(ranker: Ranker, corpus: Corpus, relevance: Relevance | None) -> Measurement:

@@ -14,6 +14,13 @@ Variant = Literal["okapi", "bm25l"]
 _METHODS = {"okapi": "robertson", "bm25l": "bm25l"}
 
 
+def check_variant(variant: Variant) -> Variant:
+    """The variant; raises ValueError for an unknown one."""
+    if variant not in _METHODS:
+        raise ValueError(f"variant={variant!r} is unknown; use one of {list(_METHODS)}")
+    return variant
+
+
 class WordIndex:
     """BM25 scores of documents, given as lists of words, for a query of words.
 
@@ -31,7 +38,7 @@ class WordIndex:
         delta: float = 0.5,
     ) -> None:
         self.unique = unique
-        self._index = bm25s.BM25(method=_METHODS[variant], k1=k1, b=b, delta=delta)
+        self._index = bm25s.BM25(method=_METHODS[check_variant(variant)], k1=k1, b=b, delta=delta)
         self._size, self._worded = len(documents), any(documents)
         if self._worded:
             self._index.index(list(documents), show_progress=False)

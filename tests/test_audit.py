@@ -155,6 +155,9 @@ def test_same_group_bands_are_shares_of_the_best_documents_group(tiny):
     assert same_group_bands(tiny, embeddings, "resume", everyone, [0, 0.1, 0.5])["rate"].tolist() == [1.0, 1.0]
     own = {resume: resume for resume in tiny.resumes.index}
     assert same_group_bands(tiny, embeddings, "resume", own, [0, 0.1])["rate"].tolist() == [0.0]
+    last = tiny.pool("resume", "train")[-1]
+    with pytest.raises(ValueError, match=f"groups names none for resume '{last}'"):
+        same_group_bands(tiny, embeddings, "resume", pd.Series(everyone).drop(last), [0, 0.1])
 
 
 # The judge

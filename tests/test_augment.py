@@ -15,7 +15,7 @@ from confitlib.augment.edits import Rates, eda_line, eda_text, synonyms_in
 from confitlib.augment.offline import OfflineWriter, split_text
 from confitlib.augment.overlap import shared_words, vocabulary_gap
 from confitlib.augment.pairs import AcceptedPairs
-from confitlib.augment.syneg import read_self_check
+from confitlib.augment.syneg import read_self_check, synthetic_offline
 from confitlib.augment.tasks import official_clean
 from confitlib.corpus import COPY_OF, HYJOB, HYRE, LABEL_COLUMNS, NEGATIVE_FOR, SIDES, Corpus, other
 from confitlib.llm import TASKS as llm_tasks
@@ -316,6 +316,18 @@ def test_synthetic_negatives_name_their_query_and_mix_two_resumes(tiny):
             name for name in own if (tiny.resumes.loc[name, ["title", "skills"]] == row[["title", "skills"]]).all()
         ]
         assert bases and any(row[field] != tiny.resumes.loc[bases[0], field] for field in ("summary", "experience"))
+
+
+def test_a_synthetic_negative_depends_on_seed_and_query_alone(tiny):
+    ids = list(tiny.labelled("train", 1)["job_id"].unique()[:7])
+    made, again = (synthetic_offline(tiny, "job", order, variants=2).texts for order in (ids, ids[::-1]))
+    assert made and made == again != synthetic_offline(tiny, "job", ids, variants=2, seed=1).texts
+
+
+def test_a_missing_section_of_a_synthetic_negative_stays_missing(tiny):
+    resumes = tiny.resumes.assign(summary=None)
+    made = synthetic_offline(replace(tiny, resumes=resumes), "job", list(tiny.pool("job", "train"))).first()
+    assert made and not any({"None", "nan"} & set(text.splitlines()) for text in made.values())
 
 
 @pytest.mark.parametrize(

@@ -233,8 +233,7 @@ def test_adapter_starts_as_the_identity(encoder: TextEncoder) -> None:
 
 
 def test_adapter_runs_alone_on_frozen_vectors(encoder: TextEncoder) -> None:
-    adapter = encoder.add_adapter(3)
-    torch.nn.init.normal_(adapter.weight)
+    encoder.adapter = torch.nn.Linear(encoder.dim, 3)
     assert encoder.dim == 3
     frozen = encoder.embed_frozen(TEXTS, progress=False)
     assert frozen.shape == (len(TEXTS), encoder.backbone.dim)
@@ -301,7 +300,7 @@ def test_cache_returns_stored_vectors_without_computing(
     first = quietly(encoder, TEXTS, cache=tmp_path)
     monkeypatch.setattr(TextEncoder, "_embed", lambda *_: pytest.fail("computed in spite of the cache"))
     np.testing.assert_array_equal(quietly(encoder, TEXTS, cache=tmp_path), first)
-    encoder.add_adapter(3)
+    encoder.adapter = torch.nn.Linear(encoder.dim, 3)
     assert quietly(encoder, TEXTS, cache=tmp_path).shape == (len(TEXTS), 3)
 
 
@@ -401,7 +400,8 @@ def built(kind: str, bert_folder: Path) -> TextEncoder:
     if name == "static":
         torch.nn.init.uniform_(encoder.backbone.token_weights, 0.5, 2, generator=generator)
     if "adapter" in extras:
-        torch.nn.init.normal_(encoder.add_adapter(20).weight, generator=generator)
+        encoder.adapter = torch.nn.Linear(encoder.dim, 20)
+        torch.nn.init.normal_(encoder.adapter.weight, generator=generator)
     return encoder
 
 

@@ -368,6 +368,7 @@ def test_comparisons_pair_queries_by_id_and_refuse_others() -> None:
 
 def test_holm_on_a_worked_example() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.01, np.nan, 0.5]), [0.02, np.nan, 0.5])
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

@@ -1,5 +1,8 @@
 """The shared experiments return complete tables and do not depend on the number of workers."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,9 +22,9 @@ from confitlib.experiments import (
     table_of,
     thin_labels,
 )
-from confitlib.rankers import BM25, DPGNN, InBatch, TfIdf
+from confitlib.rankers import BM25, DPGNN, HyDE, InBatch, LLMReranker, RawEmbed, TfIdf
 from confitlib.records import Claim, judge, measure_claim
-from confitlib.training import TrainingConfig
+from confitlib.training import TrainingConfig, runs
 
 QUICK = TrainingConfig(epochs=1, batch_size=16)
 
@@ -101,6 +104,35 @@ def test_what_was_measured_is_kept(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "_measure", None)  # would fail if it were called
     again = ablate(tiny, settings, [0], QUICK, cache=str(tmp_path), workers=1)
     pd.testing.assert_frame_equal(first, again)
+
+
+@pytest.mark.parametrize("module", [experiments, runs])
+def test_every_module_that_decides_a_result_is_in_its_key(module):
+    code = (
+        f"import sys, {module.__name__}; print(*(n.split('.')[1] for n in sys.modules if n.startswith('confitlib.')))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(ran.split()) - {"cache", "paths"} <= set(module.DECIDES)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda file: RawEmbed(str(file.parent)), lambda file: HyDE("static"), lambda file: LLMReranker(BM25(), str(file))],
+)
+def test_other_contents_of_a_file_are_another_measurement(tiny, tmp_path, monkeypatch, build):
+    file = tmp_path / "encoder/answers.jsonl"
+    file.parent.mkdir()
+    monkeypatch.setattr(experiments, "recorded_answers", lambda: file)
+    monkeypatch.setattr(experiments, "_measure", lambda *_: file.read_text())
+    for content in ("one", "two", "one"):
+        file.write_text(content)
+        assert measure(build(file), tiny, str(tmp_path)) == content
+
+
+def test_another_first_stage_is_another_measurement(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "_measure", lambda ranker, *_: ranker.first.name)
+    for first in (BM25(), TfIdf()):
+        assert measure(LLMReranker(first), tiny, str(tmp_path)) == first.name
 
 
 def planted(gain, seeds=4):

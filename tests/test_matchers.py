@@ -297,7 +297,7 @@ def test_domain_adaptation_draws_the_domains_together(small):
     ("domains", "target", "message"),
     [
         ("region", ["south"], "'region' is no column of the jobs"),
-        ({}, ["south"], "has no domain"),
+        ({}, ["south"], "domains names nothing for job"),
         ("all", ["west"], "holds none of the training pairs: choose some of"),
         ("all", ["north", "south"], "holds all of the training pairs"),
     ],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from confitlib.corpus import LABEL_COLUMNS, RANKING_COLUMNS, Corpus, other
-from confitlib.mining import STRATEGIES, Embeddings, Negatives, mine, read_official, write_official
+from confitlib.mining import STRATEGIES, Embeddings, Negatives, check_mining, mine, read_official, write_official
 from confitlib.mining.band import band, band_window
 from confitlib.mining.task import Task, document_ids
 
@@ -183,6 +183,24 @@ def test_no_labels_and_no_training_documents_give_an_empty_table(strategy):
         mined = mine(strategy, corpus, embeddings=embeddings, target="job", queries=queries, **SIZE[strategy])
         assert mined.table.empty
         assert mined.statistics["queries"] == 0
+
+
+@pytest.mark.parametrize("strategy", FREE)
+@pytest.mark.parametrize("sides", [({}, {"j": "b"}), ({"r": "a"}, {}), ({}, {})])
+@pytest.mark.parametrize("target", ["job", "resume"])
+def test_a_side_without_documents_is_mined_like_any_other(strategy, sides, target):
+    corpus = make_corpus(*sides)
+    embeddings = Embeddings(*(np.ones((len(side), 1), dtype=np.float32) for side in sides))
+    mined = mine(strategy, corpus, embeddings=embeddings, target=target, queries="train", **SIZE[strategy])
+    assert mined.table.empty and mined.statistics["queries"] == len(corpus.documents(other(target)))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_parameters_are_checked_without_a_corpus(strategy):
+    check_mining(strategy, **SIZE.get(strategy, {"n": 3}))
+    for wrong in ({"seed": -1}, {"n": 0}, {"unknown": 1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            check_mining(strategy, **wrong)
 
 
 def test_empty_pool_leaves_every_query_without_negatives():
@@ -397,6 +415,9 @@ def test_values_that_spoil_a_ranking_are_refused_by_side_row_and_id(value):
         ({"strategy": "top"}, "needs n"),
         ({"strategy": "random"}, "needs n"),
         ({"strategy": "top", "n": 2, "official": True}, "official=True is the released band mining"),
+        *[({"strategy": strategy, "n": 2, "block": -5}, "block=-5 must be at least 1") for strategy in ("band", "top")],
+        ({"n": 2, "seed": -1}, "seed=-1 must not be negative"),
+        ({"device": "gpu"}, "device='gpu' is not to be had"),
         ({"pool": "all"}, "document set 'all' is unknown"),
         ({"embeddings": None}, "pass embeddings="),
         ({"embeddings": Embeddings(np.ones((3, 2)), np.ones((30, 2)))}, r"resume embeddings have shape \[3, 2\]"),

@@ -10,11 +10,25 @@ from hypothesis.extra.numpy import arrays
 
 from confitlib.augment import write
 from confitlib.corpus import SIDES
+from confitlib.encoder import load_encoder
 from confitlib.evaluation import evaluate_ranking
-from confitlib.rankers import BM25, RANKERS, ConFitV2, HyDE, HyQE, InBatch, Mined, RawEmbed, load_ranker
+from confitlib.rankers import (
+    BM25,
+    RANKERS,
+    ConFitV2,
+    HyDE,
+    HyQE,
+    InBatch,
+    Mined,
+    RawEmbed,
+    confit_v1,
+    dense,
+    load_ranker,
+)
 from confitlib.rankers.augmented import rescored
+from confitlib.rankers.confit_v1 import FieldConfig
 from confitlib.text import texts
-from confitlib.training import TrainingConfig
+from confitlib.training import TrainingConfig, runs
 
 QUICK = TrainingConfig(epochs=1, batch_size=8)
 HERE = ["BM25", "TfIdf", "RawEmbed", "HyDE", "HyQE", "InBatch", "Mined", "ConFitV1", "ConFitV2"]  # others: own files
@@ -40,8 +54,8 @@ def test_ranker_beats_a_random_order(fitted, tiny, name, target):
 
 @pytest.mark.parametrize("name", HERE)
 def test_ranker_round_trip(fitted, tiny, tmp_path, name):
-    fitted[name].save(tmp_path)
-    loaded = load_ranker(tmp_path, tiny)
+    fitted[name].save(str(tmp_path))
+    loaded = load_ranker(str(tmp_path), tiny)
     resumes, jobs = tiny.pool("resume", "test")[:7], tiny.pool("job", "test")[:5]
     for target in SIDES:
         ours, theirs = (ranker.score(resumes, jobs, target=target) for ranker in (fitted[name], loaded))
@@ -58,6 +72,32 @@ def test_scores_of_pairs_are_the_cells_of_the_matrix(fitted, tiny, name):
     order = [3, 0, 5, 1]
     pairs = fitted[name].score_pairs([resumes[i] for i in order], [jobs[-i] for i in order])
     np.testing.assert_allclose(pairs, [matrix[i, -i] for i in order], atol=1e-5)
+
+
+def test_no_document_gives_no_score(fitted, tiny):
+    for target in SIDES:
+        assert fitted["BM25"].score([], [], target).shape == (0, 0)
+        assert fitted["BM25"].score(tiny.resumes.index[:2], [], target).shape == (2, 0)
+
+
+def test_an_unknown_variant_is_named():
+    with pytest.raises(ValueError, match=r"variant='foo' is unknown; use one of \['okapi', 'bm25l'\]"):
+        BM25("foo")
+
+
+@pytest.mark.parametrize("name", ["InBatch", "ConFitV2", "FieldConFitV1"])
+def test_a_models_own_code_is_trusted_by_every_load(tiny, tmp_path, monkeypatch, name):
+    asked = []
+
+    def load(folder, trust_remote_code=False, **options):
+        asked.append(trust_remote_code)
+        return load_encoder("static", seed=0)
+
+    for module in (dense, runs, confit_v1):
+        monkeypatch.setattr(module, "load_encoder", load)
+    config = FieldConfig(epochs=1) if name == "FieldConFitV1" else QUICK
+    RANKERS[name](config=config, trust_remote_code=True).learn(tiny).save(tmp_path)
+    assert load_ranker(tmp_path, tiny).trust_remote_code and len(asked) > 1 and all(asked)
 
 
 def test_unknown_ids_are_named(fitted):
@@ -144,6 +184,15 @@ def test_confit_v2_trains_on_its_own_runner_ups(fitted):
     negatives = fitted["ConFitV2"].negatives
     assert {side: negatives[side].parameters["strategy"] for side in SIDES} == dict.fromkeys(SIDES, "band")
     assert all(negatives[side].statistics["queries_without_negatives"] == 0 for side in SIDES)
+
+
+@pytest.mark.parametrize(
+    "ranker", [Mined("bandd"), Mined("ance"), Mined("band", {"low": 0}), ConFitV2(band=(0.04, 0.03))], ids=str
+)
+def test_mining_that_cannot_be_done_is_refused_before_any_training(tiny, monkeypatch, ranker):
+    monkeypatch.setattr(InBatch, "_train", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(ValueError, match=r"'bandd' is unknown|needs n|not \['low'\]|lo < hi"):
+        ranker.learn(tiny)
 
 
 def test_cached_training_gives_the_same_ranker(tiny, tmp_path):

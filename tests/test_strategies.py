@@ -227,7 +227,10 @@ def test_graph_walks_among_the_neighbours_of_the_positives(target):
     [
         ("simans", {"temperature": 0}),
         ("trisampler", {"distribution": "none"}),
+        ("trisampler", {"temperature": 0, "distribution": "gap"}),
+        ("bm25", {"variant": "x"}),
         ("positive_aware", {"ratio": None}),
+        ("positive_aware", {"margin": float("nan"), "ratio": None}),
         ("positive_aware", {"of": "most"}),
         ("band_aware", {"lo": 0.5, "hi": 0.2}),
         ("graph", {"restart": 1.0}),

@@ -1,5 +1,6 @@
 """Trees, graphs, per-field ConFit v1, re-rankers and federated training on a market of a few dozen documents."""
 
+import copy
 from collections import Counter
 from dataclasses import replace
 
@@ -19,11 +20,13 @@ from confitlib.llm.requests import EmbeddingRequest
 from confitlib.market import compose
 from confitlib.rankers import (
     DPGNN,
+    PJFNN,
     CrossEncoder,
     FedPJF,
     FieldConFitV1,
     LLMReranker,
     OpenAIEmbed,
+    PairTraining,
     RawEmbed,
     Trees,
     TwoTowers,
@@ -45,7 +48,7 @@ from confitlib.rankers.llm_rerank import parse_order
 from confitlib.rankers.rerank import deal
 from confitlib.rankers.sampling import judged_pairs, sampled_pairs
 from confitlib.text import texts
-from confitlib.training import confit_v1_loss
+from confitlib.training import TrainingConfig, confit_v1_loss
 
 FEW = GraphConfig(dim=16, text_dim=16, epochs=20, batch_size=512)
 QUICK_FIELDS = FieldConfig(epochs=30, batch_size=16, feedforward=64, learning_rate=1e-3)
@@ -198,6 +201,36 @@ def test_unseen_documents_score_zero_without_text_and_neighbours(small):
 def test_a_graph_without_any_vector_is_refused():
     with pytest.raises(ValueError, match="without a vector"):
         GraphConfig(dim=0, text_dim=0)
+
+
+@pytest.mark.parametrize("config", [TrainingConfig, PairTraining, FieldConfig, GraphConfig, FederatedConfig])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *[("learning_rate", [0, -1, np.nan, np.inf]), ("temperature", [0]), ("epochs", [0, -1]), ("batch_size", [0])],
+        *[("gradient_accumulation", [0]), ("negatives_per_batch", [-1]), ("chunk", [0]), ("warmup", [1.5])],
+        *[("rounds", [0]), ("noise", [0, np.nan]), ("share", [0, 2]), ("patience", [-1]), ("seed", [-1])],
+    ],
+)
+def test_settings_out_of_their_range_are_named(config, name, values):
+    for value in values if hasattr(config, name) else ():
+        with pytest.raises(ValueError, match=f"{name}={value}"):
+            config(**{name: value})
+
+
+@pytest.mark.parametrize("kind", [PJFNN, FieldConFitV1])
+def test_a_validation_loss_of_nan_is_never_the_best(small, monkeypatch, kind):
+    losses, kept = iter([0.5, np.nan, 0.9]), []
+
+    def evaluate(self, *_):
+        kept.append(copy.deepcopy(self.network if kind is PJFNN else self.model["network"]).state_dict())
+        return next(losses)
+
+    monkeypatch.setattr(kind, "_evaluate", evaluate)
+    ranker = kind(config=(PairTraining if kind is PJFNN else FieldConfig)(epochs=3)).learn(small)
+    learnt = (ranker.network if kind is PJFNN else ranker.model["network"]).state_dict()
+    assert all(torch.equal(learnt[name], kept[0][name]) for name in learnt)
+    assert any(not torch.equal(kept[2][name], kept[0][name]) for name in learnt)
 
 
 # the warm regime
@@ -425,10 +458,13 @@ def test_clients_are_groups_of_jobs(small):
     accepted = small.labelled("train", 1)
     owners = accepted["job_id"].map(small.jobs["location"]).value_counts()
     assert {name: len(client) for name, client in clients.items()} == owners.to_dict()
-    with pytest.raises(ValueError, match="have no column 'employer'"):
+    with pytest.raises(ValueError, match="clients='employer' is no column of the jobs"):
         FedPJF("employer").learn(small)
-    with pytest.raises(ValueError, match="mapping of clients lacks"):
+    with pytest.raises(ValueError, match="clients names nothing for job"):
         FedPJF({small.jobs.index[0]: "a"}).learn(small)
+    nowhere = small.jobs["location"].where(small.jobs.index != small.jobs.index[3])
+    with pytest.raises(ValueError, match=f"clients names nothing for job '{small.jobs.index[3]}'"):
+        FedPJF().learn(replace(small, jobs=small.jobs.assign(location=nowhere)))
     with pytest.raises(ValueError, match="of 1 clients"):
         FedPJF(dict.fromkeys(small.jobs.index, "one")).learn(small)
 

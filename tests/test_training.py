@@ -1,5 +1,6 @@
 """The loss against hand-written references, its masks, and training that learns, resumes and repeats."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from confitlib.training import (
     runs,
     train,
 )
+from confitlib.training.config import trainer_arguments
 
 QUICK = TrainingConfig(epochs=2, batch_size=8, seed=3)
 
@@ -143,6 +145,14 @@ def test_training_improves_the_ranking_of_unseen_documents(tiny):
     result = train(encoder, tiny, replace(QUICK, epochs=4), progress=False)
     assert mean_rank(result.encoder, tiny) < 0.9 * before
     assert {"loss", "eval_loss", "epoch"} <= set(result.history.columns)
+    assert result.history[["loss", "eval_loss"]].notna().any(axis=1).all()
+
+
+@pytest.mark.parametrize(("pairs", "accumulation", "expected"), [(18, 1, 10), (18, 2, 6), (16, 1, 8), (3, 4, 2)])
+def test_the_warm_up_counts_steps_as_the_trainer_does(pairs, accumulation, expected):
+    settings = TrainingConfig(epochs=2, batch_size=4, gradient_accumulation=accumulation, warmup=1.0)
+    arguments = trainer_arguments(settings, load_encoder("static"), pairs, False, 1, output_dir="unused")
+    assert arguments.warmup_steps == expected
 
 
 def test_same_seed_same_weights_other_seed_other_weights(tiny):
@@ -193,8 +203,11 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
         )
         with pytest.raises(KeyboardInterrupt):
             run(output_dir=tmp_path)
-    assert list(tmp_path.glob("checkpoint-*"))
-    assert run(output_dir=tmp_path).encoder.weight_hash() == whole.encoder.weight_hash()
+    (last,) = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)[-1:]
+    broken = tmp_path / "checkpoint-999"  # of another kill, during a checkpoint
+    shutil.copytree(last, broken, ignore=shutil.ignore_patterns("trainer_state.json"))
+    (broken / "model.safetensors").write_bytes(b"half")
+    assert run(output_dir=str(tmp_path)).encoder.weight_hash() == whole.encoder.weight_hash()
     config = replace(config, seed=4)
     with pytest.raises(ValueError, match="another run"):
         run(output_dir=tmp_path)
@@ -235,8 +248,9 @@ def test_refreshes_of_different_epochs_draw_differently(tiny):
     encoder, refresh = load_encoder("static"), Refresh("ance", {"n": 2, "k": 20})
     prints = [refresh.mine(encoder, tiny, seed=1, epoch=epoch)["job"].fingerprint() for epoch in (1, 1, 2)]
     assert prints[0] == prints[1] != prints[2]
-    with pytest.raises(ValueError, match="every=0"):
-        Refresh(every=0)
+    for wrong, message in (({"every": 0}, "every=0"), ({"strategy": "bandd"}, "'bandd' is unknown")):
+        with pytest.raises(ValueError, match=message):
+            Refresh(**wrong)
 
 
 def test_the_validator_picks_the_checkpoint(tiny):
@@ -308,7 +322,9 @@ def test_rows_move_on_a_device_as_on_a_cpu():
 
 
 def test_train_once_trains_once(tiny, tmp_path, monkeypatch):
-    first = runs.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
+    first = runs.train_once(load_encoder("static"), tiny, QUICK, cache=str(tmp_path), progress=False)
     monkeypatch.setattr(runs, "train", lambda *args, **kwargs: pytest.fail("trained again"))
-    again = runs.train_once("static", tiny, QUICK, cache=tmp_path, progress=False)
+    again = runs.train_once(load_encoder("static"), tiny, QUICK, cache=tmp_path, progress=False)
     assert again.encoder.weight_hash() == first.encoder.weight_hash()
+    with pytest.raises(TypeError, match="validator"):  # which the key could not tell from another
+        runs.train_once(load_encoder("static"), tiny, QUICK, cache=tmp_path, validator=lambda encoder: {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from confitlib.llm.requests import Check, Request, prompt
 from confitlib.llm.safety import escape, fence
 from confitlib.llm.tasks import Task as RequestTask
 from confitlib.llm.tasks import register
+from confitlib.mining.task import generator_of
 from confitlib.text import SOURCES, Language, texts, words
 
 SHINGLE = 5
@@ -82,8 +82,7 @@ class Asking:
             return pd.DataFrame(columns=["own", "partner"])
         table = self._pairs.pairs
         options = np.flatnonzero(table["own"] == name) if self.task.checked else self._pairs.allowed(name)
-        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        rng = np.random.default_rng([self.seed, int.from_bytes(digest)])
+        rng = generator_of(self.seed, name)
         return table.iloc[rng.choice(options, min(shots, len(options)), replace=False)]
 
     @property

@@ -13,6 +13,7 @@ from confitlib.augment.offline import split_text
 from confitlib.augment.pairs import AcceptedPairs
 from confitlib.augment.written import OFFLINE, Written
 from confitlib.corpus import Corpus, Side, other
+from confitlib.mining.task import generator_of
 from confitlib.text import TEXT, join_fields, texts, words
 
 VERDICT = re.compile(r"\n\s*(?:Self-check|自检)\s*[::：]\s*(.*)\s*$", re.IGNORECASE)
@@ -28,8 +29,8 @@ def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: 
     else the query gets none. Ours; the stand-in for SyNeg's prompt, named as such.
     """
     maker = _NearMisses(corpus, side)
-    made = {name: [maker.make(name, np.random.default_rng([seed, place, i])) for i in range(variants)]
-            for place, name in enumerate(ids)}  # fmt: skip
+    rngs = {name: generator_of(seed, name) for name in ids}
+    made = {name: [maker.make(name, rng) for _ in range(variants)] for name, rng in rngs.items()}
     written = {name: [text for text in options if text] for name, options in made.items()}
     answered = set(maker.pairs.pairs["own"])
     reasons = {True: "no near miss that passes the self-check", False: "no accepted document to start from"}
@@ -74,10 +75,9 @@ class _NearMisses:
         return "\n".join(mixed.values()) if fields == [TEXT] else join_fields(mixed, other(self.side))
 
     def _sections(self, name: str) -> list[tuple[str, str]]:
-        frame, fields = self.corpus.documents(other(self.side)), self.corpus.fields(other(self.side))
-        if fields == [TEXT]:
-            return split_text(str(frame.loc[name, TEXT]))
-        return [(field, str(frame.loc[name, field])) for field in fields]
+        fields = self.corpus.fields(other(self.side))
+        row = self.corpus.documents(other(self.side)).loc[name, fields].fillna("")
+        return split_text(str(row[TEXT])) if fields == [TEXT] else [(field, str(row[field])) for field in fields]
 
     def _less_similar(self, name: str, text: str, base: str) -> bool:
         query, made, accepted = self.vectorizer.transform([self.own[name], text, self.partner[base]])

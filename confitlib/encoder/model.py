@@ -81,11 +81,11 @@ class TextEncoder(nn.Module):
         vectors = features["vectors"] if "vectors" in features else self.backbone(features)
         return vectors if self.adapter is None else self.adapter(vectors)
 
-    def add_adapter(self, dim_out: int | None = None) -> nn.Linear:
-        """Put a linear map after pooling that starts as the identity (cut or zero-filled if `dim_out` differs)."""
+    def add_adapter(self) -> nn.Linear:
+        """Put a linear map after pooling that starts as the identity."""
         if self.adapter is not None:
             raise ValueError("the encoder has an adapter already; train that one or load the encoder anew")
-        adapter = nn.Linear(self.backbone.dim, dim_out or self.backbone.dim, device=self.device)
+        adapter = nn.Linear(self.backbone.dim, self.backbone.dim, device=self.device)
         nn.init.eye_(adapter.weight)
         nn.init.zeros_(adapter.bias)
         self.adapter = adapter

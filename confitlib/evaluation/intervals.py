@@ -126,13 +126,12 @@ def summarise_runs(data: pd.DataFrame, by: Sequence[str], value: str = "value") 
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values adjusted for several comparisons by Holm's step-down method (family-wise error).
+    """P-values adjusted for several comparisons by Holm's step-down method (family-wise error); NaN is no test.
 
     Chosen over false discovery rates because a table compares few systems and each claim must hold.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN is sorted last
+    adjusted = np.full_like(p, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1.0)
     return adjusted

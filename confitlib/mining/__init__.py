@@ -2,7 +2,7 @@
 
 from confitlib.mining.choice import ChosenBand, choose_band
 from confitlib.mining.negatives import Negatives, read_official, write_official
-from confitlib.mining.registry import STRATEGIES, mine
+from confitlib.mining.registry import STRATEGIES, check_mining, mine
 from confitlib.mining.task import Embeddings
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "ChosenBand",
     "Embeddings",
     "Negatives",
+    "check_mining",
     "choose_band",
     "mine",
     "read_official",

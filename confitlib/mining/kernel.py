@@ -169,6 +169,8 @@ class _Ranking:
 
     def blocks(self, size: int | None, capacity: int) -> list[slice]:
         """Rows of the queries: as many as fit the caches, but a block for each thread."""
+        if size is not None and size < 1:
+            raise ValueError(f"block={size} must be at least 1, or None for what suits the machine")
         most = max(1, min(self.sizes.rows, self.sizes.keys // max(1, capacity)))
         size = size or max(1, min(most, -(-len(self.queries) // _workers(self.device))))
         return [slice(first, min(first + size, len(self.queries))) for first in range(0, len(self.queries), size)]
@@ -245,9 +247,19 @@ def _finite(vectors: FloatArray, what: str) -> torch.Tensor:
     return tensor
 
 
+def _known_device(name: str) -> torch.device:
+    """The device of a name; raises ValueError for one that torch does not know or find."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name!r} is not to be had: use 'cpu', or 'cuda' on a machine with a card") from error
+    return device
+
+
 def _resident(pool: torch.Tensor, device: str) -> torch.Tensor:
     """The pool on the card where it fits easily."""
-    if torch.device(device).type != "cuda" or pool.nbytes > RESIDENT * torch.cuda.mem_get_info(device)[0]:
+    if _known_device(device).type != "cuda" or pool.nbytes > RESIDENT * torch.cuda.mem_get_info(device)[0]:
         return pool
     return pool.to(device)
 

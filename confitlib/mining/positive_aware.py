@@ -60,6 +60,8 @@ def _limit(task: Task, ratio: float | None, margin: float | None, of: Of) -> NDA
         raise ValueError("give ratio, margin or both: without a bound this is the strategy 'top'")
     if ratio is not None and not 0 < ratio <= 1:
         raise ValueError(f"ratio={ratio} must lie in (0, 1]")
+    if margin is not None and not np.isfinite(margin):
+        raise ValueError(f"margin={margin} must be a finite number")
     if of not in get_args(Of):
         raise ValueError(f"of={of!r} is unknown; use one of {list(get_args(Of))}")
     positive = task.positive_scores().groupby(level=0).agg(of).reindex(range(len(task.query_ids))).to_numpy()

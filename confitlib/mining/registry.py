@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.corpus import SIDES, Corpus, Side, empty_frame, other
 from confitlib.mining.band import band, top
 from confitlib.mining.choice import chosen_band
 from confitlib.mining.graph import graph
@@ -61,7 +61,7 @@ def mine(
     """
     if official:
         pool = queries = "labelled"
-    _check(strategy, target, n, official, parameters)
+    _check(strategy, target, n, seed, official, parameters)
     query_ids = document_ids(corpus, other(target), queries)
     pool_ids = document_ids(corpus, target, pool, written=strategy == "synthetic")
     task = Task(corpus, target, query_ids, pool_ids, embeddings, n, seed, official, block, device)
@@ -71,18 +71,29 @@ def mine(
     return _negatives(task, selection, {"strategy": strategy, "corpus": corpus.name, **settings, **used})
 
 
+def check_mining(strategy: str, **parameters: Any) -> None:
+    """Raise the ValueError of `mine` for parameters that no corpus can make good, before there are embeddings."""
+    empty = pd.DataFrame({"text": pd.Series(dtype="str"), "split": pd.Series(dtype="str")}, pd.Index([], dtype="str"))
+    nobody = Corpus(empty, empty, empty_frame(["resume_id", "job_id", "label", "split"]))
+    nothing = Embeddings(np.zeros((0, 1), dtype=np.float32), np.zeros((0, 1), dtype=np.float32))
+    for side in SIDES:
+        mine(corpus=nobody, target=side, **{"strategy": strategy, "embeddings": nothing, **parameters})
+
+
 def _parameters(strategy: str) -> dict[str, inspect.Parameter]:
     """The parameters a strategy takes besides the task."""
     return dict(list(inspect.signature(STRATEGIES[strategy]).parameters.items())[1:])
 
 
-def _check(strategy: str, target: str, n: int | None, official: bool, parameters: Mapping[str, Any]) -> None:
+def _check(strategy: str, target: str, n: int | None, seed: int, official: bool, parameters: Mapping[str, Any]) -> None:
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r} is unknown; use one of {sorted(STRATEGIES)}")
     if target not in SIDES:
         raise ValueError(f"target {target!r} is unknown; use one of {list(SIDES)}")
     if n is not None and n < 1:
         raise ValueError(f"n must be at least 1 or None, got {n}")
+    if seed < 0:
+        raise ValueError(f"seed={seed} must not be negative")
     if official and strategy != "band":
         raise ValueError(f"official=True is the released band mining; strategy {strategy!r} has no such form")
     unknown = sorted(set(parameters) - set(_parameters(strategy)))

@@ -62,9 +62,10 @@ def _twins(corpus: Corpus, side: Side) -> csr_array:
     ids = pd.Series(corpus.documents(side).index.astype(str))
     copies = pd.Series(_copies(corpus.documents(side)).indices)
     frame = corpus.documents(side)[corpus.fields(side)].fillna("").astype(str).reset_index(drop=True)
-    hidden = frame.apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1)
-    words = frame.apply(lambda column: column.str.casefold().str.split().str.join(" "))
-    text = words.agg("\x1f".join, axis=1)
+    fields = [frame[name].str for name in frame]
+    hidden = np.any([field.fullmatch(PLACEHOLDER) for field in fields], axis=0)
+    words = [field.casefold().str.split().str.join(" ") for field in fields]
+    text = pd.Series(["\x1f".join(parts) for parts in zip(*words, strict=True)], dtype="str")
     said = ~hidden & (text.str.strip("\x1f") != "")  # absent or withheld text shows no likeness
     return _grouped("copy " + copies.astype(str), ("text " + text).where(said, "id " + ids))
 

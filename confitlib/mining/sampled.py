@@ -34,7 +34,7 @@ def simans(task: Task, a: float = 0.5, b: float = 0.0, temperature: float = 0.05
     with the other sign. Its scores are dot products with a spread of several units; `temperature` brings cosines to
     that scale (our choice: that of the loss). Source: Zhou et al. 2022, arXiv 2210.11773; a = 0.5, b = 0 there.
     """
-    if a < 0 or temperature <= 0:
+    if not (a >= 0 and temperature > 0):
         raise ValueError(
             f"a must not be negative and temperature must be positive, got a={a}, temperature={temperature}"
         )
@@ -60,6 +60,8 @@ def trisampler(
     """
     if distribution not in get_args(Distribution):
         raise ValueError(f"distribution={distribution!r} is unknown; use one of {list(get_args(Distribution))}")
+    if not (max_angle >= 0 and temperature > 0):
+        raise ValueError(f"max_angle={max_angle} must not be negative and temperature={temperature} must be positive")
     picks, positive = head(task, k), task.mean_positive_scores()
     known = positive[picks.query]
     if distribution == "gap":

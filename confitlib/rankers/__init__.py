@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
 from confitlib.corpus import Corpus
 from confitlib.rankers.apjfnn import APJFNN, BPJFNN
 from confitlib.rankers.augmented import HyDE, HyQE
-from confitlib.rankers.base import Ranker
+from confitlib.rankers.base import Ranker, from_json
 from confitlib.rankers.confit_v1 import FieldConFitV1
 from confitlib.rankers.cross_encoder import CrossEncoder
 from confitlib.rankers.dense import ConFitV1, ConFitV2, InBatch, Mined, RawEmbed
@@ -69,14 +70,16 @@ __all__ = [
 ]
 
 
-def load_ranker(folder: Path, corpus: Corpus) -> Ranker:
+def load_ranker(folder: str | Path, corpus: Corpus) -> Ranker:
     """Read a saved ranker and make it ready to score the documents of a corpus."""
-    return _read(folder).index(corpus)
+    return _read(Path(folder)).index(corpus)
 
 
 def _read(folder: Path) -> Ranker:
     saved = json.loads((folder / "ranker.json").read_text())
-    ranker = RANKERS[saved["ranker"]](**saved["parameters"])
+    kind = RANKERS[saved["ranker"]]
+    defaults = inspect.signature(kind).parameters
+    ranker = kind(**{name: from_json(defaults[name].default, value) for name, value in saved["parameters"].items()})
     if isinstance(ranker, Reranker):
         ranker.first = _read(folder / FIRST)
     ranker._load_learnt(folder)

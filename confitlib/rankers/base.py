@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,8 +60,9 @@ class Ranker(BaseEstimator):
         """How many numbers a fitted ranker has set by labels: trained weights, nodes of trees; 0 if it trains none."""
         return 0
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the parameters and whatever was learnt; `load_ranker` reads them back."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._save_learnt(folder)
         saved = {"ranker": type(self).__name__, "parameters": self._parameters()}
@@ -68,13 +70,36 @@ class Ranker(BaseEstimator):
 
     def _parameters(self) -> dict[str, Any]:
         """Constructor arguments as JSON values."""
-        return dict(self.get_params(deep=False))
+        return {name: _as_json(value) for name, value in self.get_params(deep=False).items()}
 
     def _save_learnt(self, folder: Path) -> None:
         """Rankers that learn write their state here."""
 
     def _load_learnt(self, folder: Path) -> None:
         """Rankers that learn read their state here."""
+
+
+def _as_json(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def from_json(default: Any, value: Any) -> Any:
+    """A constructor argument from its JSON value: settings and tuples are recognised by the argument's default."""
+    if is_dataclass(default) and not isinstance(default, type):
+        return replace(default, **value)
+    return tuple(value) if isinstance(default, tuple) and value is not None else value
+
+
+def named_for_jobs(corpus: Corpus, names: str | Mapping[str, str], parameter: str) -> pd.Series:
+    """What a column of the jobs, or a mapping of their ids, names for each; raises ValueError for a job without."""
+    if isinstance(names, str) and names not in corpus.jobs.columns:
+        raise ValueError(f"{parameter}={names!r} is no column of the jobs: {corpus.fields('job')}")
+    named = corpus.jobs[names] if isinstance(names, str) else corpus.jobs.index.to_series().map(names)
+    if named.isna().any():
+        raise ValueError(f"{parameter} names nothing for job {named.index[named.isna()][0]!r}: give every job one")
+    return named
 
 
 def trained_weights(network: nn.Module) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import mine
 from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.text import texts
-from confitlib.training import PairCollator, PositivePairs, confit_v1_loss
+from confitlib.training import PairCollator, PositivePairs, check_range, confit_v1_loss
 
 WEIGHTS, ENCODER, HISTORY = "fields.safetensors", "encoder", "history.jsonl"
 ENCODED_AT_ONCE = 256  # documents
@@ -55,6 +55,12 @@ class FieldConfig:
     shared_layer: bool = True
     negatives_per_batch: int | None = 8
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, "epochs", "batch_size", "heads", "feedforward", least=1)
+        check_range(self, "learning_rate", "max_grad_norm", "temperature", above=0)
+        check_range(self, "warmup", "dropout", most=1)
+        check_range(self, "weight_decay", "negatives_per_batch", "seed")
 
 
 class FieldNetwork(nn.Module):
@@ -112,9 +118,14 @@ class FieldConFitV1(Ranker):
     name = "ConFit v1, per field"
 
     def __init__(
-        self, encoder: str = "static", config: FieldConfig = FieldConfig(), max_length: int | None = None
+        self,
+        encoder: str = "static",
+        config: FieldConfig = FieldConfig(),
+        max_length: int | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.encoder, self.config, self.max_length = encoder, config, max_length
+        self.trust_remote_code = trust_remote_code
 
     def learn(self, corpus: Corpus) -> Self:
         """Train on accepted pairs and keep the epoch with the lowest validation loss (the last without such pairs)."""
@@ -131,7 +142,8 @@ class FieldConFitV1(Ranker):
         return self
 
     def _load_encoder(self, name: str) -> TextEncoder:
-        encoder = load_encoder(name, max_length=self.max_length, seed=self.config.seed)
+        trust = self.trust_remote_code
+        encoder = load_encoder(name, max_length=self.max_length, seed=self.config.seed, trust_remote_code=trust)
         if self.config.finetune:
             encoder.freeze("all")  # but for what cannot reach the output
             return encoder
@@ -155,8 +167,8 @@ class FieldConFitV1(Ranker):
             )
             valid_loss = self._evaluate(valid, collate)
             rows.append({"epoch": pairs.epoch + 1, "loss": loss, "valid_loss": valid_loss})
-            if not valid_loss >= best:  # NaN, without validation pairs: the last epoch is kept
-                best, weights = valid_loss, {name: one.clone() for name, one in self._learnt().items()}
+            if valid is None or pairs.epoch == 0 or valid_loss < best:  # a loss of NaN is no better than any
+                best, weights = np.fmin(best, valid_loss), {name: one.clone() for name, one in self._learnt().items()}
         self.model.load_state_dict(weights, strict=False)
         self.history = pd.DataFrame(rows)
 
@@ -238,9 +250,6 @@ class FieldConFitV1(Ranker):
         state = self.model.state_dict()
         return {name: one for name, one in state.items() if self.config.finetune or name.startswith("network.")}
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         network: Any = self.model["network"]
         fields = {side: "\n".join(self.fields[side]) for side in SIDES}
@@ -253,7 +262,6 @@ class FieldConFitV1(Ranker):
         self.history.to_json(folder / HISTORY, orient="records", lines=True)
 
     def _load_learnt(self, folder: Path) -> None:
-        self.config = FieldConfig(**vars(self)["config"])  # JSON made it a dictionary
         self.fields = _field_names(folder / WEIGHTS)
         encoder = self._load_encoder(str(folder / ENCODER) if self.config.finetune else self.encoder)
         network = FieldNetwork({side: len(self.fields[side]) for side in SIDES}, encoder.dim, self.config)

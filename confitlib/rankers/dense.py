@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
-from confitlib.mining import Embeddings, Negatives, mine
+from confitlib.mining import Embeddings, Negatives, check_mining, mine
 from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
 
@@ -63,7 +62,12 @@ class RawEmbed(Ranker):
         return Path(self.cache) / "embeddings" if self.cache and slow else None
 
     def _model(self) -> TextEncoder:
-        return load_encoder(self.encoder, max_length=self.max_length, trust_remote_code=self.trust_remote_code)
+        return self._load()
+
+    def _load(self, seed: int = 0) -> TextEncoder:
+        """The encoder as it is before any training."""
+        trust = self.trust_remote_code
+        return load_encoder(self.encoder, max_length=self.max_length, seed=seed, trust_remote_code=trust)
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Cosine of every pair."""
@@ -109,8 +113,9 @@ class InBatch(RawEmbed):
         max_length: int | None = None,
         hyre: HyRe = True,
         cache: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(encoder, max_length, hyre, cache)
+        super().__init__(encoder, max_length, hyre, cache, trust_remote_code)
         self.config = config
 
     def learn(self, corpus: Corpus) -> Self:
@@ -135,13 +140,13 @@ class InBatch(RawEmbed):
         return {}
 
     def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None = None) -> TrainingResult:
-        cache, limit = Path(self.cache) if self.cache else None, self.max_length
-        if cache and not negatives:
-            result = train_once(self.encoder, corpus, self.config, cache=cache, max_length=limit, progress=False)
+        encoder, trust = self._load(self.config.seed), self.trust_remote_code
+        if self.cache and not negatives:
+            ask: dict[str, Any] = {"cache": self.cache, "trust_remote_code": trust, "progress": False}
+            result = train_once(encoder, corpus, self.config, **ask)
             self.saved_seconds += result.seconds if result.reused else 0.0
             return result
-        encoder = load_encoder(self.encoder, max_length=limit, seed=self.config.seed)
-        embeddings = cache and cache / "embeddings"
+        embeddings = Path(self.cache) / "embeddings" if self.cache else None
         refresh = self._refresh() if negatives else None
         return train(encoder, corpus, self.config, negatives, refresh=refresh, cache=embeddings, progress=False)
 
@@ -151,15 +156,11 @@ class InBatch(RawEmbed):
     def _model(self) -> TextEncoder:
         return self.result.encoder
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         self.result.save(folder / "encoder")
 
     def _load_learnt(self, folder: Path) -> None:
-        self.result = TrainingResult.load(folder / "encoder")
-        self.config = self.result.config
+        self.result = TrainingResult.load(folder / "encoder", self.trust_remote_code)
 
 
 class ConFitV1(InBatch):
@@ -195,9 +196,15 @@ class Mined(InBatch):
         hyre: HyRe = True,
         cache: str | None = None,
         refresh: int = 0,
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(encoder, config, max_length, hyre, cache)
+        super().__init__(encoder, config, max_length, hyre, cache, trust_remote_code)
         self.strategy, self.parameters, self.refresh = strategy, parameters, refresh
+
+    def learn(self, corpus: Corpus) -> Self:
+        """Both stages; what mining would refuse is refused before the first."""
+        check_mining(**self._mining())
+        return super().learn(corpus)
 
     def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
         embeddings = self._embed(self._train(corpus).encoder, corpus)
@@ -228,13 +235,10 @@ class ConFitV2(Mined):
         max_length: int | None = None,
         hyre: HyRe = True,
         cache: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
-        InBatch.__init__(self, encoder, config, max_length, hyre, cache)
+        InBatch.__init__(self, encoder, config, max_length, hyre, cache, trust_remote_code)
         self.band, self.refresh = band, 0
 
     def _mining(self) -> dict[str, Any]:
         return {"strategy": "band", "lo": self.band[0], "hi": self.band[1]}
-
-    def _load_learnt(self, folder: Path) -> None:
-        super()._load_learnt(folder)
-        self.band = (self.band[0], self.band[1])  # JSON made it a list

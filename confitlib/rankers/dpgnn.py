@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from confitlib.mining.removal import codes_at, removal
 from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.sampling import Rows
 from confitlib.text import texts
-from confitlib.training import info_nce
+from confitlib.training import check_range, info_nce
 
 WEIGHTS, NODES = "graph.safetensors", "nodes.parquet"
 DRAWS = 8  # so that a negative is a known positive only where nearly all documents are
@@ -54,6 +54,9 @@ class GraphConfig:
     def __post_init__(self) -> None:
         if self.dim + self.text_dim < 1:
             raise ValueError("dim=0 and text_dim=0 leave a node without a vector: give it one of them")
+        check_range(self, "epochs", "batch_size", least=1)
+        check_range(self, "learning_rate", "temperature", above=0)
+        check_range(self, "dim", "text_dim", "layers", "reg", "contrast", "neighbours", "seed")
 
 
 class GraphNetwork(nn.Module):
@@ -183,16 +186,12 @@ class DPGNN(Ranker):
         """Free vectors of the known documents and the projections of their texts."""
         return trained_weights(self.network)
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}, folder / WEIGHTS)
         known = [{"side": side, "id": key} for side in SIDES for key in self.known[side]]
         pd.DataFrame(known).to_parquet(folder / NODES)
 
     def _load_learnt(self, folder: Path) -> None:
-        self.config = GraphConfig(**vars(self)["config"])  # JSON made it a dictionary
         nodes, weights = pd.read_parquet(folder / NODES), load_file(folder / WEIGHTS)
         self.known = {side: pd.Index(nodes.loc[nodes["side"] == side, "id"]) for side in SIDES}
         self.network = GraphNetwork(self._sizes(), weights["text"].shape[2], self.config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
 from confitlib.mining.removal import removal
-from confitlib.rankers.base import Ranker, Scores, trained_weights
+from confitlib.rankers.base import Ranker, Scores, named_for_jobs, trained_weights
 from confitlib.text import texts
-from confitlib.training import contrastive_loss
+from confitlib.training import check_range, contrastive_loss
 
 Weights = list[NDArray[np.float32]]
 WEIGHTS, HISTORY, PRIVACY = "adapter.safetensors", "history.jsonl", "privacy.json"
@@ -55,9 +55,12 @@ class FederatedConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share={self.share} must be above 0 and at most 1")
-        if self.noise is not None and self.noise <= 0:
+        check_range(self, "rounds", "local_epochs", "batch_size", "rank", least=1)
+        check_range(self, "learning_rate", "temperature", "correction_temperature", "clip", above=0)
+        check_range(self, "share", "delta", above=0, most=1)
+        check_range(self, "clip_quantile", most=1)
+        check_range(self, "correction", "clip_rate", "seed")
+        if self.noise is not None and not 0 < self.noise < np.inf:
             raise ValueError(f"noise={self.noise} gives no privacy: use a positive multiplier, or None to go without")
 
 
@@ -247,9 +250,9 @@ class FedPJF(Ranker):
         return self
 
     def local_clients(self, corpus: Corpus) -> dict[str, LocalClient]:
-        """Every owner of an accepted training pair; raises ValueError for a corpus without two of them."""
+        """Every owner of an accepted training pair; raises ValueError without two, or for a job without an owner."""
         table = corpus.labelled("train", 1)
-        owners = table["job_id"].map(self._owners(corpus))
+        owners = table["job_id"].map(named_for_jobs(corpus, self.clients, "clients"))
         if owners.nunique() < 2:
             raise ValueError(
                 f"corpus {corpus.name!r} has accepted training pairs of {owners.nunique()} clients: "
@@ -264,21 +267,6 @@ class FedPJF(Ranker):
             resumes, jobs = (vectors[side][torch.from_numpy(own[side])] for side in SIDES)
             made[str(name)] = LocalClient(str(name), number, resumes, jobs, matches, self.config)
         return made
-
-    def _owners(self, corpus: Corpus) -> pd.Series:
-        if not isinstance(self.clients, str):
-            missing = corpus.jobs.index.difference(pd.Index(list(self.clients)))
-            if len(missing):
-                raise ValueError(
-                    f"the mapping of clients lacks {len(missing)} jobs, e.g. {missing[0]!r}: name every owner"
-                )
-            return pd.Series(dict(self.clients))
-        if self.clients not in corpus.jobs.columns:
-            columns = corpus.fields("job")
-            raise ValueError(
-                f"jobs of corpus {corpus.name!r} have no column {self.clients!r} to name clients: {columns}"
-            )
-        return corpus.jobs[self.clients]
 
     def server(self, clients: Mapping[str, LocalClient]) -> Server:
         """A server at the start of training."""
@@ -309,10 +297,6 @@ class FedPJF(Ranker):
         """The weights of the residual map, which is all that travels."""
         return trained_weights(self.adapter)
 
-    def _parameters(self) -> dict[str, Any]:
-        owners = self.clients if isinstance(self.clients, str) else dict(self.clients)
-        return {**super()._parameters(), "clients": owners, "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         save_file(self.adapter.state_dict(), folder / WEIGHTS)
         self.history.to_json(folder / HISTORY, orient="records", lines=True)
@@ -320,7 +304,6 @@ class FedPJF(Ranker):
         (folder / PRIVACY).write_text(json.dumps({"epsilon": spent, "delta": self.config.delta}))
 
     def _load_learnt(self, folder: Path) -> None:
-        self.config = FederatedConfig(**vars(self)["config"])  # JSON made it a dictionary
         state = load_file(folder / WEIGHTS)
         self.adapter = Adapter(state["down.weight"].shape[1], self.config.rank)
         self.adapter.load_state_dict(state)

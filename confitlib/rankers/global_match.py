@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from confitlib.corpus import Corpus, Side
+from confitlib.rankers.base import named_for_jobs
 from confitlib.rankers.layers import Attention, BiLSTM, TokenConvolution
 from confitlib.rankers.networks import Encoded, PairNetwork, masked_softmax, present
 from confitlib.rankers.neural import Inputs, PairMatcher, PairTraining
@@ -158,12 +158,7 @@ class GlobalMatch(PairMatcher):
         """Which jobs belong to the target domains, in frame order; none without domains."""
         if self.domains is None:
             return np.zeros(len(corpus.jobs), dtype=bool)
-        if isinstance(self.domains, str) and self.domains not in corpus.jobs.columns:
-            raise ValueError(f"domains={self.domains!r} is no column of the jobs: {list(corpus.jobs.columns)}")
-        column = self.domains
-        names = corpus.jobs[column] if isinstance(column, str) else corpus.jobs.index.to_series().map(column)
-        if names.isna().any():
-            raise ValueError(f"job {names.index[names.isna()][0]!r} has no domain: name one for every job")
+        names = named_for_jobs(corpus, self.domains, "domains")
         target = names.isin(list(self.target_domains)).to_numpy()
         training = target[corpus.positions("job", corpus.labelled("train")["job_id"])]
         if not training.any() or training.all():
@@ -172,7 +167,3 @@ class GlobalMatch(PairMatcher):
                 f"training pairs: choose some of {sorted(set(names))}"
             )
         return target
-
-    def _load_learnt(self, folder: Path) -> None:
-        super()._load_learnt(folder)
-        self.target_domains, self.adaptation = tuple(self.target_domains), tuple(self.adaptation)  # JSON made lists

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from confitlib.corpus import SIDES, Corpus, Side, other
-from confitlib.lexical import Variant, WordIndex
+from confitlib.lexical import Variant, WordIndex, check_variant
 from confitlib.rankers.base import Ranker, Scores
 from confitlib.text import texts, words
 
@@ -35,7 +35,7 @@ class BM25(Ranker):
         delta: float = 0.5,
     ) -> None:
         self.variant, self.unique, self.k1, self.b, self.delta = variant, unique, k1, b, delta
-        self.name = {"okapi": "BM25", "bm25l": "BM25L"}[variant]
+        self.name = {"okapi": "BM25", "bm25l": "BM25L"}[check_variant(variant)]
 
     def index(self, corpus: Corpus) -> Self:
         """Tokenise both sides and index each for being ranked."""
@@ -51,7 +51,9 @@ class BM25(Ranker):
         """BM25 of every pair, the target side being the indexed documents."""
         rows = {"resume": self.corpus.positions("resume", resume_ids), "job": self.corpus.positions("job", job_ids)}
         index, queries = self._indexes[target], self._words[other(target)]
-        by_query = np.stack([index.scores(queries[query])[rows[target]] for query in rows[other(target)]])
+        by_query = np.empty((len(rows[other(target)]), len(rows[target])), dtype=np.float32)
+        for row, query in zip(by_query, rows[other(target)], strict=True):
+            row[:] = index.scores(queries[query])[rows[target]]
         return by_query.T if target == "resume" else by_query
 
 

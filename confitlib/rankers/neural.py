@@ -6,7 +6,7 @@ import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -22,6 +22,7 @@ from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.networks import Encoded, PairNetwork, at
 from confitlib.rankers.pairs import PairBatch, PairBatches, Rows
 from confitlib.rankers.pieces import Pieces, Unit
+from confitlib.training import check_range
 
 WEIGHTS, HISTORY = "network.safetensors", "history.jsonl"
 ENCODED_AT_ONCE = 256  # documents
@@ -51,6 +52,11 @@ class PairTraining:
     train_tokens: bool = False
     seed: int = 0
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self, "epochs", "batch_size", "max_pieces", "max_tokens", least=1)
+        check_range(self, "learning_rate", "max_grad_norm", above=0)
+        check_range(self, "weight_decay", "patience", "sampled", "seed")
 
     def rng(self, *key: int) -> np.random.Generator:
         """A generator of its own for every key, so that no draw depends on draws made before."""
@@ -130,8 +136,9 @@ class PairMatcher(Ranker):
                 loss = self._one_epoch(training.epoch(config.rng(epoch)), inputs, optimizer, bar)
                 valid_loss = self._evaluate(validation, inputs)
                 rows.append({"epoch": epoch + 1, "loss": loss, "valid_loss": valid_loss})
-                if not valid_loss >= best:  # NaN, without validation pairs: the last epoch is kept
-                    best, best_epoch, weights = valid_loss, epoch, copy.deepcopy(self.network.state_dict())
+                if validation is None or epoch == 0 or valid_loss < best:  # a loss of NaN is no better than any
+                    best, best_epoch = np.fmin(best, valid_loss), epoch
+                    weights = copy.deepcopy(self.network.state_dict())
                 elif epoch - best_epoch >= config.patience:
                     break
         self.network.load_state_dict(weights)
@@ -237,15 +244,11 @@ class PairMatcher(Ranker):
     def _device(self) -> torch.device:
         return torch.device(self.config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), "config": asdict(self.config)}
-
     def _save_learnt(self, folder: Path) -> None:
         save_model(self.network, str(folder / WEIGHTS))
         self.history.to_json(folder / HISTORY, orient="records", lines=True, double_precision=15)
 
     def _load_learnt(self, folder: Path) -> None:
-        self.config = PairTraining(**vars(self)["config"])  # JSON made it a dictionary
         self.network = self.build().to(self._device).eval()
         load_model(self.network, folder / WEIGHTS, device=str(self._device))
         self.history = pd.read_json(folder / HISTORY, lines=True)

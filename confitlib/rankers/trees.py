@@ -156,7 +156,6 @@ class Trees(Ranker):
         np.savez(folder / REDUCTION, **learnt)
 
     def _load_learnt(self, folder: Path) -> None:
-        self.sampled = None if self.sampled is None else (self.sampled[0], self.sampled[1])  # JSON made it a list
         self.model = lightgbm.Booster(model_file=folder / MODEL)
         with np.load(folder / REDUCTION) as learnt:
             self._components = learnt["components"]

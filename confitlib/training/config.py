@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,8 +52,21 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"chunk={self.chunk} must be at least 1, or None to embed a batch at once")
+        check_range(self, "epochs", "batch_size", "gradient_accumulation", "chunk", least=1)
+        check_range(self, "learning_rate", "temperature", above=0)
+        check_range(self, "warmup", "lambda_", most=1)
+        check_range(self, "weight_decay", "max_grad_norm", "negatives_per_pair", "negatives_per_batch", "seed")
+
+
+def check_range(
+    settings: object, *names: str, least: float = 0, above: float = -math.inf, most: float = math.inf
+) -> None:
+    """Raise ValueError for a named setting that is out of its range or not finite; None, where allowed, passes."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not (least <= value <= most and above < value < math.inf):
+            low = f"at least {least}" if above < least else f"above {above}"
+            raise ValueError(f"{name}={value} must be {low}" + (f" and at most {most}" if most < math.inf else ""))
 
 
 def trainer_arguments(
@@ -67,7 +81,8 @@ def trainer_arguments(
 
 def _schedule(config: TrainingConfig, n_pairs: int, processes: int) -> dict[str, Any]:
     """How long and how fast to learn; the shape is the official one: linear warm-up, then linear decay."""
-    steps = max(1, n_pairs // (config.batch_size * processes * config.gradient_accumulation)) * config.epochs
+    batches = math.ceil(n_pairs / (config.batch_size * processes))
+    steps = math.ceil(batches / config.gradient_accumulation) * config.epochs  # as the Trainer counts them
     return {
         "num_train_epochs": config.epochs,
         "per_device_train_batch_size": config.batch_size,

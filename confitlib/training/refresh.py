@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder
-from confitlib.mining import Embeddings, Negatives, mine
+from confitlib.mining import Embeddings, Negatives, check_mining, mine
 from confitlib.training.batches import PositivePairs
 
 
@@ -32,6 +32,7 @@ class Refresh:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"every={self.every} must be at least 1 epoch")
+        check_mining(self.strategy, **self.parameters)
 
     def mine(self, encoder: TextEncoder, corpus: Corpus, seed: int, epoch: int) -> dict[Side, Negatives]:
         """Negatives of both sides by the encoder as it is; every epoch has draws of its own."""

@@ -30,7 +30,7 @@ from confitlib.training.refresh import Refresh, RefreshCallback
 from confitlib.training.sharding import WholeWeights, check_settings, sharded
 from confitlib.training.trainer import ContrastiveTrainer, DualEncoder
 
-DECIDES = ("corpus", "text", "encoder", "mining", "training")  # the modules that decide a training's outcome
+DECIDES = ("corpus", "text", "lexical", "encoder", "mining", "training")  # the modules that decide a training's outcome
 Validator = Callable[[TextEncoder], Mapping[str, float]]
 
 
@@ -47,18 +47,21 @@ class TrainingResult:
     config: TrainingConfig = field(repr=False)
     reused: bool = False
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the encoder (Sentence-Transformers layout) and, last, the log beside it."""
+        folder = Path(folder)
         self.encoder.save(folder)
         self.history.to_json(folder / "history.jsonl", orient="records", lines=True)
         (folder / "training.json").write_text(json.dumps({"seconds": self.seconds, "config": asdict(self.config)}))
 
     @classmethod
-    def load(cls, folder: Path) -> TrainingResult:
+    def load(cls, folder: str | Path, trust_remote_code: bool = False) -> TrainingResult:
         """Read what `save` wrote, with the same weights frozen."""
+        folder = Path(folder)
         saved = json.loads((folder / "training.json").read_text())
         history = pd.read_json(folder / "history.jsonl", lines=True)
-        encoder, config = load_encoder(str(folder)), TrainingConfig(**saved["config"])
+        encoder = load_encoder(folder, trust_remote_code=trust_remote_code)
+        config = TrainingConfig(**saved["config"])
         _set_trainable(encoder, config.mode)
         return cls(encoder, history, saved["seconds"], config)
 
@@ -70,8 +73,8 @@ def train(
     negatives: Mapping[Side, Negatives] | None = None,
     *,
     refresh: Refresh | None = None,
-    output_dir: Path | None = None,
-    cache: Path | None = None,
+    output_dir: str | Path | None = None,
+    cache: str | Path | None = None,
     validator: Validator | None = None,
     progress: bool = True,
 ) -> TrainingResult:
@@ -86,6 +89,7 @@ def train(
     """
     rank, processes = process()
     _set_trainable(encoder, config.mode)
+    output_dir, cache = (None if path is None else Path(path) for path in (output_dir, cache))
     _check_options(encoder, config, processes, output_dir)
     if output_dir is not None and rank == 0:
         _claim_folder(output_dir, _run_key(encoder, corpus, config, negatives, refresh))
@@ -127,24 +131,29 @@ def train(
 
 
 def train_once(
-    encoder_name: str,
+    encoder: TextEncoder,
     corpus: Corpus,
     config: TrainingConfig,
     negatives: Mapping[Side, Negatives] | None = None,
     *,
-    cache: Path,
+    cache: str | Path,
     refresh: Refresh | None = None,
-    max_length: int | None = None,
-    **options: Any,
+    trust_remote_code: bool = False,
+    progress: bool = True,
 ) -> TrainingResult:
-    """`train`, unless the same run (weights, data, settings, negatives and code) is already in the cache."""
-    encoder = load_encoder(encoder_name, max_length=max_length, seed=config.seed)
+    """`train`, unless the same run (weights, data, settings, negatives and code) is already in the cache.
+
+    The trained encoder is that of the result. There is no `validator`, for no key could tell one function from
+    another. `trust_remote_code`: as in `load_encoder`.
+    """
+    cache = Path(cache)
     folder = cache / _run_key(encoder, corpus, config, negatives, refresh)
     reused = folder.exists()
     if not reused:
-        result = train(encoder, corpus, config, negatives, refresh=refresh, cache=cache / "embeddings", **options)
+        embeddings = cache / "embeddings"
+        result = train(encoder, corpus, config, negatives, refresh=refresh, cache=embeddings, progress=progress)
         _save_at_once(result, folder)
-    return replace(TrainingResult.load(folder), reused=reused)
+    return replace(TrainingResult.load(folder, trust_remote_code), reused=reused)
 
 
 def _run_key(
@@ -172,7 +181,10 @@ def _save_at_once(result: TrainingResult, folder: Path) -> None:
 
 
 def _claim_folder(folder: Path, key: str) -> None:
-    """Mark a folder of checkpoints as those of one run; raises ValueError if it holds those of another."""
+    """Mark a folder of checkpoints as those of one run; raises ValueError if it holds those of another.
+
+    Removes checkpoints that a killed run left incomplete: transformers writes their trainer_state.json last.
+    """
     mark = folder / "run.txt"
     if mark.exists() and mark.read_text() != key:
         raise ValueError(
@@ -180,6 +192,9 @@ def _claim_folder(folder: Path, key: str) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(key)
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").is_file():
+            shutil.rmtree(checkpoint)
 
 
 @contextmanager
@@ -241,9 +256,8 @@ def _validation_pairs(corpus: Corpus) -> PositivePairs | None:
 
 
 def _history(trainer: Trainer) -> pd.DataFrame:
-    """The training log: step, epoch, loss, validation values and learning rate."""
-    log = pd.DataFrame(trainer.state.log_history)
-    return log.drop(columns=[column for column in log.columns if column.startswith("train_")])
+    """The training log: step, epoch, loss, validation values and learning rate, without the Trainer's last summary."""
+    return pd.DataFrame([row for row in trainer.state.log_history if "train_runtime" not in row])
 
 
 class _Epochs(TrainerCallback):
