@@ -166,7 +166,7 @@ def _run_key(
     """A hash of everything that decides a run: weights, data, settings, negatives and code."""
     mined = {side: table.fingerprint() for side, table in (negatives or {}).items()}
     parts: dict[str, Any] = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
-    parts |= {"refresh": {} if refresh is None else asdict(refresh), "processes": process()[1]}
+    parts |= {"refresh": {} if refresh is None else asdict(refresh), "processes": [process()[1], sharded()]}
     return content_key(**parts, negatives=mined, code=code_hash(*DECIDES))
 
 
