@@ -192,7 +192,7 @@ class _Ranking:
 
     def sieve(self, queries: IntArray, bounded: bool) -> Sieve:
         """The scores of some queries, sifted to their bounds; without bounds all are kept."""
-        vectors = _padded(self.queries[torch.from_numpy(queries)].to(self.device))
+        vectors = padded(self.queries[torch.from_numpy(queries)].to(self.device))
         gone = self._gone(queries)
         buffer = torch.empty(len(vectors), max(SMALLEST, len(self.pool[:: self.step])), device=self.device)
         sieve = None
@@ -207,10 +207,9 @@ class _Ranking:
 
     def _scores(self, vectors: torch.Tensor, first: int, buffer: torch.Tensor) -> torch.Tensor:
         tile = self.pool[first :: self.step].to(self.device)
-        padded = _padded(tile)
-        return torch.mm(vectors, padded.T, out=buffer.flatten()[: len(vectors) * len(padded)].view(len(vectors), -1))[
-            :, : len(tile)
-        ]
+        columns = padded(tile).T
+        scores = buffer.flatten()[: len(vectors) * columns.shape[1]].view(len(vectors), -1)
+        return torch.mm(vectors, columns, out=scores)[:, : len(tile)]
 
     def _gone(self, queries: IntArray) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Rows and columns of the removed entries in each tile."""
@@ -264,7 +263,7 @@ def _resident(pool: torch.Tensor, device: str) -> torch.Tensor:
     return pool.to(device)
 
 
-def _padded(rows: torch.Tensor) -> torch.Tensor:
+def padded(rows: torch.Tensor) -> torch.Tensor:
     """At least `SMALLEST` rows, zeros below."""
     missing = max(0, SMALLEST - len(rows))
     return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from confitlib.mining.band import band_window
-from confitlib.mining.kernel import FloatArray, IntArray, Picks, concatenate
+from confitlib.mining.kernel import SMALLEST, FloatArray, IntArray, Picks, concatenate, padded
 from confitlib.mining.task import Selection, Task
 from confitlib.scale.engine import Engine, LocalEngine
 from confitlib.scale.shards import VectorShards, split_vectors
@@ -29,7 +29,6 @@ SPREADS = 4.0  # margin of a bracket, in standard deviations of a sample rank
 TILE = 8192  # vectors of the pool multiplied at a time
 SCORES_A_TILE = 2**21
 KEPT = 2**21  # scores kept at a time, about: some 250 MB with all that is made of them
-SMALLEST = 16  # rows and columns of a matrix product
 
 
 @dataclass(frozen=True)
@@ -172,10 +171,4 @@ def products(queries: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
 
     BLAS takes other kernels, which round otherwise, for a handful of rows or columns; zeros fill these up.
     """
-    q, n = len(queries), len(vectors)
-    return torch.mm(_filled(queries), _filled(vectors).T)[:q, :n]
-
-
-def _filled(vectors: torch.Tensor) -> torch.Tensor:
-    missing = SMALLEST - len(vectors)
-    return vectors if missing <= 0 else torch.nn.functional.pad(vectors, (0, 0, 0, missing))
+    return torch.mm(padded(queries), padded(vectors).T)[: len(queries), : len(vectors)]
