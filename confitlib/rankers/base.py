@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from confitlib.corpus import Corpus, Side
+from confitlib.mining import Embeddings
 
 Scores = NDArray[np.float32]
 
@@ -77,6 +78,25 @@ class Ranker(BaseEstimator):
 
     def _load_learnt(self, folder: Path) -> None:
         """Rankers that learn read their state here."""
+
+
+class VectorRanker(Ranker):
+    """Scores by inner products of the documents' vectors, which `index` puts into `embeddings`."""
+
+    embeddings: Embeddings
+
+    def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
+        """Inner products of all pairs; cosines where vectors have length one."""
+        resumes, jobs = self._vectors_of(resume_ids, job_ids)
+        return np.asarray(resumes @ jobs.T, dtype=np.float32)
+
+    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
+        """Inner products of the given pairs."""
+        return np.einsum("nd,nd->n", *self._vectors_of(resume_ids, job_ids))
+
+    def _vectors_of(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> tuple[Scores, Scores]:
+        rows = self.corpus.positions("resume", resume_ids), self.corpus.positions("job", job_ids)
+        return self.embeddings.resumes[rows[0]], self.embeddings.jobs[rows[1]]
 
 
 def _as_json(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,8 +20,8 @@ from transformers import get_linear_schedule_with_warmup
 
 from confitlib.corpus import SIDES, Corpus, Side, Split
 from confitlib.encoder import TextEncoder, load_encoder
-from confitlib.mining import mine
-from confitlib.rankers.base import Ranker, Scores, trained_weights
+from confitlib.mining import Embeddings, mine
+from confitlib.rankers.base import VectorRanker, trained_weights
 from confitlib.text import texts
 from confitlib.training import PairCollator, PositivePairs, check_range, confit_v1_loss
 
@@ -108,7 +108,7 @@ class FieldStore:
         return self.encoder.collate([column[row] for row in rows for column in self.tokens])
 
 
-class FieldConFitV1(Ranker):
+class FieldConFitV1(VectorRanker):
     """ConFit v1 (arXiv 2401.16349): field vectors, interaction, merge, un-normalised inner product.
 
     Its loss is `confit_v1_loss` with annotated rejections as hard negatives. `ConFitV1` keeps that recipe on the
@@ -227,18 +227,14 @@ class FieldConFitV1(Ranker):
     def index(self, corpus: Corpus) -> Self:
         """Vectors of every document."""
         self.corpus, stores = corpus, self._stores(corpus)
-        self._embeddings = {}
+        vectors = []
         for side in SIDES:
             rows = np.arange(len(corpus.documents(side)))
             blocks = np.array_split(rows, max(1, len(rows) // ENCODED_AT_ONCE))
             parts = [self._vectors(side, stores[side].features(block)).float().cpu() for block in blocks]
-            self._embeddings[side] = torch.cat(parts).numpy()
+            vectors.append(torch.cat(parts).numpy())
+        self.embeddings = Embeddings(*vectors)
         return self
-
-    def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
-        """Inner products of all pairs."""
-        resumes = self._embeddings["resume"][self.corpus.positions("resume", resume_ids)]
-        return resumes @ self._embeddings["job"][self.corpus.positions("job", job_ids)].T
 
     @property
     def n_parameters(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Embeddings, Negatives, check_mining, mine
-from confitlib.rankers.base import Ranker, Scores, trained_weights
+from confitlib.rankers.base import VectorRanker, trained_weights
 from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
 
 HyRe = bool | Literal["average"]
 Vectors = NDArray[np.float32]
 
 
-class RawEmbed(Ranker):
+class RawEmbed(VectorRanker):
     """Cosine of the embeddings of an encoder that has not seen the corpus.
 
     `encoder`: "static", "minilm", a hub name or a local folder; `max_length`: tokens read of a document, or
@@ -68,18 +68,6 @@ class RawEmbed(Ranker):
         """The encoder as it is before any training."""
         trust = self.trust_remote_code
         return load_encoder(self.encoder, max_length=self.max_length, seed=seed, trust_remote_code=trust)
-
-    def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
-        """Cosine of every pair."""
-        resumes = self.embeddings.resumes[self.corpus.positions("resume", resume_ids)]
-        jobs = self.embeddings.jobs[self.corpus.positions("job", job_ids)]
-        return np.asarray(resumes @ jobs.T, dtype=np.float32)
-
-    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
-        """Cosine of the given pairs."""
-        resumes = self.embeddings.resumes[self.corpus.positions("resume", resume_ids)]
-        jobs = self.embeddings.jobs[self.corpus.positions("job", job_ids)]
-        return np.einsum("nd,nd->n", resumes, jobs)
 
 
 def _hypotheses(model: TextEncoder, corpus: Corpus, side: Side, cache: Path | None) -> tuple[NDArray[np.intp], Vectors]:

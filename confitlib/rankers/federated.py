@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
+from confitlib.mining import Embeddings
 from confitlib.mining.removal import removal
-from confitlib.rankers.base import Ranker, Scores, named_for_jobs, trained_weights
+from confitlib.rankers.base import VectorRanker, named_for_jobs, trained_weights
 from confitlib.text import texts
 from confitlib.training import check_range, contrastive_loss
 
@@ -213,7 +214,7 @@ class Server:
         return [(part / self.expected).astype(np.float32) for part in noisy]
 
 
-class FedPJF(Ranker):
+class FedPJF(VectorRanker):
     """Federated training over the owners of jobs (Zhang, Liu, Qian 2023), all clients simulated in one process.
 
     `clients`: a text field of the jobs whose values name the owners (the market's `location`: one platform a city), or
@@ -284,13 +285,8 @@ class FedPJF(Ranker):
         """Vectors of every document."""
         self.corpus, vectors = corpus, self._vectors(corpus)
         with torch.inference_mode():
-            self._embeddings = {side: F.normalize(self.adapter(vectors[side]), dim=1).numpy() for side in SIDES}
+            self.embeddings = Embeddings(*(F.normalize(self.adapter(vectors[side]), dim=1).numpy() for side in SIDES))
         return self
-
-    def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
-        """Cosine of every pair."""
-        resumes = self._embeddings["resume"][self.corpus.positions("resume", resume_ids)]
-        return resumes @ self._embeddings["job"][self.corpus.positions("job", job_ids)].T
 
     @property
     def n_parameters(self) -> int:
