@@ -363,13 +363,12 @@ def _records_of(records: pd.DataFrame, claim: Claim) -> pd.DataFrame:
     return records[(records["notebook"] == claim.notebook) & (records["profile"] == claim.profile)]
 
 
-def measure_claim(values: Sequence[float], runs: int = 1, confidence: float = 0.95) -> tuple[float, float]:
+def measure_claim(values: Sequence[float]) -> tuple[float, float]:
     """Expected value and tolerance of a claim from one measured value per seed.
 
-    The expectation is the mean. The tolerance is the half-width of Student's prediction interval for
-    the mean over `runs` new seeds: t(n-1) · s · sqrt(1/runs + 1/n), with s the sample standard
-    deviation. A new run of unchanged code therefore falls outside in 1 - `confidence` of cases.
-    Raises ValueError on fewer than three values, where the interval says nothing.
+    The expectation is the mean. The tolerance is the half-width of Student's 95 % prediction interval for one new
+    seed: t(n-1) · s · sqrt(1 + 1/n), with s the sample standard deviation. A new run of unchanged code therefore
+    falls outside in one case of twenty. Raises ValueError on fewer than three values, where the interval says nothing.
     """
     import numpy as np
     from scipy import stats
@@ -378,8 +377,7 @@ def measure_claim(values: Sequence[float], runs: int = 1, confidence: float = 0.
     if n < 3:
         raise ValueError(f"{n} values cannot measure a spread: run at least three seeds, better five")
     spread = float(np.std(values, ddof=1))
-    quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
-    return float(np.mean(values)), quantile * spread * math.sqrt(1 / runs + 1 / n)
+    return float(np.mean(values)), float(stats.t.ppf(0.975, n - 1)) * spread * math.sqrt(1 + 1 / n)
 
 
 def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:

@@ -132,10 +132,9 @@ class Answer:
 Check = Callable[[Request, str], str | None]
 
 
-def prompt(text: str, system: str | None = None) -> list[Message]:
+def prompt(text: str) -> list[Message]:
     """The messages of a prompt in one turn."""
-    first = [] if system is None else [{"role": "system", "content": system}]
-    return [*first, {"role": "user", "content": text}]
+    return [{"role": "user", "content": text}]
 
 
 def repair(request: Request, reply: str, problem: str) -> Request:
