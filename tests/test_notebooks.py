@@ -34,4 +34,4 @@ def test_training_notebook_takes_a_corpus_in_the_released_layout(tiny, tmp_path)
     run_notebook("03", given, profile="tiny")
     (entry,) = read_entries(tmp_path / "records/runs.jsonl")
     assert entry["data_hash"] == replace(tiny, truth=None).fingerprint()
-    assert entry["metrics"]["in-batch.ndcg@10"] > 0
+    assert entry["metrics"]["in-batch negatives.ndcg@10"] > 0
