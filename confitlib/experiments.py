@@ -23,6 +23,7 @@ from confitlib.cache import code_hash, content_key, files_hash
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
 from confitlib.evaluation.ranking import Relevance
+from confitlib.files import atomic
 from confitlib.llm import Client
 from confitlib.rankers import InBatch, Mined, Ranker
 from confitlib.rankers.rerank import Reranker
@@ -74,10 +75,8 @@ def measure(
     key = content_key(**_subject(ranker), relevance=relevance, data=corpus.fingerprint(), code=code_hash(*DECIDES))
     path = Path(cache) / "measured" / f"{key}.joblib"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}")
-        joblib.dump(_measure(ranker, corpus, relevance), draft)
-        draft.replace(path)
+        with atomic(path) as partial:
+            joblib.dump(_measure(ranker, corpus, relevance), partial)
     kept: Measurement = joblib.load(path)
     return kept
 

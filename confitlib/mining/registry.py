@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from confitlib.corpus import SIDES, Corpus, Side, empty_frame, other
+from confitlib.corpus import LABEL_COLUMNS, SIDES, Corpus, Side, empty_frame, other
 from confitlib.mining.band import band, top
 from confitlib.mining.choice import chosen_band
 from confitlib.mining.graph import graph
@@ -74,7 +74,7 @@ def mine(
 def check_mining(strategy: str, **parameters: Any) -> None:
     """Raise the ValueError of `mine` for parameters that no corpus can make good, before there are embeddings."""
     empty = pd.DataFrame({"text": pd.Series(dtype="str"), "split": pd.Series(dtype="str")}, pd.Index([], dtype="str"))
-    nobody = Corpus(empty, empty, empty_frame(["resume_id", "job_id", "label", "split"]))
+    nobody = Corpus(empty, empty, empty_frame(LABEL_COLUMNS))
     nothing = Embeddings(np.zeros((0, 1), dtype=np.float32), np.zeros((0, 1), dtype=np.float32))
     for side in SIDES:
         mine(corpus=nobody, target=side, **{"strategy": strategy, "embeddings": nothing, **parameters})
