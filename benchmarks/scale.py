@@ -16,6 +16,7 @@ from benchmarks.common import arguments, environment, interleaved, report
 from confitlib.corpus import SIDES
 from confitlib.market import PRESETS, compose, compose_to_parquet
 from confitlib.mining.band import band_window
+from confitlib.mining.kernel import UNRANKED
 from confitlib.rankers import ConFitV2
 from confitlib.records import peak_memory
 from confitlib.scale import DocumentShards, VectorShards, encode_shards, known_positives, sharded_band
@@ -24,7 +25,7 @@ from confitlib.training import TrainingConfig
 
 PRESET = {True: "tiny", False: "laptop"}  # quick or not: whose train split is a shard
 SHARDS = {True: (4, 12), False: (18, 72, 358)}  # laptop: about 50k, 200k and 1M documents
-QUERIES = 256
+QUERIES, NEGATIVES = 256, 8
 NEIGHBOURS = 10
 KINDS = ("flat", "ivf", "hnsw")
 
@@ -87,14 +88,16 @@ def encode_stage(market: Path, encoder: Path, shards: int, preset: str) -> None:
 
 
 def mine_stage(market: Path, encoder: Path, shards: int, preset: str) -> None:
-    """Mine the band of some job queries against all resumes."""
+    """Draw negatives from the band of some job queries, against all resumes."""
     resumes, jobs = documents(market, "resume", shards), documents(market, "job", shards)
     pool = encode_shards(resumes, encoder, market / "vectors")
     queries = encode_shards(DocumentShards(jobs.paths[:1], "job"), encoder, market / "vectors")
     known = known_positives(market, resumes, jobs).T.tocsr()[: len(queries)]
     start, stop = band_window(len(pool) - np.diff(known.indptr), 0.03, 0.04)
     stop[QUERIES:] = start[QUERIES:]  # the rest asks for nothing
-    sharded_band(queries, pool, known, start, stop)
+    ranks = np.full((len(queries), NEGATIVES), UNRANKED)
+    ranks[:QUERIES] = np.linspace(start[:QUERIES], stop[:QUERIES], NEGATIVES, endpoint=False, axis=1).astype(int)
+    sharded_band(queries, pool, known, start, stop, ranks=ranks)
 
 
 def documents(market: Path, side: Any, shards: int) -> DocumentShards:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from confitlib.mining import kernel
+from confitlib.mining import kernel, sift
 from confitlib.mining.kernel import UNRANKED, concatenate, full_ranking, select_band
 from confitlib.mining.sift import Sieve, decoded, encoded, in_order
 
@@ -103,7 +103,7 @@ def test_full_ranking_equals_a_full_sort(case, columns):
 @pytest.mark.parametrize("certainty", [-40.0, -1.0, 0.0, 3.5])
 @pytest.mark.parametrize("order", ["random", "rising", "periodic"])
 def test_bounds_that_miss_change_nothing(certainty, order, monkeypatch):
-    monkeypatch.setattr(kernel, "CERTAINTY", certainty)
+    monkeypatch.setattr(sift, "CERTAINTY", certainty)
     monkeypatch.setattr(kernel, "CACHED", kernel._Sizes(8, 100, 3000))
     rng = np.random.default_rng(3)
     pool = rng.integers(-1000, 1000, (1000, 2)).astype(np.float32)

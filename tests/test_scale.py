@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 from confitlib import cli, sweeps
 from confitlib.encoder import load_encoder
 from confitlib.market import compose_to_parquet
+from confitlib.mining import sift
 from confitlib.mining.band import band
-from confitlib.mining.kernel import Picks, concatenate, select_band
+from confitlib.mining.kernel import UNRANKED, Picks, _Sizes, concatenate, select_band
 from confitlib.mining.task import Embeddings, Task, document_ids
 from confitlib.records import read_entries
 from confitlib.scale import (
@@ -168,11 +169,14 @@ def test_sharded_windows_equal_a_full_ranking_ties_included(tmp_path_factory, se
     expected = concatenate(select_band(queries, pool, removed, start, stop))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mining, "SAMPLE", sample)
-        patch.setattr(mining, "SPREADS", 0.01)  # brackets that often miss
-        patch.setattr(mining, "TILE", 7)
+        patch.setattr(sift, "CERTAINTY", 0.0)  # brackets that often miss
+        patch.setattr(mining, "CACHED", _Sizes(4, 7, 0))
         shards = split_vectors(queries, folder / "q", 3), split_vectors(pool, folder / "p", 4)
         found = sharded_band(*shards, removed, start, stop)
+        ranks = np.where(start < stop, start, UNRANKED)[:, None]
+        firsts = sharded_band(*shards, removed, start, stop, ranks=ranks)
     assert same(found, expected)
+    assert same(firsts, expected.take(expected.rank == start[expected.query]))
 
 
 @pytest.mark.parametrize("target", ["resume", "job"])
@@ -188,27 +192,27 @@ def test_the_band_of_real_vectors_is_the_same_to_the_last_bit(target, tiny, tmp_
         band_on(task, tmp_path, LocalEngine(), 0.5, 0.2)
 
 
-def test_a_pass_keeps_little_more_than_the_window(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    pool = rng.normal(size=(40_000, 8)).astype(np.float32)
-    kept = []
-    counted = mining._windows
-    monkeypatch.setattr(mining, "_windows", lambda *a: (kept.append(len(a[3].item)), counted(*a))[1])
+def test_one_pass_suffices_and_keeps_little_more_than_the_window(tmp_path, monkeypatch):
+    pool = np.random.default_rng(0).normal(size=(40_000, 8)).astype(np.float32)
+    passes, sifted = [], mining._sifted
+    monkeypatch.setattr(mining, "_sifted", lambda *a: passes.append(sifted(*a)) or passes[-1])
     shards = split_vectors(pool[:20], tmp_path / "q", 1), split_vectors(pool, tmp_path / "p", 5)
     start, stop = np.full(20, 1200), np.full(20, 1600)
     sharded_band(*shards, csr_array((20, 40_000), dtype=bool), start, stop)
-    assert len(kept) == 1, "a bracket missed"
-    assert 20 * 400 <= kept[0] <= 4 * 20 * 400
+    assert len(passes) == 1, "a bracket missed"
+    assert 400 <= passes[0].keys.shape[1] <= 3 * 400
 
 
-@pytest.mark.parametrize("spoil", ["stop", "vectors"])
-def test_what_cannot_be_ranked_is_an_error_not_an_endless_search(spoil, tmp_path):
+@pytest.mark.parametrize(("stop", "value", "message"), [
+    (31, 1.0, "a window ends behind the last item that is left"),
+    (20, np.nan, r"pool row 17 holds NaN, infinite or overflowing values"),
+])  # fmt: skip
+def test_what_cannot_be_ranked_is_an_error_not_an_endless_search(stop, value, message, tmp_path):
     pool = np.ones((30, 2), dtype=np.float32)
-    pool[3] = np.nan if spoil == "vectors" else 1.0
+    pool[17] = value
     shards = split_vectors(pool[:2], tmp_path / "q", 1), split_vectors(pool, tmp_path / "p", 2)
-    stop = np.full(2, 31 if spoil == "stop" else 30)
-    with pytest.raises(ValueError, match="behind the last item, or vectors hold NaN"):
-        sharded_band(*shards, csr_array((2, 30), dtype=bool), stop - 1, stop)
+    with pytest.raises(ValueError, match=message):
+        sharded_band(*shards, csr_array((2, 30), dtype=bool), np.full(2, stop - 1), np.full(2, stop))
 
 
 def test_an_engine_that_is_not_running_says_so():

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -22,16 +22,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
-from confitlib.mining.sift import Sieve, decoded, in_order
+from confitlib.mining.sift import Bracket, IntArray, Sieve, decoded, in_order
 
-IntArray = NDArray[np.intp]
 FloatArray = NDArray[np.float32]
 
 Result = TypeVar("Result")
 
 UNRANKED = -1
 SMALLEST = 16  # products with fewer rows or columns take other code in BLAS, which rounds differently
-CERTAINTY = 3.5  # standard deviations: about one window in 2,000 is missed and ranked again
 RESIDENT = 0.25  # of a card's free memory: a larger pool stays on the host and is copied tile by tile
 
 
@@ -94,7 +92,7 @@ def select_band(
     beyond the pool.
     """
     ranking = _Ranking(queries, pool, removed, start, stop, device)
-    yield from _by_blocks(partial(_picks, ranking, ranks), ranking.blocks(block, ranking.capacity), device)
+    yield from _by_blocks(partial(_picks, ranking, ranks), ranking.blocks(block, ranking.bracket.capacity), device)
 
 
 def full_ranking(
@@ -110,17 +108,16 @@ def full_ranking(
 
 
 def _picks(ranking: _Ranking, ranks: IntArray | None, rows: slice) -> Picks:
-    if ranks is None:
-        row, rank = _spread(ranking.start[rows], ranking.stop[rows])
-    else:
-        row, column = (ranks[rows] != UNRANKED).nonzero()
-        rank = ranks[rows][row, column]
+    row, rank = asked(ranking.start[rows], ranking.stop[rows], None if ranks is None else ranks[rows])
     item, score = decoded(ranking.find(np.arange(rows.start, rows.stop), row, rank))
     return Picks(row + rows.start, np.array(item), rank, np.array(score))  # copies: scipy wants numpy's own memory
 
 
-def _spread(start: IntArray, stop: IntArray) -> tuple[IntArray, IntArray]:
-    """Row and value of every whole number in the windows `[start, stop)`, flat."""
+def asked(start: IntArray, stop: IntArray, ranks: IntArray | None) -> tuple[IntArray, IntArray]:
+    """Row and rank of everything to find, flat: the given ranks of each row, or the whole windows `[start, stop)`."""
+    if ranks is not None:
+        row, column = (ranks != UNRANKED).nonzero()
+        return row, ranks[row, column]
     sizes = stop - start
     row = np.repeat(np.arange(len(start)), sizes)
     return row, np.arange(len(row)) + (start - np.cumsum(sizes) + sizes)[row]
@@ -140,32 +137,14 @@ class _Ranking:
     ) -> None:
         if len(stop) and stop.max() > len(pool):
             raise ValueError(f"a window ends at rank {stop.max()}, but the pool holds {len(pool)} documents")
-        self.queries, self.pool = _finite(queries, "query"), _resident(_finite(pool, "pool"), device)
+        self.queries, self.pool = finite(queries, "query"), _resident(finite(pool, "pool"), device)
         self.removed, self.start, self.stop, self.device = removed, start, stop, torch.device(device)
         self.sizes = CACHED if self.device.type == "cpu" else ON_CARD
         self.step = max(1, -(-len(pool) // self.sizes.columns))  # tile t: documents t, t + step, …
         width = len(self.pool[:: self.step])
         self.thinning = max(1, int(width / max(1.0, len(pool) ** (2 / 3))))  # our choice: sample and sort cost alike
-        self.sampled = -(-width // self.thinning)
-
-    @cached_property
-    def bounds(self) -> tuple[IntArray, IntArray]:
-        """Which values of a sorted sample surely enclose each window, `[Q]`; -1 and the sample's size: no bound."""
-        documents = max(1, len(self.pool))
-        free = 1 - self.sampled / documents  # the larger the sample, the less is left to chance
-        places = []
-        for rank, side in ((self.start, -1), (self.stop, 1)):
-            share = rank / documents
-            spread = CERTAINTY * np.sqrt(self.sampled * share * (1 - share) * free) + 1
-            places.append((share * self.sampled + side * spread).round().astype(np.intp))
-        return places[0].clip(-1, None), places[1].clip(None, self.sampled)
-
-    @cached_property
-    def capacity(self) -> int:
-        """How many keys a query may keep: the most that lie between two such bounds, but for rare luck."""
-        widest = int((self.bounds[1] - self.bounds[0]).max(initial=0))
-        likely = (widest + 4 * widest**0.5 + 1) / max(1, self.sampled)
-        return min(len(self.pool), int(likely * len(self.pool)) + 1)
+        sampled = max(1, -(-width // self.thinning))
+        self.bracket = Bracket.of(start, stop, sampled, max(1, len(pool)))
 
     def blocks(self, size: int | None, capacity: int) -> list[slice]:
         """Rows of the queries: as many as fit the caches, but a block for each thread."""
@@ -178,13 +157,10 @@ class _Ranking:
     def find(self, queries: IntArray, row: IntArray, rank: IntArray, bounded: bool = True) -> torch.Tensor:
         """The key at each rank of `queries[row]`, a rank in its window; `row` and `rank` are flat, the answer too."""
         sieve = self.sieve(queries, bounded)
-        keys, above, kept = sieve.ranked(), sieve.above.cpu().numpy(), sieve.count.cpu().numpy()
-        slot = (row * keys.shape[1] + rank - above[row]).clip(0, max(0, keys.numel() - 1))
-        found = keys.take(torch.as_tensor(slot, device=self.device)).cpu()
-        late, early = above > self.start[queries], above + kept < self.stop[queries]
-        missed = (late | early | (kept > sieve.keys.shape[1])).nonzero()[0]
-        del sieve, keys
-        for part in _chunks(missed, self.sizes.keys // max(1, len(self.pool))):
+        found = sieve.at(row, rank)
+        missed = (~sieve.holds(self.start[queries], self.stop[queries])).nonzero()[0]
+        del sieve
+        for part in chunks(missed, self.sizes.keys // max(1, len(self.pool))):
             again = np.isin(row, part)
             index = np.searchsorted(part, row[again])
             found[torch.from_numpy(again)] = self.find(queries[part], index, rank[again], bounded=False)
@@ -224,25 +200,25 @@ class _Ranking:
         return list(zip(rows, columns, strict=True))
 
     def _bounded(self, first_tile: torch.Tensor, queries: IntArray) -> Sieve:
-        sample = in_order(first_tile[:, :: self.thinning].clone())  # rising: the place p from the top is column -1 - p
-        top, bottom = (torch.as_tensor(bound[queries], device=self.device)[:, None] for bound in self.bounds)
-        last = self.sampled - 1
-        high = sample.gather(1, (last - top).clamp(0, last)).masked_fill(top < 0, torch.inf)
-        low = sample.gather(1, (last - bottom).clamp(0, last)).masked_fill(bottom > last, -torch.inf)
-        lowest = torch.finfo(torch.float32).min  # no need to keep what was removed
-        return Sieve.between(low[:, 0].clamp(min=lowest), high[:, 0], self.capacity)
+        sample = in_order(first_tile[:, :: self.thinning].clone())
+        return self.bracket.sieve(sample, queries, self.bracket.capacity)
 
     def _unbounded(self, count: int) -> Sieve:
         infinite = torch.full((count,), torch.inf, device=self.device)
         return Sieve.between(-infinite, infinite, len(self.pool))
 
 
-def _finite(vectors: FloatArray, what: str) -> torch.Tensor:
-    """The vectors; raises ValueError unless the length of each is finite, which bounds every inner product."""
+def finite(vectors: FloatArray, what: str, first: int = 0) -> torch.Tensor:
+    """The vectors; raises ValueError unless the length of each is finite, which bounds every inner product.
+
+    what, first: how the error names the vectors, and the place of the first of them.
+    """
     tensor = torch.as_tensor(vectors)
     bad = (~torch.isfinite(torch.linalg.vector_norm(tensor, dim=1))).nonzero()
     if len(bad):
-        raise ValueError(f"{what} row {int(bad[0])} holds NaN, infinite or overflowing values ({len(bad)} such rows)")
+        raise ValueError(
+            f"{what} row {first + int(bad[0])} holds NaN, infinite or overflowing values ({len(bad)} such rows)"
+        )
     return tensor
 
 
@@ -269,7 +245,8 @@ def padded(rows: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
-def _chunks(values: IntArray, size: int) -> list[IntArray]:
+def chunks(values: IntArray, size: int) -> list[IntArray]:
+    """Values in parts of `size`, at least 1."""
     return [values[first : first + max(1, size)] for first in range(0, len(values), max(1, size))]
 
 

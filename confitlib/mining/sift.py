@@ -9,9 +9,53 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
+IntArray = NDArray[np.intp]
+
+CERTAINTY = 3.5  # standard deviations: about one window in 2,000 is missed
 MAGNITUDE = 0x7FFFFFFF  # all bits of a float32 but its sign
 POSITION = 0xFFFFFFFF
 UNUSED = torch.iinfo(torch.int64).max
+
+
+@dataclass(frozen=True, eq=False)
+class Bracket:
+    """The places in a sample of a pool's scores that surely enclose each window of ranks; all `[Q]`.
+
+    Places count from the highest score of the sample; -1 and `sampled` stand for no bound.
+    """
+
+    top: IntArray
+    bottom: IntArray
+    sampled: int
+    documents: int
+
+    @classmethod
+    def of(cls, start: IntArray, stop: IntArray, sampled: int, documents: int, times: float = 1.0) -> Bracket:
+        """Around the ranks `[start, stop)` of so many documents; `times` widens the margin."""
+        free = 1 - sampled / documents  # the larger the sample, the less is left to chance
+
+        def place(rank: IntArray, side: int) -> IntArray:
+            share = rank / documents
+            margin = times * (CERTAINTY * np.sqrt(sampled * share * (1 - share) * free) + 1)
+            return (share * sampled + side * margin).round().astype(np.intp).clip(-1, sampled)
+
+        return cls(place(start, -1), place(stop, 1), sampled, documents)
+
+    @property
+    def capacity(self) -> int:
+        """How many scores a query may keep: the most that lie between two such places, but for rare luck."""
+        widest = int((self.bottom - self.top).max(initial=0))
+        likely = (widest + 4 * widest**0.5 + 1) / self.sampled
+        return min(self.documents, int(likely * self.documents) + 1)
+
+    def sieve(self, sample: torch.Tensor, rows: IntArray, capacity: int) -> Sieve:
+        """An empty sieve for the queries at `rows`, whose scores of the sample `[R, sampled]` rise."""
+        top, bottom = (torch.as_tensor(place[rows], device=sample.device)[:, None] for place in (self.top, self.bottom))
+        last = self.sampled - 1
+        high = sample.gather(1, (last - top).clamp(0, last)).masked_fill(top < 0, torch.inf)
+        low = sample.gather(1, (last - bottom).clamp(0, last)).masked_fill(bottom > last, -torch.inf)
+        lowest = torch.finfo(torch.float32).min  # no need to keep what was removed
+        return Sieve.between(low[:, 0].clamp(min=lowest), high[:, 0], capacity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +98,17 @@ class Sieve:
         row, column, slot = row[fits], column[fits], slot[fits]
         self.keys[row, slot] = encoded(scores[row, column], first + step * column)
         self.count.add_(found)
+
+    def holds(self, start: IntArray, stop: IntArray) -> NDArray[np.bool_]:
+        """Which queries kept all of their ranks `[start, stop)`, both `[R]`."""
+        above, kept = self.above.cpu().numpy(), self.count.cpu().numpy()
+        return (above <= start) & (above + kept >= stop) & (kept <= self.keys.shape[1])
+
+    def at(self, row: IntArray, rank: IntArray) -> torch.Tensor:
+        """The key at each rank of each row, flat; of no meaning for a rank that was not kept."""
+        keys = self.ranked()
+        slot = (row * keys.shape[1] + rank - self.above.cpu().numpy()[row]).clip(0, max(0, keys.numel() - 1))
+        return keys.take(torch.as_tensor(slot, device=keys.device)).cpu()
 
     def ranked(self) -> torch.Tensor:
         """The kept keys in rank order, `UNUSED` ones last: `[R, fullest row]`."""

@@ -1,9 +1,8 @@
 """Band mining against a pool in files: one pass over it a block of queries, exact, in bounded memory.
 
-A window of ranks needs no ranking of the whole pool. Scores against an evenly spaced sample of the pool bracket the
-window; one pass then counts what scores above the bracket and keeps what scores inside it. Counts and kept
-scores prove that the window lies inside, or the query goes again with a wider bracket. So the result is exact
-whatever the sample was, and memory holds about the window plus a margin instead of the pool.
+What `confitlib.mining.kernel` does with a pool in memory: a sample brackets every window, one pass sifts the scores
+to the bracket, and counts prove that the window lies inside. Here the sample is evenly spaced over the files, and a
+query whose bracket misses goes again with a wider one, so no query ever keeps the whole pool unless its window does.
 """
 
 from __future__ import annotations
@@ -15,44 +14,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from confitlib.mining.band import band_window
-from confitlib.mining.kernel import SMALLEST, FloatArray, IntArray, Picks, concatenate, padded
+from confitlib.mining.kernel import CACHED, IntArray, Picks, asked, chunks, concatenate, finite, padded
+from confitlib.mining.sift import Bracket, Sieve, decoded, in_order
 from confitlib.mining.task import Selection, Task
 from confitlib.scale.engine import Engine, LocalEngine
 from confitlib.scale.shards import VectorShards, split_vectors
 
 SAMPLE = 16_384  # vectors of the pool that bracket a window
-SPREADS = 4.0  # margin of a bracket, in standard deviations of a sample rank
-TILE = 8192  # vectors of the pool multiplied at a time
-SCORES_A_TILE = 2**21
-KEPT = 2**21  # scores kept at a time, about: some 250 MB with all that is made of them
+KEYS = 2**22  # scores kept in one pass, 32 MiB: more of them, and so more queries, than a pool in memory needs
+WIDER = 4.0  # times the margin before, for queries whose bracket missed
 
 
 @dataclass(frozen=True)
 class BandTask:
-    """A file of queries and the window of ranks of each, `[q]`, against a pool that all tasks read from its files."""
+    """A file of queries and the window of ranks of each, `[q]`, against a pool that all tasks read from its files.
+
+    ranks: `[q, n]`, the only ranks of the windows that are wanted; None: all.
+    """
 
     queries: VectorShards
     pool: VectorShards
     removed: csr_array
     start: IntArray
     stop: IntArray
+    ranks: IntArray | None = None
 
     @cached_property
-    def vectors(self) -> FloatArray:
+    def vectors(self) -> torch.Tensor:
         """The queries, `[q, d]`."""
-        return self.queries.take(np.arange(len(self.queries)))
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """Score limits of some queries, `[q]`: their windows are expected in `low <= score <= high`."""
-
-    low: torch.Tensor
-    high: torch.Tensor
+        return finite(self.queries.take(np.arange(len(self.queries))), "query")
 
 
 def sharded_band(
@@ -62,17 +55,21 @@ def sharded_band(
     start: IntArray,
     stop: IntArray,
     engine: Engine | None = None,
+    ranks: IntArray | None = None,
 ) -> Picks:
     """Ranks `[start, stop)` of every query's ranking of the pool: what `select_band` picks, ties included.
 
-    One task a file of queries; each streams the files of the pool. queries, pool: finite vectors; removed
-    `[Q, N]`, nonzero entries take no rank; start, stop `[Q]`, stop at most the number of items left. A task holds
-    one tile of scores and a few windows, more only for a query that scores far more than a window's worth of
-    the pool equally.
+    One task a file of queries; each streams the files of the pool. removed: `[Q, N]`, nonzero entries take no rank;
+    start, stop: `[Q]`, stop at most the number of items left; ranks: `[Q, n]`, only these ranks of the window, as in
+    `select_band`. A task holds one tile of scores, what it found, and the windows of a few queries; more only
+    where a query scores far more than a window's worth of the pool equally. Raises ValueError for a row that is
+    not finite or a window beyond the pool.
     """
     sizes = np.cumsum([0, *queries.sizes])
     tasks = [
-        BandTask(VectorShards((path,)), pool, removed[a:b], start[a:b], stop[a:b])
+        BandTask(
+            VectorShards((path,)), pool, removed[a:b], start[a:b], stop[a:b], None if ranks is None else ranks[a:b]
+        )
         for path, a, b in zip(queries.paths, sizes, sizes[1:], strict=False)
     ]
     found = (engine or LocalEngine()).map(mine_task, tasks, "mining")
@@ -92,83 +89,48 @@ def band_on(task: Task, folder: Path, engine: Engine, lo: float = 0.03, hi: floa
     start, stop = band_window(task.candidates, lo, hi)
     queries, pool = (split_vectors(part, folder / name, shards)
                      for part, name in zip(task.vectors, ("queries", "pool"), strict=True))  # fmt: skip
-    return task.from_pool(task.draw(sharded_band(queries, pool, task.known, start, stop, engine)))
+    ranks = task.draw_ranks(start, stop)
+    return task.from_pool(sharded_band(queries, pool, task.known, start, stop, engine, ranks))
 
 
 def mine_task(task: BandTask) -> Picks:
     """The picks of one task, query by query in order; query positions count from the task's first."""
     sample = torch.as_tensor(task.pool.sample(SAMPLE))
-    width = int((task.stop - task.start).max(initial=1)) + len(task.pool) // 64
-    rows = max(SMALLEST, min(SCORES_A_TILE // TILE, KEPT // width))
-    blocks = [np.arange(a, min(a + rows, len(task.queries))) for a in range(0, len(task.queries), rows)]
-    return concatenate(picks for block in blocks for picks in _settled(task, block, sample))
+    picks = concatenate(_mined(task, np.flatnonzero(task.start < task.stop), sample))
+    return picks.take(np.argsort(picks.query, kind="stable"))
 
 
-def _settled(task: BandTask, rows: IntArray, sample: torch.Tensor) -> list[Picks]:
-    """The windows of some queries in query order, with brackets that widen until each window is inside."""
-    spreads, settled = SPREADS, []
-    while len(rows):
-        if spreads > 4 * len(sample) + 4:  # the last bracket was infinite on both sides
-            raise ValueError("a window ends behind the last item, or vectors hold NaN: check stop, or encode again")
-        bracket = _bracket(task, rows, sample, spreads)
-        picks, inside = _pass(task, rows, bracket)
-        settled.append(picks)
-        rows, spreads = rows[~inside], 4 * spreads
-    whole = concatenate(settled)
-    return [whole.take(np.argsort(whole.query, kind="stable"))]
+def _mined(task: BandTask, queries: IntArray, sample: torch.Tensor, margin: float = 1.0) -> Iterator[Picks]:
+    """The windows of some queries, those whose first bracket misses last."""
+    bracket, missed = Bracket.of(task.start, task.stop, len(sample), len(task.pool), margin), queries[:0]
+    for rows in chunks(queries, min(CACHED.rows, KEYS // bracket.capacity)):
+        sieve = _sifted(task, rows, bracket, sample)
+        held = sieve.holds(task.start[rows], task.stop[rows])
+        row, rank = asked(task.start[rows], task.stop[rows], None if task.ranks is None else task.ranks[rows])
+        row, rank = row[held[row]], rank[held[row]]
+        item, score = decoded(sieve.at(row, rank))
+        yield Picks(rows[row], np.array(item), rank, np.array(score))
+        missed = np.append(missed, rows[~held])
+    if ((bracket.top[missed] < 0) & (bracket.bottom[missed] == len(sample))).any():  # they kept everything
+        raise ValueError("a window ends behind the last item that is left: check stop")
+    if len(missed):
+        yield from _mined(task, missed, sample, WIDER * margin)
 
 
-def _bracket(task: BandTask, rows: IntArray, sample: torch.Tensor, spreads: float) -> Bracket:
-    """Limits from the order statistics of the sample; infinite where the margin leaves the sample."""
-    size, share = len(sample), len(sample) / len(task.pool)
-    scores = products(torch.as_tensor(task.vectors[rows]), sample).sort(dim=1, descending=True).values
-    first, last = (torch.as_tensor(bound[rows] * share) for bound in (task.start, task.stop))
-    above = (first - spreads * (first.sqrt() + 1)).floor().long()
-    below = (last + spreads * (last.sqrt() + 1)).ceil().long()
-    high = scores.gather(1, above.clamp(0, size - 1)[:, None])[:, 0].where(above >= 0, torch.inf)
-    low = scores.gather(1, below.clamp(0, size - 1)[:, None])[:, 0].where(below < size, -torch.inf)
-    return Bracket(low, high)
-
-
-def _pass(task: BandTask, rows: IntArray, bracket: Bracket) -> tuple[Picks, NDArray[np.bool_]]:
-    """One pass over the pool: the windows of the queries whose bracket holds it, and which these are."""
-    low, high = bracket.low[:, None], bracket.high[:, None]
-    above, kept = torch.zeros(len(rows), dtype=torch.long), []
-    for first, scores in _tiles(task, rows):
-        above += (scores > high).sum(1)
-        places = ((scores <= high) & (scores >= low)).nonzero(as_tuple=True)
-        kept.append((places[0], places[1] + first, scores[places]))
-    query, item, score = (torch.cat(column).numpy() for column in zip(*kept, strict=True))
-    return _windows(task, rows, above.numpy(), Picks(query, item, np.zeros(0, np.intp), score))
-
-
-def _windows(task: BandTask, rows: IntArray, above: IntArray, kept: Picks) -> tuple[Picks, NDArray[np.bool_]]:
-    """Cut the windows out of what one pass kept, positions of a query rising, and counted above it."""
-    order = np.lexsort((-kept.score, kept.query))  # stable: equal scores stay by position
-    query, counts = kept.query[order], np.bincount(kept.query, minlength=len(rows))
-    rank = above[query] + np.arange(len(order)) - (np.cumsum(counts) - counts)[query]
-    start, stop = task.start[rows], task.stop[rows]
-    inside = (above <= start) & (above + counts >= stop)
-    chosen = inside[query] & (rank >= start[query]) & (rank < stop[query])
-    picked = order[chosen]
-    return Picks(rows[query[chosen]], kept.item[picked], rank[chosen], kept.score[picked]), inside
-
-
-def _tiles(task: BandTask, rows: IntArray) -> Iterator[tuple[int, torch.Tensor]]:
-    """Scores `[rows, tile]` of the whole pool with the position of each tile; NaN where an item is removed."""
-    queries, removed = torch.as_tensor(task.vectors[rows]), task.removed[rows].tocoo()
+def _sifted(task: BandTask, queries: IntArray, bracket: Bracket, sample: torch.Tensor) -> Sieve:
+    """One pass over the pool: what it leaves of the scores of some queries."""
+    vectors, removed = task.vectors[torch.from_numpy(queries)], task.removed[queries].tocoo()
     order = np.argsort(removed.col, kind="stable")
     row, column = removed.row[order], removed.col[order]
-    for first, vectors in task.pool.blocks(TILE):
-        scores = products(queries, torch.as_tensor(vectors)).add_(0.0)  # adding 0.0 turns -0.0 into 0.0
-        a, b = np.searchsorted(column, (first, first + len(vectors)))
-        scores[row[a:b], column[a:b] - first] = torch.nan
-        yield first, scores
+    sieve = bracket.sieve(in_order(products(vectors, sample)), queries, bracket.capacity)
+    for first, tile in task.pool.blocks(CACHED.columns):
+        scores = products(vectors, finite(tile, "pool", first))
+        a, b = np.searchsorted(column, (first, first + len(tile)))
+        scores[row[a:b], column[a:b] - first] = -torch.inf  # after everything else
+        sieve.add(scores, first, 1)
+    return sieve
 
 
 def products(queries: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """Inner products `[q, n]`, each the same whatever the other rows are.
-
-    BLAS takes other kernels, which round otherwise, for a handful of rows or columns; zeros fill these up.
-    """
+    """Inner products `[q, n]`, each the same whatever the other rows are: see `SMALLEST` of the kernel."""
     return torch.mm(padded(queries), padded(vectors).T)[: len(queries), : len(vectors)]
