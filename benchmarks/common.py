@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,14 +48,22 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 
 
 def environment(*packages: str) -> dict[str, str]:
-    """Processor, threads, Python and package versions (torch and numpy always)."""
+    """Processor, threads, Python and versions of the packages that are installed (torch and numpy always)."""
     return {
         "cpu": processor(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "numpy", *packages)},
+        **{package: found for package in ("torch", "numpy", *packages) if (found := installed(package))},
     }
+
+
+def installed(package: str) -> str | None:
+    """The version of a package; None if it is not there, as some peers on a machine with a card."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def processor() -> str:

@@ -102,7 +102,7 @@ def load_encoder(
 def _token_average(pooling: Pooling | None, max_length: int | None) -> AnyBackbone:
     folder = Path(get_model_path())
     with safe_open(folder / layout.WEIGHTS, framework="pt") as weights:
-        vectors = weights.get_tensor(MINILM_TOKEN_VECTORS)
+        vectors = weights.get_tensor(MINILM_TOKEN_VECTORS).float()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     length = layout.STATIC_MAX_LENGTH if max_length is None else max_length
     return StaticBackbone(tokenizer, vectors, None, length, pooling or "mean")

@@ -2,7 +2,7 @@
 
 What `confitlib.mining.kernel` does with a pool in memory: a sample brackets every window, one pass sifts the scores
 to the bracket, and counts prove that the window lies inside. Here the sample is evenly spaced over the files, and a
-query whose bracket misses goes again with a wider one, so no query ever keeps the whole pool unless its window does.
+query whose bracket misses goes again with a wider one, so that it still keeps little more than its window.
 """
 
 from __future__ import annotations
