@@ -6,7 +6,7 @@ from confitlib.market import compose
 from confitlib.rankers import RANKERS, InBatch, LLMReranker, PairTraining, RawEmbed, Trees
 from confitlib.rankers.confit_v1 import FieldConfig
 from confitlib.rankers.dpgnn import GraphConfig
-from confitlib.rankers.federated import FederatedConfig
+from confitlib.rankers.federation import FederatedConfig
 from confitlib.training import TrainingConfig
 
 WIDTH, VOCABULARY = 384, 30_522  # of the offline token vectors

@@ -34,7 +34,7 @@ from confitlib.rankers import (
 )
 from confitlib.rankers.confit_v1 import FieldConfig
 from confitlib.rankers.dpgnn import GraphConfig, propagate, propagation_matrix, quadruple_bpr
-from confitlib.rankers.federated import (
+from confitlib.rankers.federation import (
     Adapter,
     FederatedConfig,
     Server,

@@ -17,7 +17,8 @@ except ImportError as error:
 from flwr.common import FitIns, GetPropertiesIns, ndarrays_to_parameters, parameters_to_ndarrays
 
 from confitlib.corpus import Corpus
-from confitlib.rankers.federated import FedPJF, LocalClient, Server, Upload
+from confitlib.rankers.federated import FedPJF
+from confitlib.rankers.federation import LocalClient, Server, Upload
 
 ASK_SECONDS = 60.0
 JOIN_SECONDS = 300
