@@ -243,8 +243,9 @@ def claims(
     measure: Annotated[bool, typer.Option(help="Print expectation and tolerance over the seeds instead.")] = False,
 ) -> None:
     """Check the claims against the newest records; exit status 1 if one fails or has no record."""
+    from confitlib.claims import check_claims, load_claims, measure_claims, passed
     from confitlib.lab import standard_records
-    from confitlib.records import check_claims, load_claims, load_records, measure_claims, passed
+    from confitlib.records import load_records
 
     with plain_errors():
         source = given_or(file, "claims.yaml")

@@ -80,7 +80,7 @@ def test_errors_read_alike_in_every_command(arguments, error, monkeypatch):
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("confitlib.records.load_claims", fail)
+    monkeypatch.setattr("confitlib.claims.load_claims", fail)
     monkeypatch.setattr("confitlib.llm.pricing.load_prices", fail)
     result = confit(*arguments)
     assert result.exit_code == 1 and result.output == f"[FAIL] {error.args[0]}\n"
