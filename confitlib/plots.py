@@ -249,7 +249,9 @@ def _markdown(record: pd.Series) -> str:
 def _cell(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == 0 else f"{value:.3f}"
+    if abs(value) >= 1000 or value == 0:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"  # three digits either way
 
 
 def update_results(path: Path, markdown: str) -> None:
