@@ -31,7 +31,7 @@ QUANTITIES = {
     "resume recall@100": "recall@100, ranking resumes",
     "job ndcg@10": "nDCG@10, ranking jobs",
     "job recall@10": "recall@10, ranking jobs",
-    "hardness": "hardness (score gap)",
+    "hardness": "score gap (small: hard)",
     "false negatives": "false negatives (share)",
 }
 
@@ -185,6 +185,8 @@ def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> 
         line_with_band(axes, table.dropna(subset="place"), "place", hue=hue)
         axes.axhline(0, color="0.3", linewidth=1)
         axes.set_ylabel(f"gain, {QUANTITIES[quantity]}")
+        axes.get_legend().set_visible(axes is panels.flat[-1])
+    panels.flat[-1].legend(title=hue, loc="upper left", bbox_to_anchor=(1, 1))  # beside the intervals
     return fig
 
 
