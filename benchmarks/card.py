@@ -43,10 +43,13 @@ def main() -> None:
         raise SystemExit("torch sees no CUDA card here; --quick tries the steps on the CPU")
     end = time.monotonic() + 60 * options.minutes
     options.folder.mkdir(parents=True, exist_ok=True)
-    for name, arguments in (QUICK if options.quick else STEPS).items():
+    steps = QUICK if options.quick else STEPS
+    for name, arguments in steps.items():
         started = time.monotonic()
         state = "done before" if finished(options.folder / name) else step(options.folder / name, arguments, end)
         print(f"{name}: {state}, {time.monotonic() - started:.0f} s", flush=True)
+    if not all(finished(options.folder / name) for name in steps):
+        raise SystemExit("not all is done: read the logs, then run this again")
 
 
 def parse() -> argparse.Namespace:
@@ -67,7 +70,7 @@ def finished(result: Path) -> bool:
 def step(result: Path, arguments: str, end: float) -> str:
     """Run one step, to its end or the time's; how it ended."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    command = [sys.executable, *arguments.format(device=device, result=result).split()]
+    command = [sys.executable, *(word.format(device=device, result=result) for word in arguments.split())]
     with result.with_suffix(".log").open("wb") as log:
         try:
             left = max(0.0, end - time.monotonic())

@@ -105,15 +105,19 @@ def report(
     summary: Mapping[str, Any],
     where: Mapping[str, str],
     file: Path | None = None,
+    before: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Print environment, table and, last, the line `NAME: key=value …`; write everything as JSON if asked."""
+    """Print environment, table and, last, the line `NAME: key=value …`; write everything as JSON if asked.
+
+    before: rows of a table printed earlier, which the file begins with.
+    """
     print(" · ".join(f"{key} {value}" for key, value in where.items()))
     table = Table(*rows[0], title=name)
     for row in rows:
         table.add_row(*(shown(value) for value in row.values()))
     Console().print(table)
     if file is not None:
-        content = {"benchmark": name, "environment": dict(where), "rows": list(rows), "summary": dict(summary)}
+        content = {"benchmark": name, "environment": dict(where), "rows": [*before, *rows], "summary": dict(summary)}
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(f"{name}: " + " ".join(f"{key}={shown(value)}" for key, value in summary.items()))
 

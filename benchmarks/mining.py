@@ -216,7 +216,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, help="default 384, with --device 768")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of processes")
     parser.add_argument("--only", nargs="+", choices=list(CONTESTANTS), help="default: all, with --quick four")
-    parser.add_argument("--device", help="measure one card, e.g. cuda, in place of the peers")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="measure one card, e.g. cuda, in place of the peers")
     parser.add_argument("--contestant", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -238,7 +238,7 @@ def main() -> None:
             rows += compared(size, chosen.dim or 384, names, 1 if chosen.quick else chosen.repeats)
     summary = {f"{row['program']}@{row['size']}".replace(" ", "_"): row["x product"] for row in rows}
     where = environment("faiss-cpu", "sentence-transformers", "numba")
-    if chosen.device and torch.cuda.is_available():
+    if chosen.device == "cuda":
         where["card"] = torch.cuda.get_device_name(chosen.device)
     report("mining", rows, summary, where, chosen.json)
 

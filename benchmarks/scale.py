@@ -43,7 +43,7 @@ def main() -> None:
         vectors = resume_vectors(Path(folder), encoder, SHARDS[options.quick][0])
         found = [index_row(vectors, kind, Path(folder) / kind) for kind in KINDS]
     summary = growth(rows) | {f"{row['index']}_recall": row[f"recall@{NEIGHBOURS}"] for row in found}
-    report("scale", found, summary, environment("faiss-cpu"), options.json)
+    report("scale", found, summary, environment("pyarrow", "faiss-cpu"), options.json, before=rows)
 
 
 def train_encoder(folder: Path, preset: str) -> Path:

@@ -33,9 +33,10 @@ def main() -> None:
     """Measure, print and, with `--json`, write."""
     options = parse()
     corpus = compose("tiny" if options.quick else "laptop", seed=0).corpus
-    summary = {}
+    steps: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
     if options.device == "cpu":  # where the static encoder belongs
-        summary = static_steps(corpus, TrainingConfig(epochs=1 if options.quick else 4))
+        steps, summary = static_steps(corpus, TrainingConfig(epochs=1 if options.quick else 4))
     pairs, batch = options.pairs or (8 if options.quick else 96), options.batch or (4 if options.quick else 8)
     load = Load(
         first_pairs(corpus, pairs),
@@ -56,14 +57,14 @@ def main() -> None:
         "batch": str(batch),
         "max_length": str(options.max_length),
     }
-    report("training", rows, summary, where, options.json)
+    report("training", rows, summary, where, options.json, before=steps)
 
 
 def parse() -> argparse.Namespace:
     """What to train, and where."""
     parser = parser_of(__doc__)
     parser.add_argument("--encoder", default="minilm", help="minilm or, for speed alone, random:e5-base")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, help="pairs in a batch")
     parser.add_argument("--max-length", type=int, default=512, help="tokens read of a document")
     parser.add_argument("--pairs", type=int, help="pairs to train on")
@@ -71,8 +72,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def static_steps(corpus: Corpus, config: TrainingConfig) -> dict[str, Any]:
-    """Print what one optimizer step of the static encoder takes on one thread; the summary of whole epochs."""
+def static_steps(corpus: Corpus, config: TrainingConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What one optimizer step of the static encoder takes on one thread, printed too; the summary of whole epochs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     steps = {
@@ -89,7 +90,7 @@ def static_steps(corpus: Corpus, config: TrainingConfig) -> dict[str, Any]:
     summary |= {"sparse_ms": ours, "dense_ms": milliseconds["Adam, dense gradients"]}
     report("static steps", rows, summary, environment("transformers", "accelerate"))
     torch.set_num_threads(threads)
-    return summary
+    return rows, summary
 
 
 def step(corpus: Corpus, config: TrainingConfig, adam: Callable[..., torch.optim.Optimizer]) -> Callable[[], object]:

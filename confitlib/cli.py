@@ -179,6 +179,7 @@ def sweep(
     address: Annotated[
         str, typer.Option(help="Of the Ray cluster: local (start one here), auto or HOST:PORT.")
     ] = "local",
+    gpus: Annotated[float, typer.Option(min=0, help="Cards of each run on Ray; 0.5: two runs share one.")] = 0,
 ) -> None:
     """Run a grid of notebook runs, leaving out what is done; start it again after an interruption."""
     from confitlib.sweeps import run_sweep
@@ -189,7 +190,7 @@ def sweep(
         else:
             from confitlib.scale.engine import RayEngine
 
-            with RayEngine(address, workers) as cluster:
+            with RayEngine(address, workers, gpus=gpus) as cluster:
                 runs = run_sweep(file, workers, cluster.call)
     failed = [run for run in runs if run.state == "failed"]
     for one in failed:

@@ -34,7 +34,7 @@ Mining = Mapping[str, Any]
 IN_BATCH = "in-batch"
 OF_NEGATIVES = ("false negatives", "hardness")
 DECIDES = (
-    *("corpus", "text", "lexical", "jsonl", "llm", "prompts", "augment", "encoder", "mining", "training"),
+    *("corpus", "groups", "text", "lexical", "jsonl", "llm", "prompts", "augment", "encoder", "mining", "training"),
     *("rankers", "evaluation", "audit", "experiments"),
 )
 

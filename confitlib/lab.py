@@ -74,7 +74,11 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
     if len(cells) != 1:
         raise NotebookError(f"{path}: {len(cells)} cells are tagged `parameters`, expected one")
     declared = {}
-    for statement in ast.parse("".join(cells[0]["source"])).body:
+    try:
+        tree = ast.parse("".join(cells[0]["source"]))
+    except SyntaxError as error:
+        raise NotebookError(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from error
+    for statement in tree.body:
         if isinstance(statement, ast.AnnAssign) and statement.value is not None:
             value = _literal(path, statement.value)
             declared[ast.unparse(statement.target)] = Parameter(ast.unparse(statement.annotation), value)
@@ -88,8 +92,11 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
 
 def cells_of(path: Path) -> list[dict[str, Any]]:
     """The cells of a notebook as its JSON has them."""
-    content: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
-    return content["cells"]
+    try:
+        content: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+        return content["cells"]
+    except (ValueError, KeyError) as error:
+        raise NotebookError(f"{path} is no notebook ({error}): restore it, or merge it again") from error
 
 
 def _literal(path: Path, value: ast.expr) -> Any:

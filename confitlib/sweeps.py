@@ -61,9 +61,12 @@ def plan_sweep(file: str | Path) -> list[SweepRun]:
     if "notebook" not in content:
         raise ValueError(f'{file}: no notebook: say which, e.g. notebook: "05"')
     numbers, profile = content["notebook"], content.get("profile", "laptop")
+    numbers = numbers if isinstance(numbers, list) else [numbers]
+    if not all(isinstance(number, str) for number in numbers):
+        raise ValueError(f'{file}: notebook is {content["notebook"]!r}: quote the number, e.g. notebook: "05"')
     grid = _grid(file, content.get("grid") or {}, content.get("seeds", [0]))
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    chosen = [find_notebook(number) for number in (numbers if isinstance(numbers, list) else [numbers])]
+    chosen = [find_notebook(number) for number in numbers]
     return [run for path in chosen for run in _sweep_runs(path, profile, points)]
 
 

@@ -360,6 +360,8 @@ def test_comparisons_pair_queries_by_id_and_refuse_others() -> None:
     assert compare(frame, frame.iloc[::-1], "map").difference == 0.0
     with pytest.raises(ValueError, match="different queries"):
         compare(frame, frame.iloc[1:], "map")
+    with pytest.raises(ValueError, match=r"do not both hold 'recall@7': there are .*map"):
+        compare(frame, frame, "recall@7")
     with pytest.raises(ValueError, match="differ in candidates or positives"):
         compare(frame, frame.assign(positives=2), "map")
     with pytest.raises(ValueError, match="needs two queries"):

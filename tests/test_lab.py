@@ -90,6 +90,16 @@ def test_a_profile_that_sets_what_nobody_has_is_refused(profile, message, projec
         lab.profile_parameters("odd", "05")
 
 
+@pytest.mark.parametrize(("cell", "message"), [("<<<<<<< ours", "is no notebook"), ("seed: int = (", "not Python")])
+def test_a_broken_notebook_is_named_by_whoever_meets_it(cell, message, project):
+    path = project / "notebooks/07_broken.ipynb"
+    write_notebook(path, parameters=cell)
+    if message == "is no notebook":
+        path.write_text(f"{cell}\n{path.read_text()}")
+    with pytest.raises(NotebookError, match=f"07_broken.ipynb.*{message}"):
+        lab.profile_parameters("tiny", "05")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("common: [", "odd.yaml, line 1: not YAML"), ("- 1", "a mapping"), ("'05': [1]", "section '05'")],

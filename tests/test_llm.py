@@ -445,6 +445,25 @@ def task(monkeypatch, tmp_path):
     monkeypatch.setitem(TASKS, "echo", Task("echo", lambda corpus, model, seed: build(corpus, model)))
 
 
+def test_half_an_emoji_is_stored_as_a_question_mark(tmp_path):
+    with Server(lambda body: completion(GOOD + " \ud83d")) as server:
+        client = client_of(server, tmp_path)
+        assert [answer.text for answer in run(client, asked("a"))] == [GOOD + " ?"]
+    assert len(Store(tmp_path / "s.jsonl")) == 1
+
+
+def test_an_error_in_a_check_loses_no_reply_under_way(tmp_path):
+    def check(request: Request, text: str) -> None:
+        raise RuntimeError("a check that fails")
+
+    with Server() as server:
+        server.faults = {name: [0.3] for name in "bcd"}
+        client = client_of(server, tmp_path)
+        with pytest.raises(RuntimeError, match="a check that fails"):
+            run(client, asked(*"abcd"), check=check)
+    assert len(Store(tmp_path / "s.jsonl")) == 4
+
+
 def build(corpus, model: str) -> list[Request]:
     ids = corpus.jobs.index[:4]
     return [Request(model, prompt(f"Job {i}, mail a@b.org"), about=i, source="A post, mail a@b.org") for i in ids]
@@ -458,11 +477,18 @@ def test_requests_go_out_as_a_file_and_answers_come_back_checked(task, tmp_path)
     names = [line["fingerprint"] for line in waiting]
     lines = [{"fingerprint": names[0], "text": GOOD, "model": "own", "usage": {"input": 3, "output": 4}},
              {"fingerprint": names[1], "text": "no"}, {"fingerprint": "f" * 64, "text": GOOD},
-             {"fingerprint": names[2], "text": GOOD, "finish_reason": "length"}, {"fingerprint": names[3]}]  # fmt: skip
+             {"fingerprint": names[2], "text": GOOD, "finish_reason": "length"}, {"fingerprint": names[3]},
+             {"fingerprint": names[3], "text": GOOD, "usage": {"input": 3}}]  # fmt: skip
     Path("answers.jsonl").write_text("\n" + "".join(json.dumps(line) + "\n" for line in lines))
     result = confit("import", "answers.jsonl")
-    assert result.exit_code == 1 and "1 answers taken, 0 already there, 4 rejected" in result.output
-    for fault in (f"line 3 ({waiting[1]['about']}): too short", "line 4: no request", "cut off", "no text"):
+    assert result.exit_code == 1 and "1 answers taken, 0 already there, 5 rejected" in result.output
+    for fault in (
+        f"line 3 ({waiting[1]['about']}): too short",
+        "line 4: no request",
+        "cut off",
+        "no text",
+        "usage is no mapping",
+    ):
         assert fault in result.output
     assert "3 requests in" in confit("requests", "--task", "echo", "--preset", "tiny").output
     (entry,) = Store("records/llm/answers.jsonl")

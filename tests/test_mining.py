@@ -201,6 +201,8 @@ def test_parameters_are_checked_without_a_corpus(strategy):
     for wrong in ({"seed": -1}, {"n": 0}, {"unknown": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             check_mining(strategy, **wrong)
+    with pytest.raises(ValueError, match=r"0 < width <= 0.5"):
+        check_mining("chosen_band", n=3, width=5)
 
 
 def test_empty_pool_leaves_every_query_without_negatives():
@@ -476,6 +478,9 @@ def test_fingerprint_tells_contents_apart():
 def test_an_incomplete_folder_is_refused(tmp_path):
     corpus, embeddings = random_case(17)
     mine("top", corpus, embeddings=embeddings, target="job", n=1).save(tmp_path)
+    (tmp_path / "about.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged negatives"):
+        Negatives.load(tmp_path)
     (tmp_path / "about.json").unlink()
     with pytest.raises(FileNotFoundError, match="no complete negatives"):
         Negatives.load(tmp_path)

@@ -619,7 +619,7 @@ def test_cold_start_split_partitions_documents(tiny: Corpus) -> None:
 
 def test_split_loses_no_label_when_components_are_small() -> None:
     index = [str(number) for number in range(100)]
-    frame = pd.DataFrame({"text": "x", "split": "train"}, index=index)
+    frame = pd.DataFrame({"text": index, "split": "train"}, index=index)
     labels = pd.DataFrame(
         {"resume_id": index, "job_id": [str(n // 4) for n in range(100)], "label": 1, "split": "train"}
     )
@@ -627,6 +627,16 @@ def test_split_loses_no_label_when_components_are_small() -> None:
     assert len(corpus.labels) == 100
     assert corpus.labels["split"].value_counts().to_dict() == {"train": 80, "valid": 8, "test": 12}
     assert (corpus.jobs["split"][25:] == "train").all()
+
+
+def test_a_job_that_was_posted_twice_stays_in_one_split() -> None:
+    names = [f"{number:02d}" for number in range(40)]
+    jobs = pd.DataFrame({"text": [f"Job  {n // 2}" if n % 2 else f"job {n // 2}" for n in range(40)]}, index=names)
+    resumes = pd.DataFrame({"text": names}, index=names)
+    labels = pd.DataFrame({"resume_id": names, "job_id": names, "label": 1, "split": "train"})
+    corpus = split_documents(Corpus(resumes.assign(split="train"), jobs.assign(split="train"), labels))
+    assert corpus.jobs["split"].nunique() == 3
+    assert (corpus.jobs["split"].to_numpy()[::2] == corpus.jobs["split"].to_numpy()[1::2]).all()
 
 
 def test_split_refuses_lists_and_odd_fractions(tiny: Corpus) -> None:
@@ -681,6 +691,15 @@ def test_scores_become_labels_by_a_threshold_and_stay(tables: Path) -> None:
     call = lambda: load_pairs(tables / "pairs.csv", **read, threshold=5)  # noqa: E731
     refused(call, "unknown_label", "pairs.csv, row 2: label n/a is not 0 or 1")
     refused(lambda: load_pairs(tables / "pairs.csv", **read), "unknown_label", "row 1: label 7 is not 0 or 1")
+
+
+@pytest.mark.parametrize("spelling", ["1.0", "1", " 1"])
+def test_a_mapping_of_numbers_reads_them_however_they_are_written(spelling: str, tables: Path) -> None:
+    write(tables / "pairs.csv", "resume_id,job_id,label", f"1,1,{spelling}", "2,1,0.0")
+    read = {"resumes": tables / "cvs.jsonl", "jobs": tables / "posts.csv", "split": "train"}
+    assert load_pairs(tables / "pairs.csv", **read, label_values={1: 0, 0: 1}).labels["label"].tolist() == [0, 1]
+    call = lambda: load_pairs(tables / "pairs.csv", **read, label_values={5: 1, 0: 0})  # noqa: E731
+    refused(call, "unknown_label", "row 1: label", "not in label_values")
 
 
 def test_named_labels(tables: Path) -> None:

@@ -98,6 +98,32 @@ def test_documents_stream_with_the_text_that_a_corpus_gives(folder, tiny):
     assert [one for path in documents.paths for one in documents.ids(path)] == jobs.index.tolist()
 
 
+def test_a_list_in_a_cell_reads_as_its_items_in_lines(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    skills = [[f"skill {number}" for number in range(1500)], []]
+    frame = pd.DataFrame({"job_id": ["a", "b"], "skills": skills, "title": ["x", None]})
+    frame.iloc[:1].to_parquet(tmp_path / "jobs/0.parquet")
+    documents = DocumentShards.of_folder(tmp_path, "job")
+    (text,) = next(documents.texts(documents.paths[0]))
+    assert all(skill in text.splitlines() for skill in skills[0][1:])
+
+
+def test_a_market_that_lost_a_mark_or_a_shard_is_completed_or_says_what_is_missing(tmp_path):
+    compose_to_parquet("tiny", 3, tmp_path, shards=2, **SMALL)
+    (tmp_path / "market.json").write_text("")  # a kill in the moment of writing
+    compose_to_parquet("tiny", 3, tmp_path, shards=2, **SMALL)
+    assert (tmp_path / "market.json").read_text()
+    (tmp_path / "jobs/00001.parquet").unlink()
+    with pytest.raises(ValueError, match="2 files of resumes and 1 of jobs"):
+        known_positives(tmp_path, *(DocumentShards.of_folder(tmp_path, side) for side in ("resume", "job")))
+
+
+def test_an_empty_pool_holds_no_band(tmp_path):
+    queries = split_vectors(np.ones((3, 2), dtype=np.float32), tmp_path, 2)
+    nothing = np.zeros(3, dtype=np.intp)
+    assert not len(sharded_band(queries, VectorShards(()), csr_array((3, 0), dtype=bool), nothing, nothing).item)
+
+
 def test_a_folder_without_documents_says_how_to_get_some(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"resumes/\*.parquet.*confitlib.market"):
         DocumentShards.of_folder(tmp_path, "resume")
@@ -340,8 +366,9 @@ def test_a_search_from_the_command_line_finds_the_job_whose_text_it_is_given(fol
 
 def test_a_resume_of_fields_reads_as_the_corpus_writes_it(tmp_path, tiny):
     row = tiny.resumes.iloc[0][tiny.fields("resume")]
-    (tmp_path / "cv.json").write_text(json.dumps(row.to_dict()))
-    assert read_document(tmp_path / "cv.json", "resume") == texts(tiny, "resume").iloc[0]
+    for name, encoding in (("cv.json", "utf-8"), ("CV.JSON", "utf-8-sig")):
+        (tmp_path / name).write_text(json.dumps(row.to_dict()), encoding=encoding)
+        assert read_document(tmp_path / name, "resume") == texts(tiny, "resume").iloc[0]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_sweep_crosses_its_grid_with_its_seeds(project):
     ("text", "message"),
     [("notebook: [\nprofile: }", "rates.yaml, line 2: not YAML"), ("[1, 2]", "expected a mapping"), ("", "no notebook"),
      ("{notebook: '05', grid: [1]}", "grid is"), ("{notebook: '05', grid: {rate: 0.1}}", "rate is 0.1, expected"),
-     ("{notebook: '05', seeds: 3}", "seed is 3, expected a list")],
+     ("{notebook: '05', seeds: 3}", "seed is 3, expected a list"), ("notebook: 05", "quote the number")],
 )  # fmt: skip
 def test_a_sweep_file_of_another_shape_is_refused_by_name(text, message, project):
     (project / "sweeps/rates.yaml").write_text(text)

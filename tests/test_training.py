@@ -207,6 +207,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
     broken = tmp_path / "checkpoint-999"  # of another kill, during a checkpoint
     shutil.copytree(last, broken, ignore=shutil.ignore_patterns("trainer_state.json"))
     (broken / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "run.txt").write_text("")  # and one in the moment of marking the folder
     assert run(output_dir=str(tmp_path)).encoder.weight_hash() == whole.encoder.weight_hash()
     config = replace(config, seed=4)
     with pytest.raises(ValueError, match="another run"):

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from confitlib.corpus import COPY_OF, Corpus, Side, other
-from confitlib.text import texts
+from confitlib.groups import groups_of
 
 
 class AcceptedPairs:
@@ -37,7 +37,8 @@ class AcceptedPairs:
 
     @cached_property
     def _groups(self) -> dict[Side, pd.Series]:
-        return {side: _groups(self.corpus, side) for side in (self.side, other(self.side))}
+        named = {side: groups_of(self.corpus, side) for side in (self.side, other(self.side))}
+        return {side: pd.Series(pd.factorize(groups)[0], index=groups.index) for side, groups in named.items()}
 
     @cached_property
     def _pair_groups(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -58,14 +59,3 @@ def _originals(corpus: Corpus, side: Side) -> pd.Index:
     frame = corpus.documents(side)
     copied = frame[COPY_OF].fillna("") != "" if COPY_OF in frame.columns else np.zeros(len(frame), dtype=bool)
     return frame.index[~np.asarray(copied)]
-
-
-def _groups(corpus: Corpus, side: Side) -> pd.Series:
-    """A number for every document, shared by copies of one original and by documents of the same text."""
-    frame = corpus.documents(side)
-    said = texts(corpus, side, hyre=False).str.casefold().str.split().str.join(" ")
-    origin = pd.Series(frame.index, index=frame.index)
-    if COPY_OF in frame.columns:
-        named = frame[COPY_OF].fillna("").astype(str)
-        origin = named.where(named.isin(frame.index), origin)
-    return pd.Series(pd.factorize(said.loc[origin])[0], index=frame.index)

@@ -51,7 +51,7 @@ class TextEncoder(nn.Module):
 
     @property
     def sparse_parameters(self) -> bool:
-        """Whether trainable parameters have sparse gradients and want `torch.optim.SparseAdam`."""
+        """Whether trainable parameters have sparse gradients and want `training.RowAdam`."""
         return self.backbone.sparse_parameters and any(p.requires_grad for p in self.backbone.parameters())
 
     @property
@@ -141,7 +141,7 @@ class TextEncoder(nn.Module):
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         if cache is None:
             return self._embed(checked, batch_size, progress)
-        key = vector_cache.key_of(self._backbone_hash(), str(self._precision()), checked)
+        key = vector_cache.key_of(self._backbone_hash(), str(self.precision), checked)
         shape = (len(checked), self.backbone.dim)
         return vector_cache.load_or_compute(cache, key, shape, lambda: self._embed(checked, batch_size, progress))
 
@@ -165,7 +165,9 @@ class TextEncoder(nn.Module):
         update_with_weights(digest, self.backbone)
         return digest.hexdigest()
 
-    def _precision(self) -> torch.dtype:
+    @property
+    def precision(self) -> torch.dtype:
+        """The type that products are computed in when encoding: bf16 on a card, else float32."""
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
     def _embed(self, texts: list[str], batch_size: int, progress: bool) -> Vectors:
@@ -188,7 +190,7 @@ class TextEncoder(nn.Module):
 
     @torch.inference_mode()
     def _embed_batch(self, ids: list[TokenIds]) -> Vectors:
-        device, precision = self.device, self._precision()
+        device, precision = self.device, self.precision
         features = {name: tensor.to(device, non_blocking=True) for name, tensor in self.collate(ids).items()}
         with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
             return self.backbone(features).float().cpu().numpy()

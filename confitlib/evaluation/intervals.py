@@ -79,10 +79,13 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, metric: str, seed: int = 0) -> Com
     `a`, `b`: frames of `rank_metrics` (or `RankingResult.queries`) with equal query ids and equal
     positives. The null hypothesis flips the sign of each query's difference at random; two-sided.
 
-    Raises ValueError if the frames do not hold the same queries, or fewer than two with positives.
+    Raises ValueError if the frames do not hold the metric and the same queries, or fewer than two with positives.
     """
     if set(a.index) != set(b.index) or a.index.has_duplicates:
         raise ValueError("a and b rank different queries: evaluate both on the same corpus, split and candidates")
+    if metric not in a.columns or metric not in b.columns:
+        known = ", ".join(name for name in a.columns if name in b.columns and name not in COUNTS)
+        raise ValueError(f"a and b do not both hold {metric!r}: there are {known}; evaluate with the k that you need")
     b = b.loc[a.index]
     if not a[COUNTS].equals(b[COUNTS]):
         raise ValueError("a and b differ in candidates or positives: evaluate both with the same relevance")

@@ -277,7 +277,12 @@ class Client:
         if not self.live:
             return [await self._answer(None, run, request, check) for request in requests]
         async with self.connection() as api:
-            return await asyncio.gather(*(self._answer(api, run, request, check) for request in requests))
+            answers = (self._answer(api, run, request, check) for request in requests)
+            ended = await asyncio.gather(*answers, return_exceptions=True)  # an error must not lose replies under way
+        for answer in ended:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in ended if isinstance(answer, Answer)]
 
     async def _answer(self, api: AsyncOpenAI | None, run: _Run, request: Request, check: Check | None) -> Answer:
         """The reply to a request, or to its repair if the first is at fault."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from confitlib.files import atomic
 from confitlib.jsonl import numbered_entries
-from confitlib.llm.replies import judge, read_usage
+from confitlib.llm.replies import judge, read_usage, storable
 from confitlib.llm.requests import Request
 from confitlib.llm.safety import mask
 from confitlib.llm.store import Store
@@ -86,7 +86,7 @@ def import_answers(store: Store, waiting: Mapping[str, Waiting], path: Path) -> 
 def _reply(line: Mapping[str, Any]) -> dict[str, Any]:
     usage = line.get("usage") or {}
     return {
-        "text": line["text"],
+        "text": storable(line["text"]),
         "finish_reason": line.get("finish_reason", "stop"),
         "refusal": None,
         "usage": {name: usage[name] for name in ("input", "output")} if "input" in usage else read_usage(line),
@@ -100,6 +100,9 @@ def _fault(one: Waiting | None, line: Mapping[str, Any]) -> str | None:
         return "no request waits for this fingerprint"
     if not isinstance(line.get("text"), str):
         return "no text"
+    usage = line.get("usage") or {}
+    if not isinstance(usage, dict) or ("input" in usage) != ("output" in usage):
+        return "usage is no mapping with the numbers input and output"
     return judge(one.request, _reply(line), find_task(one.task).check)
 
 

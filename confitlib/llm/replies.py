@@ -36,13 +36,19 @@ def read_chat(content: Mapping[str, Any]) -> Entry:
     text = message.get("content") if isinstance(message, dict) else 0
     if not isinstance(message, dict) or not (text is None or isinstance(text, str)):
         raise MalformedReply("malformed reply: no message")
+    refusal = message.get("refusal")
     return {
-        "text": text or "",
+        "text": storable(text or ""),
         "finish_reason": choices[0].get("finish_reason"),
-        "refusal": message.get("refusal"),
+        "refusal": None if refusal is None else storable(str(refusal)),
         "usage": read_usage(content),
         "served_by": content.get("model"),
     }
+
+
+def storable(text: str) -> str:
+    """A text with a question mark for each half of a broken emoji, which no file in UTF-8 can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def read_usage(content: Mapping[str, Any]) -> dict[str, int]:

@@ -52,9 +52,12 @@ def compose_to_parquet(
 def _claim(folder: Path, about: dict[str, Any]) -> None:
     """Say what the folder holds, or refuse to mix two markets."""
     file, content = folder / ABOUT, json.dumps(about, indent=2) + "\n"
-    if file.is_file() and file.read_text(encoding="utf-8") != content:
+    known = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if known not in ("", content):
         raise FileExistsError(f"{folder} holds another market, see {file}: choose another folder or delete this one")
-    file.write_text(content, encoding="utf-8")
+    if not known:
+        with atomic(file) as partial:
+            partial.write_text(content, encoding="utf-8")
 
 
 def _shard(preset: Preset, bank: Bank, seed: int, shard: int) -> dict[str, pd.DataFrame]:

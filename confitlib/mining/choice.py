@@ -49,8 +49,7 @@ def choose_band(
     estimate an upper bound. Labels alone are used, never the truth. Assumes that accepted pairs are as easy to rank
     as unlabelled matches. Raises ValueError without held-out accepted pairs, or if no band meets the bound.
     """
-    if not 0 < width <= 0.5 or not 0 < bound < 1 or not 0 < top_rate <= 1:
-        raise ValueError(f"needs 0 < width <= 0.5, 0 < bound < 1, 0 < top_rate <= 1, got {width}, {bound}, {top_rate}")
+    _check(width, bound, top_rate)
     places = held_out_percentiles(corpus, embeddings, target, split)
     bins = round(2 / width)
     rates = top_rate * _relative(places["percentile"].to_numpy(), bins)
@@ -68,10 +67,16 @@ def choose_band(
 
 def chosen_band(task: Task, width: float = 0.01, bound: float = 0.1, top_rate: float = 1.0) -> Selection:
     """The band that `choose_band` picks from the validation split. Ours."""
+    _check(width, bound, top_rate)
     if task.embeddings is None or not len(task.query_ids):
         return band(task)  # which says what is missing, or has nothing to mine for
     chosen = choose_band(task.corpus, task.embeddings, task.target, width=width, bound=bound, top_rate=top_rate)
     return band(task, chosen.lo, chosen.hi)
+
+
+def _check(width: float, bound: float, top_rate: float) -> None:
+    if not 0 < width <= 0.5 or not 0 < bound < 1 or not 0 < top_rate <= 1:
+        raise ValueError(f"needs 0 < width <= 0.5, 0 < bound < 1, 0 < top_rate <= 1, got {width}, {bound}, {top_rate}")
 
 
 def held_out_percentiles(corpus: Corpus, embeddings: Embeddings, target: Side, split: Split) -> pd.DataFrame:

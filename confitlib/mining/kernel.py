@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -43,7 +43,8 @@ class _Sizes:
 
 
 CACHED = _Sizes(512, 2**11, 2**20)  # a tile of 4 MiB and 8 MiB of keys for each thread
-ON_CARD = _Sizes(2**15, 2**14, 2**30)  # enough arithmetic to hide the copy of a tile; 8 GiB of keys
+ON_CARD = _Sizes(2**15, 2**14, 2**30)  # enough arithmetic to hide the copy of a tile; at most 8 GiB of keys
+KEYS_ON_CARD = 0.1  # of its free memory: sorting needs three times as much
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class _Ranking:
             raise ValueError(f"a window ends at rank {stop.max()}, but the pool holds {len(pool)} documents")
         self.queries, self.pool = finite(queries, "query"), _resident(finite(pool, "pool"), device)
         self.removed, self.start, self.stop, self.device = removed, start, stop, torch.device(device)
-        self.sizes = CACHED if self.device.type == "cpu" else ON_CARD
+        self.sizes = CACHED if self.device.type == "cpu" else _on_card(self.device)
         self.step = max(1, -(-len(pool) // self.sizes.columns))  # tile t: documents t, t + step, …
         width = len(self.pool[:: self.step])
         self.thinning = max(1, int(width / max(1.0, len(pool) ** (2 / 3))))  # our choice: sample and sort cost alike
@@ -230,6 +231,14 @@ def _known_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={name!r} is not to be had: use 'cpu', or 'cuda' on a machine with a card") from error
     return device
+
+
+def _on_card(device: torch.device) -> _Sizes:
+    """What fits the card; raises ValueError where torch may round the factors of its products."""
+    if torch.get_float32_matmul_precision() != "highest":
+        raise ValueError('exact ranking needs whole float32: call torch.set_float32_matmul_precision("highest") first')
+    free = torch.cuda.mem_get_info(device)[0]
+    return replace(ON_CARD, keys=min(ON_CARD.keys, int(KEYS_ON_CARD * free) // 8))
 
 
 def _resident(pool: torch.Tensor, device: str) -> torch.Tensor:

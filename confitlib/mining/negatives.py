@@ -83,8 +83,11 @@ class Negatives:
         folder = Path(path)
         if not (folder / ABOUT).exists():
             raise FileNotFoundError(f"{folder} holds no complete negatives ({ABOUT} is missing): mine them again")
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        return Negatives(table=pd.read_parquet(folder / TABLE), queries=pd.read_parquet(folder / QUERIES), **about)
+        try:
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            return Negatives(table=pd.read_parquet(folder / TABLE), queries=pd.read_parquet(folder / QUERIES), **about)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{folder} holds damaged negatives ({error}): mine them again") from error
 
     @cached_property
     def _slices(self) -> dict[str, slice]:

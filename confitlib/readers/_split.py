@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from confitlib.corpus import SIDES, SPLITS, Corpus, Side, other
+from confitlib.groups import groups_of
 
 FRACTIONS = (0.8, 0.1, 0.1)
 
@@ -18,7 +19,8 @@ def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed
     """A cold-start split: every document gets one of train, valid and test, and so do the labels.
 
     The side with fewer labelled documents is dealt out at random, in `fractions` of its labels;
-    each document of the other side follows most of its labels. A label whose documents end in
+    each document of the other side follows most of its labels. Documents of the same text, such as a job that was
+    posted twice, and copies go together. A label whose documents end in
     different splits cannot be used in a cold start: it is left out and counted in `notes`.
     Unlabelled documents are in train. Raises ValueError on a corpus with candidate lists, which
     belong to a split already, and on fractions that do not sum to 1.
@@ -26,11 +28,12 @@ def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed
     if len(corpus.rankings):
         raise ValueError(f"corpus {corpus.name!r} has candidate lists, so its splits are given")
     _check(fractions)
-    counts = {side: corpus.labels[f"{side}_id"].nunique() for side in SIDES}
-    dealt: Side = "job" if counts["job"] <= counts["resume"] else "resume"
-    first = _deal(corpus.labels[f"{dealt}_id"], fractions, seed)
-    second = _follow(corpus.labels[f"{other(dealt)}_id"], corpus.labels[f"{dealt}_id"].map(first))
-    split = _apply(corpus, {dealt: first, other(dealt): second})
+    groups = {side: groups_of(corpus, side) for side in SIDES}
+    labelled = {side: corpus.labels[f"{side}_id"].map(groups[side]) for side in SIDES}
+    dealt: Side = "job" if labelled["job"].nunique() <= labelled["resume"].nunique() else "resume"
+    first = _deal(labelled[dealt], fractions, seed)
+    second = _follow(labelled[other(dealt)], labelled[dealt].map(first))
+    split = _apply(corpus, {dealt: groups[dealt].map(first), other(dealt): groups[other(dealt)].map(second)})
     return replace(split, notes=(*split.notes, *empty_splits(split.labels["split"], fractions)))
 
 
@@ -55,7 +58,7 @@ def empty_splits(splits: pd.Series, fractions: Sequence[float]) -> list[str]:
 
 
 def _deal(ids: pd.Series, fractions: Sequence[float], seed: int) -> pd.Series:
-    """Ids in random order, cut where the running number of labels passes each fraction."""
+    """Groups in random order, cut where the running number of labels passes each fraction."""
     labels = ids.value_counts().sort_index()
     shuffled = labels.iloc[np.random.default_rng(seed).permutation(len(labels))]
     middle = (shuffled.cumsum() - shuffled / 2) / max(int(shuffled.sum()), 1)
@@ -65,7 +68,7 @@ def _deal(ids: pd.Series, fractions: Sequence[float], seed: int) -> pd.Series:
 
 
 def _follow(ids: pd.Series, splits: pd.Series) -> pd.Series:
-    """The split of most labels of each id; ties go to the smaller split, which needs them more."""
+    """The split of most labels of each group; ties go to the smaller split, which needs them more."""
     votes = pd.crosstab(ids, splits).reindex(columns=list(SPLITS), fill_value=0)
     scarce_first = votes[votes.sum().sort_values(kind="stable").index]
     return scarce_first.idxmax(axis=1)

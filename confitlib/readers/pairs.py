@@ -227,8 +227,16 @@ def _label_values(values: pd.Series, choices: Choices) -> pd.Series:
     if choices.threshold is not None:
         scores = pd.to_numeric(values, errors="coerce")
         return label_column((scores >= choices.threshold).astype(object).where(scores.notna(), values))
-    named = {str(value): label for value, label in choices.label_values.items()}
-    return label_column(values.map(lambda value: named.get(str(value), value)))
+    if not choices.label_values:
+        return label_column(values)
+    named = {_spelling(value): label for value, label in choices.label_values.items()}
+    return label_column(values.map(lambda value: named.get(_spelling(value), f"{value} (not in label_values)")))
+
+
+def _spelling(value: Any) -> str:
+    """A label as text, numbers alike however they are written: 1, 1.0 and "1.0" become "1"."""
+    number = pd.to_numeric(str(value), errors="coerce")
+    return str(value) if pd.isna(number) else as_id(float(number))
 
 
 def _split_name(value: Any) -> str:

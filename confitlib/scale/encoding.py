@@ -28,10 +28,11 @@ def encode_shards(
 ) -> VectorShards:
     """Unit vectors of every document, a `.npy` file in `folder` for each Parquet file, in the same order.
 
-    encoder: a name or folder that `load_encoder` takes. A file is named by what it was made of (texts and
-    weights), so a finished one is not made again, also after an interruption, and no stale one is used.
+    encoder: a name or folder that `load_encoder` takes. A file is named by what it was made of (texts, weights and
+    precision), so a finished one is not made again, also after an interruption, and no stale one is used.
     """
-    tasks = [EncodingTask(path, documents.side, str(encoder), Path(folder)) for path in documents.paths]
+    folder, name = Path(folder).resolve(), str(Path(encoder).resolve() if Path(encoder).is_dir() else encoder)
+    tasks = [EncodingTask(path.resolve(), documents.side, name, folder) for path in documents.paths]
     return VectorShards(tuple((engine or LocalEngine()).map(encode_file, tasks, f"encoding {documents.side}s")))
 
 
@@ -49,6 +50,6 @@ def encode_file(task: EncodingTask) -> Path:
 
 @lru_cache(maxsize=1)
 def _encoder(name: str) -> tuple[TextEncoder, str]:
-    """One encoder a process, loaded once, and the hash of its weights and settings."""
+    """One encoder a process, loaded once, and what its vectors depend on."""
     encoder = load_encoder(name)
-    return encoder, encoder.weight_hash()
+    return encoder, f"{encoder.weight_hash()}:{encoder.precision}"

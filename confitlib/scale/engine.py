@@ -57,6 +57,8 @@ class LocalEngine(Engine):
 class RayEngine(Engine):
     """Ray tasks, one core each. A task whose worker dies is run again elsewhere, at most `retries` times.
 
+    gpus: cards of each task, which sees no other; with a fraction tasks share one, with 0 all see all.
+
     address: "local" starts a cluster of `workers` processes (default: one a core) on the loopback interface and
     ends it again; "auto" or `host:port` joins one that runs, whose machines see the same files under the same
     paths and have the same environment. Plain tasks rather than Ray Data: a shard in makes a file out, which
@@ -64,13 +66,17 @@ class RayEngine(Engine):
     Fault Tolerance" (https://docs.ray.io/en/latest/ray-core/fault_tolerance/tasks.html).
     """
 
-    def __init__(self, address: str = "local", workers: int | None = None, retries: int = RETRIES) -> None:
-        self.address, self.workers, self.retries = address, workers, retries
+    def __init__(
+        self, address: str = "local", workers: int | None = None, retries: int = RETRIES, gpus: float = 0
+    ) -> None:
+        self.address, self.workers, self.retries, self.gpus = address, workers, retries, gpus
         self._ray: Any = None
 
     def __enter__(self) -> Self:
         """Start or join the cluster; raises ImportError without Ray, ConnectionError where none can be had."""
         self._ray = _import_ray()
+        if self._ray.is_initialized():
+            raise ConnectionError("Ray runs in this process already: end that with ray.shutdown(), which this would do")
         if self.address == "local":
             self._start()
         else:
@@ -103,7 +109,7 @@ class RayEngine(Engine):
     def _remote(self, function: Callable[..., Any]) -> Any:
         if self._ray is None:
             raise RuntimeError("the engine is not running: use it as `with RayEngine() as engine`")
-        return self._ray.remote(max_retries=self.retries, num_cpus=1)(function)
+        return self._ray.remote(max_retries=self.retries, num_cpus=1, num_gpus=self.gpus)(function)
 
     def _start(self) -> None:
         path = os.pathsep.join([str(LIGHT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -238,10 +238,10 @@ def read_document(path: str | Path, side: Side) -> str:
     if not file.is_file():
         raise FileNotFoundError(f"there is no {side} file {file}")
     try:
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not text in UTF-8: save the {side} as .txt or .json") from error
-    if file.suffix != ".json":
+    if file.suffix.lower() != ".json":
         return content
     try:
         fields = json.loads(content)

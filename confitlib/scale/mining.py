@@ -72,6 +72,8 @@ def sharded_band(
         )
         for path, a, b in zip(queries.paths, sizes, sizes[1:], strict=False)
     ]
+    if not len(pool):
+        return concatenate([])
     found = (engine or LocalEngine()).map(mine_task, tasks, "mining")
     return concatenate(
         Picks(part.query + first, part.item, part.rank, part.score)
@@ -87,7 +89,7 @@ def band_on(task: Task, folder: Path, engine: Engine, lo: float = 0.03, hi: floa
     if task.official or not 0 <= lo < hi <= 1:
         raise ValueError(f"a band needs 0 <= lo < hi <= 1 and official=False, got lo={lo}, hi={hi}, {task.official}")
     start, stop = band_window(task.candidates, lo, hi)
-    queries, pool = (split_vectors(part, folder / name, shards)
+    queries, pool = (split_vectors(part, folder.resolve() / name, shards)
                      for part, name in zip(task.vectors, ("queries", "pool"), strict=True))  # fmt: skip
     ranks = task.draw_ranks(start, stop)
     return task.from_pool(sharded_band(queries, pool, task.known, start, stop, engine, ranks))

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from confitlib.corpus import RESERVED, Side, blank_documents
 from confitlib.files import atomic
 from confitlib.mining.kernel import FloatArray, IntArray
+from confitlib.readers._tables import as_text
 from confitlib.text import serialise
 
 ROWS_A_BATCH = 4096
@@ -37,7 +38,7 @@ class DocumentShards:
     @classmethod
     def of_folder(cls, folder: str | Path, side: Side) -> DocumentShards:
         """The files of `folder/resumes` or `folder/jobs`; raises FileNotFoundError if there are none."""
-        paths = tuple(sorted((Path(folder) / f"{side}s").glob("*.parquet")))
+        paths = tuple(sorted((Path(folder).resolve() / f"{side}s").glob("*.parquet")))
         if not paths:
             raise FileNotFoundError(
                 f"{folder} holds no {side}s/*.parquet: write them, or compose a market with "
@@ -78,7 +79,7 @@ class DocumentShards:
         fields, first = self.fields(path), 0
         with _reading(pq.ParquetFile, path) as file:
             for batch in file.iter_batches(rows, columns=fields):
-                frame: pd.DataFrame = pa.Table.from_batches([batch]).to_pandas()
+                frame: pd.DataFrame = pa.Table.from_batches([batch]).to_pandas().map(as_text)
                 self._refuse(path, blank_documents(frame, fields), "without text. Supply it or drop the row", first)
                 first += len(frame)
                 yield serialise(frame[fields], self.side).tolist()
@@ -174,6 +175,9 @@ def split_vectors(vectors: FloatArray, folder: Path, shards: int) -> VectorShard
 
 def known_positives(folder: str | Path, resumes: DocumentShards, jobs: DocumentShards) -> csr_array:
     """Accepted pairs of a composed market, booleans `[n_resumes, n_jobs]`, whose labels stay inside a shard."""
+    if len(resumes.paths) != len(jobs.paths):
+        counts = f"{len(resumes.paths)} files of resumes and {len(jobs.paths)} of jobs"
+        raise ValueError(f"{folder} holds {counts}: a shard has one of each, so compose what is missing")
     rows, columns, first = [np.zeros(0, np.intp)], [np.zeros(0, np.intp)], np.zeros(2, np.intp)
     for resume_path, job_path in zip(resumes.paths, jobs.paths, strict=True):
         labels = pd.read_parquet(Path(folder) / "labels" / resume_path.name)

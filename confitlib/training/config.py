@@ -27,6 +27,7 @@ class TrainingConfig:
     `group_by_length`: batches of pairs of similar length. `gradient_checkpointing`: a transformer keeps the inputs
     of its layers alone and computes the rest again. `compile`: fuse a transformer's operations with
     `torch.compile`, which takes a minute at first and needs a C++ compiler.
+    `weight_decay` and `max_grad_norm` leave the static encoder's own vectors alone.
     With several processes, `batch_size` and `negatives_per_batch` count those of each (docs/training.md).
     """
 

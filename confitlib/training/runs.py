@@ -22,6 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from confitlib.cache import code_hash, content_key
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import StaticBackbone, TextEncoder, load_encoder
+from confitlib.files import atomic
 from confitlib.mining import Negatives
 from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
 from confitlib.training.config import TrainingConfig, trainer_arguments
@@ -30,7 +31,15 @@ from confitlib.training.refresh import Refresh, RefreshCallback
 from confitlib.training.sharding import WholeWeights, check_settings, sharded
 from confitlib.training.trainer import ContrastiveTrainer, DualEncoder
 
-DECIDES = ("corpus", "text", "lexical", "encoder", "mining", "training")  # the modules that decide a training's outcome
+DECIDES = (
+    "corpus",
+    "groups",
+    "text",
+    "lexical",
+    "encoder",
+    "mining",
+    "training",
+)  # the modules that decide a training's outcome
 Validator = Callable[[TextEncoder], Mapping[str, float]]
 
 
@@ -55,12 +64,14 @@ class TrainingResult:
         (folder / "training.json").write_text(json.dumps({"seconds": self.seconds, "config": asdict(self.config)}))
 
     @classmethod
-    def load(cls, folder: str | Path, trust_remote_code: bool = False) -> TrainingResult:
-        """Read what `save` wrote, with the same weights frozen."""
+    def load(
+        cls, folder: str | Path, trust_remote_code: bool = False, device: torch.device | None = None
+    ) -> TrainingResult:
+        """Read what `save` wrote, with the same weights frozen; `device` as in `load_encoder`."""
         folder = Path(folder)
         saved = json.loads((folder / "training.json").read_text())
         history = pd.read_json(folder / "history.jsonl", lines=True)
-        encoder = load_encoder(folder, trust_remote_code=trust_remote_code)
+        encoder = load_encoder(folder, device=device, trust_remote_code=trust_remote_code)
         config = TrainingConfig(**saved["config"])
         _set_trainable(encoder, config.mode)
         return cls(encoder, history, saved["seconds"], config)
@@ -90,7 +101,7 @@ def train(
     rank, processes = process()
     _set_trainable(encoder, config.mode)
     output_dir, cache = (None if path is None else Path(path) for path in (output_dir, cache))
-    _check_options(encoder, config, processes, output_dir)
+    _check_options(encoder, config, processes, output_dir, validator is not None)
     if output_dir is not None and rank == 0:
         _claim_folder(output_dir, _run_key(encoder, corpus, config, negatives, refresh))
     adapter = config.mode == "adapter"
@@ -153,7 +164,7 @@ def train_once(
         embeddings = cache / "embeddings"
         result = train(encoder, corpus, config, negatives, refresh=refresh, cache=embeddings, progress=progress)
         _save_at_once(result, folder)
-    return replace(TrainingResult.load(folder, trust_remote_code), reused=reused)
+    return replace(TrainingResult.load(folder, trust_remote_code, encoder.device), reused=reused)
 
 
 def _run_key(
@@ -186,12 +197,14 @@ def _claim_folder(folder: Path, key: str) -> None:
     Removes checkpoints that a killed run left incomplete: transformers writes their trainer_state.json last.
     """
     mark = folder / "run.txt"
-    if mark.exists() and mark.read_text() != key:
+    known = mark.read_text() if mark.exists() else ""
+    if known not in ("", key):
         raise ValueError(
             f"{folder} holds checkpoints of another run (data, settings, weights or code differ): empty it"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(key)
+    if not known:
+        with atomic(mark) as partial:
+            partial.write_text(key)
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").is_file():
             shutil.rmtree(checkpoint)
@@ -230,12 +243,16 @@ def _set_trainable(encoder: TextEncoder, mode: Literal["full", "adapter"] | int)
         raise ValueError("a static encoder with an adapter mixes sparse and dense gradients: use mode='adapter'")
 
 
-def _check_options(encoder: TextEncoder, config: TrainingConfig, processes: int, output_dir: Path | None) -> None:
-    """Raise ValueError for what several processes need, and for what a static encoder cannot do."""
+def _check_options(
+    encoder: TextEncoder, config: TrainingConfig, processes: int, output_dir: Path | None, validated: bool
+) -> None:
+    """Raise ValueError for what several processes or a choice need, and for what a static encoder cannot do."""
     if output_dir is None and processes > 1:
         raise ValueError("several processes need output_dir: they meet at the checkpoints in it")
     if sharded():
         check_settings()
+    if config.best_metric != "loss" and not validated:
+        raise ValueError(f"best_metric={config.best_metric!r} needs a validator that returns it, or use 'loss'")
     if not isinstance(encoder.backbone, StaticBackbone):
         return
     for option in ("gradient_checkpointing", "compile"):
