@@ -66,7 +66,7 @@ def confit_v1_loss(
 def info_nce(anchors: Tensor, candidates: Tensor, temperature: float, masked: Tensor | None = None) -> Tensor:
     """InfoNCE: anchor i `[B, d]` must pick candidate i among all candidates `[B + H, d]` it is not masked from.
 
-    Scores are float32 under autocast too: divided by a small temperature, those of bf16 are off by whole units.
+    Scores are float32 under autocast too: divided by a small temperature, those of bf16 are off by tenths.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         scores = anchors.float() @ candidates.float().T / temperature

@@ -31,15 +31,7 @@ from confitlib.training.refresh import Refresh, RefreshCallback
 from confitlib.training.sharding import WholeWeights, check_settings, sharded
 from confitlib.training.trainer import ContrastiveTrainer, DualEncoder
 
-DECIDES = (
-    "corpus",
-    "groups",
-    "text",
-    "lexical",
-    "encoder",
-    "mining",
-    "training",
-)  # the modules that decide a training's outcome
+DECIDES = ("corpus", "groups", "text", "lexical", "encoder", "mining", "training")  # modules that decide a run
 Validator = Callable[[TextEncoder], Mapping[str, float]]
 
 
