@@ -214,5 +214,6 @@ def collect(
             raise LookupError(f"no open batch{f' {batch_id}' if batch_id else ''} beside {client.store.path}")
         for job in jobs:
             done = batch.collect(client, job)
-            failed = f", {len(done.failures)} failed" if done.failures else ""
+            first = next(iter(done.failures.values()), "")
+            failed = f", {len(done.failures)} failed, the first because: {first}" if done.failures else ""
             typer.echo(f"{done.id}: {done.status}, {len(done.requests)} requests{failed}")

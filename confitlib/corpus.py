@@ -148,12 +148,13 @@ class Corpus:
             keep &= (self.labels["label"] == label).to_numpy()
         return self.labels[keep].reset_index(drop=True)
 
-    def known_positives(self) -> csr_array:
-        """Every pair known to be positive, from labels and candidate lists of all splits.
+    def known_positives(self, split: Split | None = None, lists: bool = True) -> csr_array:
+        """Every pair that labels and candidate lists of one split (default: all) accept; without `lists` labels alone.
 
         Returns sparse booleans `[n_resumes, n_jobs]` in frame order.
         """
-        judged = judged_pairs(self.labels, self.rankings)
+        chosen = self.rankings["split"] == split if split is not None else np.ones(len(self.rankings), dtype=bool)
+        judged = judged_pairs(self.labelled(split), self.rankings[chosen & lists])
         table = judged[judged["label"] == 1].drop_duplicates()
         rows = self.positions("resume", table["resume_id"])
         columns = self.positions("job", table["job_id"])

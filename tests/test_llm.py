@@ -579,6 +579,16 @@ def test_a_batch_is_handed_in_once_resumed_and_collected(tmp_path):
             batch.submit(client_of(server, tmp_path, budget=1e-6), asked("c"))
 
 
+def test_a_batch_that_was_turned_down_says_why(tmp_path):
+    with Server() as server:
+        api, client = BatchApi(server), client_of(server, tmp_path)
+        job = batch.submit(client, asked("a"))
+        why = {"object": "list", "data": [{"line": 1, "code": "x", "message": f"no such model for {KEY}"}]}
+        api.made[0] |= {"status": "failed", "errors": why}
+        assert batch.collect(client, job).status == "failed"
+        assert job.failures["line 1"].startswith("no such model") and KEY not in job.failures["line 1"]
+
+
 def test_open_batches_count_against_the_budget_until_their_replies_are_paid(tmp_path):
     with Server() as server:
         api, client = BatchApi(server), client_of(server, tmp_path)

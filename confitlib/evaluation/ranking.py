@@ -150,7 +150,7 @@ def _pool_blocks(ranker: Scorer, corpus: Corpus, target: Side, split: Split, rel
     """Query ids, scores and relevance of the full pool, as many queries at a time as memory allows."""
     pool, queries = list(corpus.pool(target, split)), list(corpus.pool(other(target), split))
     known = _judgements(corpus, relevance)
-    relevant = _accepted(corpus, split) if relevance == "labels" else known
+    relevant = corpus.known_positives(split) if relevance == "labels" else known
     barred = known > relevant
     step = max(1, BLOCK_CELLS // len(pool))
     starts = range(0, len(queries), step)
@@ -190,15 +190,6 @@ def _judgements(corpus: Corpus, relevance: Relevance) -> csr_array:
     if corpus.truth is None:
         raise ValueError(f"corpus {corpus.name!r} has no truth: use relevance='labels'")
     return corpus.truth
-
-
-def _accepted(corpus: Corpus, split: Split) -> csr_array:
-    """The pairs that labels or candidate lists of one split accept, `[n_resumes, n_jobs]`."""
-    lists = [_listed(corpus, target, split) for target in SIDES]
-    judged = pd.concat([corpus.labelled(split), *lists])
-    pairs = judged.loc[judged["label"] == 1, ["resume_id", "job_id"]].drop_duplicates()
-    cells = (corpus.positions("resume", pairs["resume_id"]), corpus.positions("job", pairs["job_id"]))
-    return csr_array((np.ones(len(pairs), dtype=bool), cells), shape=(len(corpus.resumes), len(corpus.jobs)))
 
 
 def _listed(corpus: Corpus, target: Side, split: Split) -> pd.DataFrame:

@@ -117,6 +117,8 @@ async def _fetch(client: Client, job: Job) -> None:
         over = batch.status in ("completed", "expired", "cancelled", "failed")
         for file in files if over else []:
             _take(client, job, (await api.files.content(file)).text)
+        for error in (batch.errors and batch.errors.data) or []:  # why the whole batch was turned down
+            job.failures[f"line {error.line}"] = client.scrub(str(error.message))
         job.status = "collected" if over and files else batch.status
         job.save()
 

@@ -53,8 +53,8 @@ class Relations:
     def __init__(self, corpus: Corpus, side: Side, text: Pieces, neighbours: int, hyre: bool) -> None:
         embeddings = Embeddings.of_corpus(static_encoder(), corpus, hyre=hyre)
         near = _neighbourhood(corpus, side, embeddings.of(side), neighbours)
-        accepted = _training_edges(corpus, side)
-        partners = _averaged(near @ accepted)
+        accepted = corpus.known_positives("train", lists=False).astype(np.float32)
+        partners = _averaged(near @ (accepted if side == "resume" else accepted.T))
         own, opposite = embeddings.of(side), embeddings.of(other(side))
         self.text, self.vectors = text, np.stack([own, _averaged(near) @ own, partners @ opposite], axis=1)
 
@@ -75,15 +75,6 @@ def _neighbourhood(corpus: Corpus, side: Side, vectors: NDArray[np.float32], nei
     nearest = pool[np.argpartition(-cosine, taken - 1, axis=1)[:, :taken]]
     rows = np.repeat(np.arange(len(vectors)), taken)
     return csr_array((np.ones(rows.size, dtype=np.float32), (rows, nearest.ravel())), shape=(len(vectors),) * 2)
-
-
-def _training_edges(corpus: Corpus, side: Side) -> csr_array:
-    """Accepted training pairs, `[documents of the side, documents of the other]`."""
-    accepted = corpus.labelled("train", 1)
-    rows = corpus.positions(side, accepted[f"{side}_id"])
-    columns = corpus.positions(other(side), accepted[f"{other(side)}_id"])
-    shape = (len(corpus.documents(side)), len(corpus.documents(other(side))))
-    return csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
 
 
 def _averaged(edges: csr_array) -> csr_array:
