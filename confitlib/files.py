@@ -23,6 +23,18 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def claim(mark: Path, content: str) -> bool:
+    """Write a mark that says whose folder this is, unless one is there; whether it says the same.
+
+    An empty one, of a kill in the moment of writing, counts as none.
+    """
+    known = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+    if not known:
+        with atomic(mark) as partial:
+            partial.write_text(content, encoding="utf-8")
+    return known in ("", content)
+
+
 def read_yaml(path: str | Path, kind: type[T]) -> T:
     """The mapping (`dict`) or list of a file, empty for an empty file; raises ValueError naming file and line."""
     import yaml

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from confitlib.corpus import SIDES, Side
-from confitlib.files import atomic
+from confitlib.files import atomic, claim
 from confitlib.market import world
 from confitlib.market.composition import write_jobs, write_resumes
 from confitlib.market.market import draw_labels, resolve
@@ -52,12 +52,8 @@ def compose_to_parquet(
 def _claim(folder: Path, about: dict[str, Any]) -> None:
     """Say what the folder holds, or refuse to mix two markets."""
     file, content = folder / ABOUT, json.dumps(about, indent=2) + "\n"
-    known = file.read_text(encoding="utf-8") if file.is_file() else ""
-    if known not in ("", content):
+    if not claim(file, content):
         raise FileExistsError(f"{folder} holds another market, see {file}: choose another folder or delete this one")
-    if not known:
-        with atomic(file) as partial:
-            partial.write_text(content, encoding="utf-8")
 
 
 def _shard(preset: Preset, bank: Bank, seed: int, shard: int) -> dict[str, pd.DataFrame]:

@@ -202,7 +202,7 @@ class _Ranking:
 
     def _bounded(self, first_tile: torch.Tensor, queries: IntArray) -> Sieve:
         sample = in_order(first_tile[:, :: self.thinning].clone())
-        return self.bracket.sieve(sample, queries, self.bracket.capacity)
+        return self.bracket.sieve(sample, queries)
 
     def _unbounded(self, count: int) -> Sieve:
         infinite = torch.full((count,), torch.inf, device=self.device)

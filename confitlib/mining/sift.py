@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,21 +42,21 @@ class Bracket:
 
         return cls(place(start, -1), place(stop, 1), sampled, documents)
 
-    @property
+    @cached_property
     def capacity(self) -> int:
         """How many scores a query may keep: the most that lie between two such places, but for rare luck."""
         widest = int((self.bottom - self.top).max(initial=0))
         likely = (widest + 4 * widest**0.5 + 1) / self.sampled
         return min(self.documents, int(likely * self.documents) + 1)
 
-    def sieve(self, sample: torch.Tensor, rows: IntArray, capacity: int) -> Sieve:
+    def sieve(self, sample: torch.Tensor, rows: IntArray) -> Sieve:
         """An empty sieve for the queries at `rows`, whose scores of the sample `[R, sampled]` rise."""
         top, bottom = (torch.as_tensor(place[rows], device=sample.device)[:, None] for place in (self.top, self.bottom))
         last = self.sampled - 1
         high = sample.gather(1, (last - top).clamp(0, last)).masked_fill(top < 0, torch.inf)
         low = sample.gather(1, (last - bottom).clamp(0, last)).masked_fill(bottom > last, -torch.inf)
         lowest = torch.finfo(torch.float32).min  # no need to keep what was removed
-        return Sieve.between(low[:, 0].clamp(min=lowest), high[:, 0], capacity)
+        return Sieve.between(low[:, 0].clamp(min=lowest), high[:, 0], self.capacity)
 
 
 @dataclass(frozen=True, eq=False)

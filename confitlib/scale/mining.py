@@ -124,7 +124,7 @@ def _sifted(task: BandTask, queries: IntArray, bracket: Bracket, sample: torch.T
     vectors, removed = task.vectors[torch.from_numpy(queries)], task.removed[queries].tocoo()
     order = np.argsort(removed.col, kind="stable")
     row, column = removed.row[order], removed.col[order]
-    sieve = bracket.sieve(in_order(products(vectors, sample)), queries, bracket.capacity)
+    sieve = bracket.sieve(in_order(products(vectors, sample)), queries)
     for first, tile in task.pool.blocks(CACHED.columns):
         scores = products(vectors, finite(tile, "pool", first))
         a, b = np.searchsorted(column, (first, first + len(tile)))

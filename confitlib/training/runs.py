@@ -22,7 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from confitlib.cache import code_hash, content_key
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import StaticBackbone, TextEncoder, load_encoder
-from confitlib.files import atomic
+from confitlib.files import claim
 from confitlib.mining import Negatives
 from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
 from confitlib.training.config import TrainingConfig, trainer_arguments
@@ -189,14 +189,10 @@ def _claim_folder(folder: Path, key: str) -> None:
     Removes checkpoints that a killed run left incomplete: transformers writes their trainer_state.json last.
     """
     mark = folder / "run.txt"
-    known = mark.read_text() if mark.exists() else ""
-    if known not in ("", key):
+    if not claim(mark, key):
         raise ValueError(
             f"{folder} holds checkpoints of another run (data, settings, weights or code differ): empty it"
         )
-    if not known:
-        with atomic(mark) as partial:
-            partial.write_text(key)
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").is_file():
             shutil.rmtree(checkpoint)
