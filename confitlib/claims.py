@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from confitlib.files import read_yaml
+from confitlib.util import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd

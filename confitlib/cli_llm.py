@@ -12,7 +12,7 @@ import typer
 
 from confitlib.cli_shared import given_or, plain_errors
 from confitlib.lab import short_path
-from confitlib.paths import project_root
+from confitlib.util import project_root
 
 if TYPE_CHECKING:
     from confitlib.llm.pending import Waiting

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from confitlib.lab import NotebookError
-from confitlib.paths import project_root
+from confitlib.util import project_root
 
 
 @contextmanager

@@ -19,24 +19,20 @@ from tqdm.auto import tqdm
 
 from confitlib.audit import false_negatives
 from confitlib.augment.writing import recorded_answers
-from confitlib.cache import code_hash, content_key, files_hash
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
 from confitlib.evaluation.ranking import Relevance
-from confitlib.files import atomic
 from confitlib.llm import Client
 from confitlib.rankers import InBatch, Mined, Ranker
 from confitlib.rankers.rerank import Reranker
 from confitlib.training import TrainingConfig
+from confitlib.util import atomic, content_key, files_hash, results_version
 
 Mining = Mapping[str, Any]
 
 IN_BATCH = "in-batch"
 OF_NEGATIVES = ("false negatives", "hardness")
-DECIDES = (
-    *("corpus", "groups", "text", "lexical", "jsonl", "llm", "prompts", "augment", "encoder", "mining", "training"),
-    *("rankers", "evaluation", "audit", "experiments"),
-)
+DECIDES = ("corpus", "text", "augment", "encoder", "mining", "training", "rankers", "evaluation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +68,9 @@ def measure(
     """
     if cache is None:
         return _measure(ranker, corpus, relevance)
-    key = content_key(**_subject(ranker), relevance=relevance, data=corpus.fingerprint(), code=code_hash(*DECIDES))
+    key = content_key(
+        **_subject(ranker), relevance=relevance, data=corpus.fingerprint(), version=results_version(*DECIDES)
+    )
     path = Path(cache) / "measured" / f"{key}.joblib"
     if not path.exists():
         with atomic(path) as partial:

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from confitlib.files import read_yaml
 from confitlib.records import device_name, plain, project_root, provenance, settings
+from confitlib.util import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd

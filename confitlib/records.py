@@ -18,8 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from confitlib.jsonl import append_line, read_entries
-from confitlib.paths import project_root
+from confitlib.util import append_line, project_root, read_entries
 
 if sys.platform != "win32":
     import resource

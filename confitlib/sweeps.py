@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from confitlib.files import read_yaml
-from confitlib.jsonl import append_line, lock, read_entries
 from confitlib.lab import (
     NotebookError,
     cells_of,
@@ -29,6 +27,7 @@ from confitlib.lab import (
     short_path,
 )
 from confitlib.records import RUNS, project_root, settings
+from confitlib.util import append_line, lock, read_entries, read_yaml
 
 if TYPE_CHECKING:
     from rich.table import Table

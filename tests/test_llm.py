@@ -19,13 +19,13 @@ from llm_server import GOOD, KEY, Server, completion
 from typer.testing import CliRunner
 
 from confitlib import cli
-from confitlib.jsonl import read_entries
 from confitlib.llm import TASKS, Answer, Client, Price, Request, Store, Task, batch, checks, explain, prompt, register
 from confitlib.llm import store as stores
 from confitlib.llm.pricing import load_prices
 from confitlib.llm.safety import MARKER, escape, fence, leaked, mask
 from confitlib.llm.secret import Secret
 from confitlib.llm.vectors import decode_vector, encode_vector
+from confitlib.util import read_entries
 
 PRICES = {"m": Price(1.0, 2.0, batch=0.5)}
 

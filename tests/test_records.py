@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confitlib import records
-from confitlib.files import atomic
 from confitlib.records import load_records, record
+from confitlib.util import atomic
 
 PARAMETERS = {"profile": "laptop", "seed": 3, "output": "."}
 

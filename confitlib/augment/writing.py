@@ -11,7 +11,7 @@ from confitlib.augment.written import Written
 from confitlib.corpus import Corpus, Side
 from confitlib.llm import Answer, Client
 from confitlib.llm.client import DEFAULT_MODEL
-from confitlib.paths import project_root
+from confitlib.util import project_root
 
 AnyWriter = str | Client
 AUTO, OFFLINE = "auto", "offline"

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from confitlib.encoder.backbones import AnyBackbone, Pooling, StaticBackbone, pretrained_backbone, quiet
-from confitlib.files import atomic
+from confitlib.util import atomic
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from confitlib.files import atomic
+from confitlib.util import atomic
 
 Vectors = NDArray[np.float32]
 logger = logging.getLogger(__name__)

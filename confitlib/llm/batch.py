@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from confitlib.cache import content_key
-from confitlib.files import atomic
 from confitlib.llm.client import Client, in_worker_thread
 from confitlib.llm.replies import MalformedReply, parse_object, read_chat, usage_of
 from confitlib.llm.requests import Request
 from confitlib.llm.store import Store
+from confitlib.util import atomic, content_key
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

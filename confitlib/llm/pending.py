@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confitlib.files import atomic
-from confitlib.jsonl import numbered_entries
 from confitlib.llm.replies import judge, read_usage, storable
 from confitlib.llm.requests import Request
 from confitlib.llm.safety import mask
 from confitlib.llm.store import Store
 from confitlib.llm.tasks import find_task
+from confitlib.util import atomic, numbered_entries
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confitlib.files import read_yaml
 from confitlib.llm.requests import EmbeddingRequest, Request, Usage
+from confitlib.util import read_yaml
 
 TABLE = Path(__file__).with_name("prices.yaml")
 PRICES_VARIABLE = "CONFIT_PRICES"

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from confitlib.jsonl import lock, numbered_entries, parsed, repair_end, write_line
 from confitlib.llm.requests import EMBEDDING, EmbeddingRequest, Request, fingerprint_of
+from confitlib.util import lock, numbered_entries, parsed, repair_end, write_line
 
 Entry = dict[str, Any]
 

@@ -12,12 +12,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from confitlib.corpus import SIDES, Side
-from confitlib.files import atomic, claim
 from confitlib.market import world
 from confitlib.market.composition import write_jobs, write_resumes
 from confitlib.market.market import draw_labels, resolve
 from confitlib.market.phrases import Bank, load_bank
 from confitlib.market.presets import Preset
+from confitlib.util import atomic, claim
 
 ABOUT = "market.json"
 TABLES = ("resumes", "jobs", "labels")

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from confitlib.corpus import Corpus, Side, other
-from confitlib.files import atomic
 from confitlib.mining.removal import REASONS
+from confitlib.util import atomic
 
 TABLE_COLUMNS = ["query_id", "negative_id", "rank", "percentile", "score"]
 QUERY_COLUMNS = ["candidates", *REASONS, "positive_score"]

@@ -23,7 +23,8 @@ from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining import Embeddings, mine
 from confitlib.rankers.base import VectorRanker, trained_weights
 from confitlib.text import texts
-from confitlib.training import PairCollator, PositivePairs, check_range, confit_v1_loss
+from confitlib.training import PairCollator, PositivePairs, confit_v1_loss
+from confitlib.util import check_range
 
 WEIGHTS, ENCODER, HISTORY = "fields.safetensors", "encoder", "history.jsonl"
 ENCODED_AT_ONCE = 256  # documents

@@ -22,7 +22,8 @@ from confitlib.mining.removal import codes_at, removal
 from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.sampling import Rows
 from confitlib.text import texts
-from confitlib.training import check_range, info_nce
+from confitlib.training import info_nce
+from confitlib.util import check_range
 
 WEIGHTS, NODES = "graph.safetensors", "nodes.parquet"
 DRAWS = 8  # so that a negative is a known positive only where nearly all documents are

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from confitlib.training import check_range, contrastive_loss
+from confitlib.training import contrastive_loss
+from confitlib.util import check_range
 
 Weights = list[NDArray[np.float32]]
 

@@ -22,7 +22,7 @@ from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.networks import Encoded, PairNetwork, at
 from confitlib.rankers.pairs import PairBatch, PairBatches, Rows
 from confitlib.rankers.pieces import Pieces, Unit
-from confitlib.training import check_range
+from confitlib.util import check_range
 
 WEIGHTS, HISTORY = "network.safetensors", "history.jsonl"
 ENCODED_AT_ONCE = 256  # documents

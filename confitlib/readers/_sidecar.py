@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, load_npz, save_npz
 
 from confitlib.corpus import RESERVED, SIDES, Corpus, Side
-from confitlib.files import atomic
 from confitlib.readers._repair import SPLIT_ORDER, Regime, Tables
 from confitlib.readers._tables import fail, findings, read_csv, read_json
+from confitlib.util import atomic
 
 MANIFEST = "confitlib.json"
 TRUTH = "confitlib_truth.npz"

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from confitlib import readers
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
-from confitlib.files import atomic
 from confitlib.market import PRESETS, compose
 from confitlib.mining.kernel import FloatArray
 from confitlib.scale.encoding import encode_shards
 from confitlib.scale.engine import Engine
 from confitlib.scale.shards import DocumentShards, VectorShards, split_vectors
 from confitlib.text import TEXT, serialise, texts
+from confitlib.util import atomic
 
 IndexKind = Literal["flat", "ivf", "hnsw"]
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from confitlib.corpus import RESERVED, Side, blank_documents
-from confitlib.files import atomic
 from confitlib.mining.kernel import FloatArray, IntArray
 from confitlib.readers._tables import as_text
 from confitlib.text import serialise
+from confitlib.util import atomic
 
 ROWS_A_BATCH = 4096
 

@@ -1,7 +1,7 @@
 """Contrastive training of the dual encoder: the two-sided loss, its batches, and a Trainer that resumes."""
 
 from confitlib.training.batches import DocumentStore, LengthGroupedSampler, PairCollator, PositivePairs
-from confitlib.training.config import TrainingConfig, check_range
+from confitlib.training.config import TrainingConfig
 from confitlib.training.loss import confit_v1_loss, contrastive_loss, info_nce
 from confitlib.training.optimizer import RowAdam
 from confitlib.training.refresh import Refresh
@@ -19,7 +19,6 @@ __all__ = [
     "RowAdam",
     "TrainingConfig",
     "TrainingResult",
-    "check_range",
     "confit_v1_loss",
     "contrastive_loss",
     "info_nce",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from transformers import TrainingArguments
 
 from confitlib.encoder import TextEncoder
+from confitlib.util import check_range
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,6 @@ class TrainingConfig:
         check_range(self, "learning_rate", "temperature", above=0)
         check_range(self, "warmup", "lambda_", most=1)
         check_range(self, "weight_decay", "max_grad_norm", "negatives_per_pair", "negatives_per_batch", "seed")
-
-
-def check_range(
-    settings: object, *names: str, least: float = 0, above: float = -math.inf, most: float = math.inf
-) -> None:
-    """Raise ValueError for a named setting that is out of its range or not finite; None, where allowed, passes."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not (least <= value <= most and above < value < math.inf):
-            low = f"at least {least}" if above < least else f"above {above}"
-            raise ValueError(f"{name}={value} must be {low}" + (f" and at most {most}" if most < math.inf else ""))
 
 
 def trainer_arguments(

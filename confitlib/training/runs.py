@@ -19,10 +19,8 @@ import pandas as pd
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from confitlib.cache import code_hash, content_key
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import StaticBackbone, TextEncoder, load_encoder
-from confitlib.files import claim
 from confitlib.mining import Negatives
 from confitlib.training.batches import DocumentStore, PairCollator, PositivePairs
 from confitlib.training.config import TrainingConfig, trainer_arguments
@@ -30,8 +28,9 @@ from confitlib.training.gather import process
 from confitlib.training.refresh import Refresh, RefreshCallback
 from confitlib.training.sharding import WholeWeights, check_settings, sharded
 from confitlib.training.trainer import ContrastiveTrainer, DualEncoder
+from confitlib.util import claim, content_key, results_version
 
-DECIDES = ("corpus", "groups", "text", "lexical", "encoder", "mining", "training")  # modules that decide a run
+DECIDES = ("corpus", "text", "encoder", "mining", "training")  # modules that decide a run
 Validator = Callable[[TextEncoder], Mapping[str, float]]
 
 
@@ -170,7 +169,7 @@ def _run_key(
     mined = {side: table.fingerprint() for side, table in (negatives or {}).items()}
     parts: dict[str, Any] = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
     parts |= {"refresh": {} if refresh is None else asdict(refresh), "processes": [process()[1], sharded()]}
-    return content_key(**parts, negatives=mined, code=code_hash(*DECIDES))
+    return content_key(**parts, negatives=mined, version=results_version(*DECIDES))
 
 
 def _save_at_once(result: TrainingResult, folder: Path) -> None:

@@ -1,0 +1,202 @@
+"""What every other module stands on: the project's root, whole files, append-only lines, keys of results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+if sys.platform != "win32":
+    import fcntl
+
+# Raised by hand when a change of the module changes its numbers; tests/test_golden.py tells when that is due.
+RESULTS_VERSION = {
+    "corpus": 1,
+    "text": 1,
+    "market": 1,
+    "augment": 1,
+    "encoder": 1,
+    "mining": 1,
+    "training": 1,
+    "rankers": 1,
+    "evaluation": 1,
+}
+BLOCK = 1 << 16
+T = TypeVar("T", dict, list)
+
+
+def project_root() -> Path:
+    """The folder that relative outputs start from: the nearest one upwards with `notebooks` and `profiles`.
+
+    A notebook therefore writes to the same place whether papermill runs it or a reader opens it in
+    `notebooks/`. Outside such a folder it is the working directory.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "profiles").is_dir():
+            return folder
+    return here
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Another name beside the path to write to, which takes the path's once the block has ended without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def claim(mark: Path, content: str) -> bool:
+    """Write a mark that says whose folder this is, unless one is there; whether it says the same.
+
+    An empty one, of a kill in the moment of writing, counts as none.
+    """
+    known = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+    if not known:
+        with atomic(mark) as partial:
+            partial.write_text(content, encoding="utf-8")
+    return known in ("", content)
+
+
+def read_yaml(path: str | Path, kind: type[T]) -> T:
+    """The mapping (`dict`) or list of a file, empty for an empty file; raises ValueError naming file and line."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8. Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else f"{path}"
+        raise ValueError(f"{where}: not YAML ({getattr(error, 'problem', error)}). Correct the line.") from error
+    content = kind() if content is None else content
+    if not isinstance(content, kind):
+        wanted = "mapping (name: value)" if kind is dict else "list (- …)"
+        raise ValueError(f"{path}: expected a {wanted}, found {content!r:.60}")
+    return content
+
+
+def append_line(path: Path, entry: Mapping[str, Any], fsync: bool = True) -> None:
+    """Append one JSON line; safe with several writers and after a writer was killed in the middle of a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        lock(file)
+        repair_end(file, path)
+        write_line(file, entry, fsync)
+
+
+def write_line(file: IO[bytes], entry: Mapping[str, Any], fsync: bool = True) -> None:
+    """Write one JSON line to a file open for appending and flush it, to the disk itself with `fsync`."""
+    file.write(json.dumps(entry, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+    file.flush()
+    if fsync:
+        os.fsync(file.fileno())
+
+
+def lock(file: IO[bytes], wait: bool = True) -> None:
+    """Hold an exclusive lock until the file is closed; with `wait=False` raises BlockingIOError if it is taken.
+
+    Without effect on Windows, where one appended line is still written in a single call.
+    """
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def repair_end(file: IO[bytes], path: Path) -> None:
+    """End an unfinished last line: complete JSON gets its line break, a torn rest is cut off and reported."""
+    tail = _last_line(file)
+    if not tail:
+        return
+    if parsed(tail) is not None:
+        file.write(b"\n")
+        return
+    warnings.warn(f"{path}: the torn last line of a killed run was cut off ({len(tail)} bytes)", stacklevel=4)
+    file.truncate(file.seek(0, os.SEEK_END) - len(tail))
+
+
+def _last_line(file: IO[bytes]) -> bytes:
+    """What follows the last line break, read backwards so that a long file costs no more than a short one."""
+    start, tail = file.seek(0, os.SEEK_END), b""
+    while start and b"\n" not in tail:
+        start, stop = max(start - BLOCK, 0), start
+        file.seek(start)
+        tail = file.read(stop - start) + tail
+    return tail[tail.rfind(b"\n") + 1 :]
+
+
+def parsed(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line, or None if it is torn or something else."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The records of one file in file order; a torn last line is left out with a warning.
+
+    Raises ValueError naming file and line for a defect anywhere else.
+    """
+    return list(numbered_entries(path).values())
+
+
+def numbered_entries(path: Path) -> dict[int, dict[str, Any]]:
+    """The records of one file by line number, from 1, as `read_entries` reads them."""
+    lines = path.read_bytes().split(b"\n")
+    entries = {}
+    for number, line in enumerate(lines, 1):
+        entry = parsed(line) if line.strip() else None
+        if entry is not None:
+            entries[number] = entry
+        elif line.strip() and number == len(lines):
+            warnings.warn(f"{path}, line {number} is torn (a run was killed while writing it): left out", stacklevel=3)
+        elif line.strip():
+            raise ValueError(f"{path}, line {number} is not a JSON object. Remove the line or restore the file.")
+    return entries
+
+
+def content_key(**parts: Any) -> str:
+    """A hash of named JSON values (16 hex digits); the order of the names does not matter."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def results_version(*modules: str) -> dict[str, int]:
+    """The versions of the results of some modules: a part of every key under which results are kept."""
+    return {module: RESULTS_VERSION[module] for module in modules}
+
+
+def files_hash(*paths: Path) -> str:
+    """A hash of files and of all files in folders, by name and content (16 hex digits)."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(file.relative_to(path.parent).as_posix().encode())
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def check_range(
+    settings: object, *names: str, least: float = 0, above: float = -math.inf, most: float = math.inf
+) -> None:
+    """Raise ValueError for a named setting that is out of its range or not finite; None, where allowed, passes."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not (least <= value <= most and above < value < math.inf):
+            low = f"at least {least}" if above < least else f"above {above}"
+            raise ValueError(f"{name}={value} must be {low}" + (f" and at most {most}" if most < math.inf else ""))
