@@ -1,18 +1,21 @@
-"""The one data object: resumes, jobs, labels, candidate lists and, where it is known, the true fit."""
+"""The one data object: resumes, jobs, labels, candidate lists and, where it is known, the true fit.
+
+Also which documents are duplicates of each other, and which pairs must never be mined as negatives.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from functools import partial
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
 
 Side = Literal["resume", "job"]
 Split = Literal["train", "valid", "test"]
@@ -29,8 +32,10 @@ HYPOTHETICAL: dict[Side, str] = {"job": HYRE, "resume": HYJOB}
 LABEL_COLUMNS = ["resume_id", "job_id", "label", "split"]
 RANKING_COLUMNS = ["target", "split", "query_id", "candidate_id", "label"]
 ENTRY = ["target", "split", "query_id", "candidate_id"]
-Origins = Mapping[str, pd.DataFrame]
+REASONS = ("labelled positive", "augmented copy", "same text")
 PLACEHOLDER = r"^\s*\[\[[A-Za-z_]+\]\]\s*$"
+SHOWN = 20  # defects that an error message prints in full
+Places = Mapping[str, Sequence[str]]
 
 
 def other(side: Side) -> Side:
@@ -56,12 +61,15 @@ class CorpusError(ValueError):
 
     def __init__(self, defects: Iterable[Defect]) -> None:
         self.defects = list(defects)
-        shown = [f"  - {defect}" for defect in self.defects[:20]]
-        more = len(self.defects) - len(shown)
-        tail = [f"  … and {more} more (see .defects)"] if more else []
         kinds = Counter(defect.kind for defect in self.defects)
+        each = max(SHOWN // max(len(kinds), 1), 1)  # of every kind, so that none hides another
+        order = pd.Series([defect.kind for defect in self.defects], dtype="str")
+        shown = [self.defects[i] for i in np.flatnonzero(order.groupby(order).cumcount() < each)]
+        lines = [f"  - {defect}" for defect in shown]
+        if len(shown) < len(self.defects):
+            lines.append(f"  … and {len(self.defects) - len(shown)} more (see .defects)")
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        super().__init__("\n".join([f"defects in the input ({counts}):", *shown, *tail]))
+        super().__init__("\n".join([f"defects in the input ({counts}):", *lines]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +87,7 @@ class Corpus:
     `truth`: true suitability of every pair, `[n_resumes, n_jobs]` sparse booleans, or None.
     `regime`: "cold" (splits share no document) or "warm" (documents with split `any` may recur).
     `accepted`: kinds of defect the caller chose to live with; `notes` says what that changed.
-    `sources`: the file of each table. `origins` (for errors only, not kept): for each table a frame aligned with its
-    rows, `source` and `row` (from 1, in that source).
+    `places` (for errors only, not kept): for each table the place of each of its rows, such as "jobs.csv, row 3".
 
     Raises `CorpusError` with every defect found.
     """
@@ -94,13 +101,12 @@ class Corpus:
     regime: Literal["cold", "warm"] = "cold"
     accepted: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
-    sources: Mapping[str, str] = field(default_factory=dict)
-    origins: InitVar[Origins | None] = None
+    places: InitVar[Places | None] = None
 
-    def __post_init__(self, origins: Origins | None) -> None:
+    def __post_init__(self, places: Places | None) -> None:
         if self.regime not in ("cold", "warm"):
             raise ValueError(f"regime {self.regime!r} is unknown: use 'cold' or 'warm'")
-        defects = [d for d in find_defects(self, origins) if d.kind not in self.accepted]
+        defects = [d for d in find_defects(self, places) if d.kind not in self.accepted]
         if defects:
             raise CorpusError(defects)
 
@@ -111,11 +117,8 @@ class Corpus:
     def __eq__(self, other_corpus: object) -> bool:
         if not isinstance(other_corpus, Corpus):
             return NotImplemented
-        return (self.name, self.regime, self.fingerprint()) == (
-            other_corpus.name,
-            other_corpus.regime,
-            other_corpus.fingerprint(),
-        )
+        same = self.name == other_corpus.name and self.regime == other_corpus.regime
+        return same and self.fingerprint() == other_corpus.fingerprint()
 
     def documents(self, side: Side) -> pd.DataFrame:
         """The frame of one side."""
@@ -141,20 +144,18 @@ class Corpus:
 
     def labelled(self, split: Split | None = None, label: int | None = None) -> pd.DataFrame:
         """The labels of one split (default: all) with one label value (default: all)."""
-        keep = np.ones(len(self.labels), dtype=bool)
-        if split is not None:
-            keep &= (self.labels["split"] == split).to_numpy()
-        if label is not None:
-            keep &= (self.labels["label"] == label).to_numpy()
-        return self.labels[keep].reset_index(drop=True)
+        labels = self.labels
+        labels = labels if split is None else labels[labels["split"] == split]
+        labels = labels if label is None else labels[labels["label"] == label]
+        return labels.reset_index(drop=True)
 
     def known_positives(self, split: Split | None = None, lists: bool = True) -> csr_array:
         """Every pair that labels and candidate lists of one split (default: all) accept; without `lists` labels alone.
 
         Returns sparse booleans `[n_resumes, n_jobs]` in frame order.
         """
-        chosen = self.rankings["split"] == split if split is not None else np.ones(len(self.rankings), dtype=bool)
-        judged = judged_pairs(self.labelled(split), self.rankings[chosen & lists])
+        rankings = self.rankings if split is None else self.rankings[self.rankings["split"] == split]
+        judged = judged_pairs(self.labelled(split), rankings if lists else rankings[:0])
         table = judged[judged["label"] == 1].drop_duplicates()
         rows = self.positions("resume", table["resume_id"])
         columns = self.positions("job", table["job_id"])
@@ -193,8 +194,8 @@ class Corpus:
 
     def with_documents(self, side: Side, frame: pd.DataFrame, **changes: Any) -> Corpus:
         """A copy with another frame of one side, and whatever else `changes` names."""
-        own: dict[str, Any] = {f"{side}s": frame}
-        return replace(self, **own, **changes)
+        documents: dict[str, Any] = {f"{side}s": frame}
+        return replace(self, **documents, **changes)
 
     def fingerprint(self) -> str:
         """A hash of all content (16 hex digits); equal content in equal order gives an equal hash."""
@@ -211,19 +212,18 @@ class Corpus:
 
     def describe(self) -> pd.DataFrame:
         """Counts of documents, labels and candidate lists by split."""
-        return pd.DataFrame({split: self._count(split) for split in SPLITS}).astype(int)
-
-    def _count(self, split: Split) -> dict[str, int]:
-        ranked = self.rankings[self.rankings["split"] == split]
-        lists = ranked.groupby("target")["query_id"].nunique()
-        return {
-            "resumes": len(self.pool("resume", split)),
-            "jobs": len(self.pool("job", split)),
-            "accepted pairs": len(self.labelled(split, 1)),
-            "rejected pairs": len(self.labelled(split, 0)),
-            "rank-resume queries": lists.get("resume", 0),
-            "rank-job queries": lists.get("job", 0),
-        }
+        table = {}
+        for split in SPLITS:
+            lists = self.rankings[self.rankings["split"] == split].groupby("target")["query_id"].nunique()
+            table[split] = {
+                "resumes": len(self.pool("resume", split)),
+                "jobs": len(self.pool("job", split)),
+                "accepted pairs": len(self.labelled(split, 1)),
+                "rejected pairs": len(self.labelled(split, 0)),
+                "rank-resume queries": lists.get("resume", 0),
+                "rank-job queries": lists.get("job", 0),
+            }
+        return pd.DataFrame(table).astype(int)
 
 
 def empty_frame(columns: list[str]) -> pd.DataFrame:
@@ -242,10 +242,9 @@ def judged_pairs(labels: pd.DataFrame, rankings: pd.DataFrame) -> pd.DataFrame:
 
 def conflicting_rows(labels: pd.DataFrame, rankings: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Rows of labels, and of candidate lists, whose pair is accepted in one place and rejected in another."""
-    judged = judged_pairs(labels, rankings)
-    known = judged["label"].isin([0, 1])
-    votes = judged[known].groupby(["resume_id", "job_id"])["label"].transform("nunique")
-    conflict = (votes.reindex(judged.index) > 1).to_numpy()
+    pairs = judged_pairs(labels, rankings)
+    votes = pairs[pairs["label"].isin([0, 1])].groupby(["resume_id", "job_id"])["label"].transform("nunique")
+    conflict = (votes.reindex(pairs.index) > 1).to_numpy()
     return conflict[: len(labels)], conflict[len(labels) :]
 
 
@@ -254,186 +253,232 @@ def blank_documents(frame: pd.DataFrame, fields: list[str]) -> NDArray[np.bool_]
     return _cells(frame[fields]).apply(lambda column: column.str.strip() == "").all(axis=1).to_numpy()
 
 
+def document_uses(labels: pd.DataFrame, rankings: pd.DataFrame, side: Side) -> pd.DataFrame:
+    """Where documents of a side are used: distinct `id, split, table` with the tables `labels` and `rankings`."""
+    document = rankings["candidate_id"].where(rankings["target"] == side, rankings["query_id"])
+    listed = pd.DataFrame({"id": document, "split": rankings["split"]})[rankings["target"].isin(SIDES)]
+    labelled = labels[[f"{side}_id", "split"]].set_axis(["id", "split"], axis=1)
+    tables = [labelled.assign(table="labels"), listed.assign(table="rankings")]
+    return pd.concat(tables).drop_duplicates().reset_index(drop=True)
+
+
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     """All cells as text, a missing one as an empty string."""
     return frame.astype("str").fillna("")
 
 
-class Locate(Protocol):
-    """Names the place of a table, or of one of its rows."""
-
-    def __call__(self, table: str, row: int | None = None) -> str: ...
+# --- duplicates, and what must never be mined ---
 
 
-def find_defects(corpus: Corpus, origins: Origins | None = None) -> list[Defect]:
+def copy_groups(frame: pd.DataFrame) -> pd.Series:
+    """The group of every document, an original with its augmented copies, named by its smallest id; by id."""
+    ids = pd.Series(frame.index.astype("str"))
+    origin = frame[COPY_OF].fillna("").astype("str").reset_index(drop=True) if COPY_OF in frame.columns else ids
+    return _groups(frame.index, ids, origin.where(origin != "", ids))
+
+
+def duplicate_groups(corpus: Corpus, side: Side) -> pd.Series:
+    """The group of every document, those of the same text and their copies, named by its smallest id; by id.
+
+    Case, spacing and the Unicode form of a letter do not count. Documents whose text is empty or a placeholder
+    are alike to none.
+    """
+    frame = _cells(corpus.documents(side)[corpus.fields(side)])
+    fields = [frame[name].str for name in frame]
+    hidden = np.any([field.fullmatch(PLACEHOLDER) for field in fields], axis=0)
+    plain = [field.normalize("NFC").str.casefold().str.split().str.join(" ") for field in fields]
+    text = pd.Series(["\x1f".join(parts) for parts in zip(*plain, strict=True)], dtype="str")
+    ids = pd.Series(frame.index.astype("str"))
+    same_text = ("text " + text).where(~hidden & (text.str.strip("\x1f") != ""), "id " + ids)
+    copies = copy_groups(corpus.documents(side)).reset_index(drop=True)
+    return _groups(frame.index, "copy " + copies, same_text)
+
+
+def _groups(index: pd.Index, *keys: pd.Series) -> pd.Series:
+    """The smallest id among the documents that share a key, directly or through others."""
+    n, names = len(index), pd.factorize(pd.concat(keys))[0]
+    size = n + int(names.max(initial=-1)) + 1
+    # documents and keys are the nodes of a graph, its components are the groups
+    edges = (np.tile(np.arange(n), len(keys)), n + names)
+    graph = coo_array((np.ones(len(names), dtype=bool), edges), shape=(size, size))
+    numbers = connected_components(graph, directed=False)[1][:n]
+    return pd.Series(index, index=index).groupby(numbers).transform("min")
+
+
+def known_positive_mask(corpus: Corpus, target: Side) -> csr_array:
+    """Which documents must never be mined for a query, and why: int8 codes `[queries, documents]` in frame order.
+
+    A pair that is positive in any split or candidate list has code 3; code 2 extends this to augmented copies
+    (the optional column `copy_of` names the original), code 1 to documents of the same text, on both sides: a
+    reposted job shares the positives of its first posting. 0: may be mined. `REASONS[3 - code]` is the reason.
+    """
+    positive = corpus.known_positives()
+    copies = _spread(positive, copy_groups(corpus.resumes), copy_groups(corpus.jobs))
+    duplicates = _spread(positive, duplicate_groups(corpus, "resume"), duplicate_groups(corpus, "job"))
+    nested = [pairs.astype(np.int8) for pairs in (positive, copies, duplicates)]
+    codes = nested[0] + nested[1] + nested[2]  # each set holds the one before it
+    return csr_array(codes.T if target == "resume" else codes)
+
+
+def _spread(pairs: csr_array, resume_groups: pd.Series, job_groups: pd.Series) -> csr_array:
+    """Every pair of documents whose groups hold a given pair."""
+    numbers = [pd.factorize(groups)[0] for groups in (resume_groups, job_groups)]
+    # one-hot [documents, groups]
+    resumes, jobs = (csr_array((np.ones(len(n), dtype=bool), (np.arange(len(n)), n))) for n in numbers)
+    return csr_array(resumes @ (resumes.T @ pairs @ jobs) @ jobs.T)
+
+
+# --- validation ---
+
+
+@dataclass
+class _Inspection:
+    """Collects the defects of a corpus, each with its place."""
+
+    corpus: Corpus
+    places: Places
+    defects: list[Defect] = field(default_factory=list)
+
+    def add(self, kind: str, table: str, row: int, what: str, remedy: str) -> None:
+        """Record a defect of one row; `what` is a template of the row's cells and, for documents, its `id`."""
+        frame = getattr(self.corpus, table)
+        cells = {str(name): value for name, value in frame.iloc[row].items()}
+        place = f"rankings, query {cells['query_id']!r}" if table == "rankings" else f"{table}, row {row + 1}"
+        place = self.places[table][row] if table in self.places else place
+        self.defects.append(Defect(kind, place, what.format(**cells | {"id": frame.index[row]}), remedy))
+
+    def mark(self, kind: str, table: str, rows: ArrayLike, what: str, remedy: str) -> None:
+        """Record a defect of every marked row."""
+        for row in np.flatnonzero(rows).tolist():
+            self.add(kind, table, row, what, remedy)
+
+
+def find_defects(corpus: Corpus, places: Places | None = None) -> list[Defect]:
     """Everything that is wrong with a corpus, accepted kinds included, so that one error can name all."""
-    where = partial(_where, corpus.sources, origins or {})
-    shape = _shape_defects(corpus, where)
-    if shape:  # the other checks need the columns
-        return shape
-    defects = []
+    defects = _shape_defects(corpus)
+    if defects:  # the other checks need the columns
+        return defects
+    inspection = _Inspection(corpus, places or {})
     for side in SIDES:
-        defects += _document_defects(corpus, side, where)
-    return defects + _label_defects(corpus, where) + _ranking_defects(corpus) + _split_defects(corpus, where)
+        _inspect_documents(inspection, corpus, side)
+    _inspect_labels(inspection, corpus)
+    _inspect_rankings(inspection, corpus)
+    if corpus.regime == "cold":
+        for side in SIDES:
+            _inspect_splits(inspection, corpus, side)
+    return inspection.defects
 
 
-def _where(sources: Mapping[str, str], origins: Origins, table: str, row: int | None = None) -> str:
-    if row is not None and table in origins:
-        place = origins[table].iloc[row]
-        return f"{place['source']}, row {place['row']}"
-    source = sources.get(table, table)
-    return source if row is None else f"{source}, row {row + 1}"
-
-
-def _shape_defects(corpus: Corpus, where: Locate) -> list[Defect]:
+def _shape_defects(corpus: Corpus) -> list[Defect]:
     defects = []
-
-    def add(kind: str, table: str, what: str, remedy: str) -> None:
-        defects.append(Defect(kind, where(table), what, remedy))
-
     for table, columns in (("labels", LABEL_COLUMNS), ("rankings", RANKING_COLUMNS)):
-        missing = set(columns) - set(getattr(corpus, table).columns)
+        missing = sorted(set(columns) - set(getattr(corpus, table).columns))
         if missing:
-            add("missing_column", table, f"columns {sorted(missing)} are missing", f"Provide {columns}.")
+            defects.append(Defect("missing_column", table, f"columns {missing} are missing", f"Provide {columns}."))
     for side in SIDES:
-        names = corpus.documents(side).columns
+        names, table = corpus.documents(side).columns, f"{side}s"
         repeated = names[names.duplicated()].unique().tolist()
         if repeated:
-            add("duplicate_column", f"{side}s", f"columns {repeated} occur twice", "Rename one of them.")
+            what = f"columns {repeated} occur twice"
+            defects.append(Defect("duplicate_column", table, what, "Rename one of them."))
         if "split" not in names:
-            add("missing_column", f"{side}s", "no split column", "Name each split.")
+            defects.append(Defect("missing_column", table, "no split column", "Name each split."))
         elif not corpus.fields(side):
-            add("missing_column", f"{side}s", "no text field", "Add a text column.")
-    expected = (len(corpus.resumes), len(corpus.jobs))
-    if corpus.truth is not None and not isinstance(corpus.truth, csr_array):
-        add("truth_type", "truth", f"truth is a {type(corpus.truth).__name__}", "Give scipy.sparse.csr_array(truth).")
-    elif corpus.truth is not None and corpus.truth.shape != expected:
-        what = f"truth has shape {corpus.truth.shape}, documents need {expected}"
-        add("truth_shape", "truth", what, "Align truth with the frames.")
+            defects.append(Defect("missing_column", table, "no text field", "Add a text column."))
+    truth, expected = corpus.truth, (len(corpus.resumes), len(corpus.jobs))
+    if truth is not None and not isinstance(truth, csr_array):
+        remedy = "Give scipy.sparse.csr_array(truth)."
+        defects.append(Defect("truth_type", "truth", f"truth is a {type(truth).__name__}", remedy))
+    elif truth is not None and truth.shape != expected:
+        what = f"truth has shape {truth.shape}, documents need {expected}"
+        defects.append(Defect("truth_shape", "truth", what, "Align truth with the frames."))
+    elif truth is not None:
+        try:
+            truth.check_format(full_check=True)
+        except ValueError as error:
+            defects.append(Defect("truth_shape", "truth", f"truth is damaged: {error}", "Make it again."))
     return defects
 
 
-def _document_defects(corpus: Corpus, side: Side, where: Locate) -> list[Defect]:
-    frame, table, defects = corpus.documents(side), f"{side}s", []
-    ids, names, splits = frame.index, frame.index.tolist(), frame["split"].tolist()
-
-    def add(kind: str, rows: NDArray[np.bool_], what: str, remedy: str) -> None:
-        for row in np.flatnonzero(rows).tolist():
-            text = what.format(id=names[row], split=splits[row])
-            defects.append(Defect(kind, where(table, row), text, remedy))
-
-    missing = ids.isna() | (ids.astype(str).str.strip() == "")
-    add("missing_id", np.asarray(missing), f"{side} without an id", "Give every document an id.")
-    mistyped = np.array([not isinstance(name, str) for name in names], dtype=bool) & ~missing
-    add("id_type", np.asarray(mistyped), f"{side} id {{id!r}} is not a string", "Index by frame.index.astype(str).")
-    repeated = ids.duplicated() & ~missing
-    add(
-        "duplicate_id",
-        np.asarray(repeated),
-        f"{side} id {{id!r}} appears again",
-        "Keep one row per id, or accept 'duplicate_id' to keep the first.",
-    )
-    odd = ~frame["split"].isin([*SPLITS, ANY_SPLIT]).to_numpy()
-    add("unknown_split", odd, "split {split!r} of {id!r} is unknown", "Use train, valid, test or any.")
-    blank = blank_documents(frame, corpus.fields(side))
-    add("empty_text", blank, f"{side} {{id!r}} has no text", "Supply text, or accept 'empty_text' to drop it.")
-    text = _cells(frame[corpus.fields(side)])
-    stub = text.apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1).to_numpy()
+def _inspect_documents(inspection: _Inspection, corpus: Corpus, side: Side) -> None:
+    mark, table, frame = inspection.mark, f"{side}s", corpus.documents(side)
+    ids, fields = frame.index, corpus.fields(side)
+    missing = np.asarray(ids.isna() | (ids.astype(str).str.strip() == ""))
+    mark("missing_id", table, missing, f"{side} without an id", "Give every document an id.")
+    mistyped = np.array([not isinstance(name, str) for name in ids], dtype=bool) & ~missing
+    remedy = "Index by frame.index.astype(str)."
+    mark("id_type", table, mistyped, f"{side} id {{id!r}} is not a string", remedy)
+    remedy = "Keep one row per id, or accept 'duplicate_id' to keep the first."
+    mark("duplicate_id", table, ids.duplicated() & ~missing, f"{side} id {{id!r}} appears again", remedy)
+    odd = ~frame["split"].isin([*SPLITS, ANY_SPLIT])
+    mark("unknown_split", table, odd, "split {split!r} of {id!r} is unknown", "Use train, valid, test or any.")
+    remedy = "Supply text, or accept 'empty_text' to drop it."
+    mark("empty_text", table, blank_documents(frame, fields), f"{side} {{id!r}} has no text", remedy)
+    stub = _cells(frame[fields]).apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1)
     remedy = "The public release hides texts; get the real ones, or accept 'placeholder'."
-    add("placeholder", stub, f"{side} {{id!r}} holds placeholder text", remedy)
+    mark("placeholder", table, stub, f"{side} {{id!r}} holds placeholder text", remedy)
     for column, named in ((COPY_OF, side), (NEGATIVE_FOR, other(side))):
         if column in frame.columns:
             cells = frame[column].fillna("").astype("str")
-            lost = ((cells != "") & ~cells.isin(corpus.documents(named).index)).to_numpy()
+            lost = (cells != "") & ~cells.isin(corpus.documents(named).index)
             remedy = f"Name a {named} of the corpus, or leave the cell empty."
-            add("unknown_reference", lost, f"{column} of {{id!r}} names no {named}", remedy)
-    return defects
+            mark("unknown_reference", table, lost, f"{column} of {{id!r}} names no {named}", remedy)
 
 
-def _label_defects(corpus: Corpus, where: Locate) -> list[Defect]:
-    labels, defects = corpus.labels, []
-
-    def add(kind: str, rows: pd.Series | NDArray[np.bool_], what: str, remedy: str) -> None:
-        """Report the marked rows."""
-        for row in np.flatnonzero(rows).tolist():
-            text = what.format(**labels.iloc[row])
-            defects.append(Defect(kind, where("labels", row), text, remedy))
-
+def _inspect_labels(inspection: _Inspection, corpus: Corpus) -> None:
+    mark, labels, pair = inspection.mark, corpus.labels, "resume {resume_id!r} and job {job_id!r}"
     for side in SIDES:
         lost = ~labels[f"{side}_id"].isin(corpus.documents(side).index)
-        what = f"label names unknown {side} {{{side}_id!r}}"
-        add("unknown_document", lost, what, "Add the document, or accept 'unknown_document' to drop the label.")
+        remedy = "Add the document, or accept 'unknown_document' to drop the label."
+        mark("unknown_document", "labels", lost, f"label names unknown {side} {{{side}_id!r}}", remedy)
     remedy = "Map labels to 0 and 1 (load_pairs: label_values or threshold), or accept 'unknown_label' to drop the row."
-    add("unknown_label", ~labels["label"].isin([0, 1]), "label {label} is not 0 or 1", remedy)
-    add("unknown_split", ~labels["split"].isin(SPLITS), "split {split!r} is unknown", "Use train, valid or test.")
+    mark("unknown_label", "labels", ~labels["label"].isin([0, 1]), "label {label} is not 0 or 1", remedy)
+    odd = ~labels["split"].isin(SPLITS)
+    mark("unknown_split", "labels", odd, "split {split!r} is unknown", "Use train, valid or test.")
     conflict = conflicting_rows(labels, corpus.rankings)[0]
-    pair = "resume {resume_id!r} and job {job_id!r}"
     remedy = "Keep one label per pair, or accept 'conflicting_label' to drop all of them."
-    add("conflicting_label", conflict, f"{pair} are both accepted and rejected", remedy)
+    mark("conflicting_label", "labels", conflict, f"{pair} are both accepted and rejected", remedy)
     repeated = labels.duplicated(["resume_id", "job_id"]) & ~conflict
-    add("duplicate_label", repeated, f"{pair} are labelled twice", "Keep one row, or accept 'duplicate_label'.")
-    return defects
+    remedy = "Keep one row, or accept 'duplicate_label'."
+    mark("duplicate_label", "labels", repeated, f"{pair} are labelled twice", remedy)
 
 
-def _ranking_defects(corpus: Corpus) -> list[Defect]:
-    rankings, defects = corpus.rankings, []
-
-    def add(kind: str, rows: pd.Series | NDArray[np.bool_], what: str, remedy: str) -> None:
-        """Report the marked entries."""
-        for row in np.flatnonzero(rows):
-            entry = rankings.iloc[row]
-            table = f"rankings.{entry['target']}.{entry['split']}"
-            place = f"{corpus.sources.get(table, 'rankings')}, query {entry['query_id']!r}"
-            defects.append(Defect(kind, place, what.format(**entry), remedy))
-
-    add("unknown_target", ~rankings["target"].isin(SIDES), "target {target!r} is unknown", "Use resume or job.")
-    add("unknown_split", ~rankings["split"].isin(SPLITS), "split {split!r} is unknown", "Use train, valid or test.")
+def _inspect_rankings(inspection: _Inspection, corpus: Corpus) -> None:
+    mark, rankings, table = inspection.mark, corpus.rankings, "rankings"
+    odd = ~rankings["target"].isin(SIDES)
+    mark("unknown_target", table, odd, "target {target!r} is unknown", "Use resume or job.")
+    odd = ~rankings["split"].isin(SPLITS)
+    mark("unknown_split", table, odd, "split {split!r} is unknown", "Use train, valid or test.")
     remedy = "Use -1, 0 or 1, or accept 'unknown_label' to drop the entry."
-    add("unknown_label", ~rankings["label"].isin([-1, 0, 1]), "label {label} is unknown", remedy)
+    mark("unknown_label", table, ~rankings["label"].isin([-1, 0, 1]), "label {label} is unknown", remedy)
     first_entry = ~rankings.duplicated(["target", "split", "query_id"])  # name a query once, not per candidate
+    remedy = "Add the document, or accept 'unknown_document' to drop the entry."
     for side in SIDES:
-        known = corpus.documents(side).index
-        ranked = rankings["target"] == side
-        lost = ranked & ~rankings["candidate_id"].isin(known)
-        remedy = "Add the document, or accept 'unknown_document' to drop the entry."
-        add("unknown_document", lost, f"the list names unknown {side} {{candidate_id!r}}", remedy)
-        lost_query = (rankings["target"] == other(side)) & ~rankings["query_id"].isin(known) & first_entry
-        add("unknown_document", lost_query, f"the query is an unknown {side}", remedy)
+        ids, is_target = corpus.documents(side).index, rankings["target"] == side
+        lost = is_target & ~rankings["candidate_id"].isin(ids)
+        mark("unknown_document", table, lost, f"the list names unknown {side} {{candidate_id!r}}", remedy)
+        lost = (rankings["target"] == other(side)) & ~rankings["query_id"].isin(ids) & first_entry
+        mark("unknown_document", table, lost, f"the query is an unknown {side}", remedy)
     conflict = conflicting_rows(corpus.labels, rankings)[1]
-    remedy = "Keep one label per pair, or accept 'conflicting_label' to drop all of them."
     what = "the pair with {candidate_id!r} is both accepted and rejected"
-    add("conflicting_label", conflict, what, remedy)
-    twice = rankings.duplicated(ENTRY)
+    remedy = "Keep one label per pair, or accept 'conflicting_label' to drop all of them."
+    mark("conflicting_label", table, conflict, what, remedy)
     remedy = "List a candidate once, or accept 'duplicate_candidate' to keep one."
-    add("duplicate_candidate", twice, "candidate {candidate_id!r} is listed twice", remedy)
-    return defects
+    repeated = rankings.duplicated(ENTRY)
+    mark("duplicate_candidate", table, repeated, "candidate {candidate_id!r} is listed twice", remedy)
 
 
-def _split_defects(corpus: Corpus, where: Locate) -> list[Defect]:
+def _inspect_splits(inspection: _Inspection, corpus: Corpus, side: Side) -> None:
     """In the cold regime a document must be used in its own split only."""
-    if corpus.regime == "warm":
-        return []
-    defects = []
-    for side in SIDES:
-        uses = _uses(corpus, side)
-        home = uses["id"].map(corpus.documents(side)["split"][~corpus.documents(side).index.duplicated()])
-        wrong = home.notna() & (home != uses["split"])
-        for use in uses[wrong].assign(home=home[wrong]).drop_duplicates(["id", "split"]).itertuples():
-            what = f"{side} {use.id!r} of split {use.home!r} is used in {use.split!r} ({use.table})"
-            remedy = "Split by document, or declare regime='warm' with split 'any'."
-            defects.append(Defect("split_leak", where(f"{side}s"), what, remedy))
-        stray = corpus.documents(side)["split"] == ANY_SPLIT
-        for row in np.flatnonzero(stray):
-            what = f"{side} {corpus.documents(side).index[int(row)]!r} has split 'any' in the cold regime"
-            defects.append(Defect("split_leak", where(f"{side}s", int(row)), what, "Name its split."))
-    return defects
-
-
-def _uses(corpus: Corpus, side: Side) -> pd.DataFrame:
-    """Where documents of a side are used: columns id, split, table."""
-    labels = corpus.labels.rename(columns={f"{side}_id": "id"})[["id", "split"]].assign(table="labels")
-    rankings = corpus.rankings
-    ranked = rankings[rankings["target"] == side].rename(columns={"candidate_id": "id"})
-    asked = rankings[rankings["target"] == other(side)].rename(columns={"query_id": "id"})
-    listed = pd.concat([ranked, asked])[["id", "split"]].assign(table="rankings")
-    return pd.concat([labels, listed]).drop_duplicates().reset_index(drop=True)
+    frame, table = corpus.documents(side), f"{side}s"
+    rows = pd.Series(np.arange(len(frame)), index=frame.index)[~frame.index.duplicated()]
+    uses = document_uses(corpus.labels, corpus.rankings, side)
+    uses = uses.assign(row=uses["id"].map(rows)).dropna(subset="row").astype({"row": int})
+    leaks = uses[frame["split"].to_numpy()[uses["row"]] != uses["split"]].drop_duplicates(["id", "split"])
+    for use in leaks.itertuples():
+        what = f"{side} {{id!r}} of split {{split!r}} is used in {use.split!r} ({use.table})"
+        remedy = "Split by document, or declare regime='warm' with split 'any'."
+        inspection.add("split_leak", table, use.row, what, remedy)
+    stray = frame["split"] == ANY_SPLIT
+    what = f"{side} {{id!r}} has split 'any' in the cold regime"
+    inspection.mark("split_leak", table, stray, what, "Name its split.")

@@ -1,19 +1,24 @@
-"""Documents as text: the official field serialisation, and word tokenisers for English and Chinese."""
+"""Documents as text: the official field serialisation, words in English and Chinese, BM25 over words."""
 
 from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, reduce
 from operator import add
 from typing import Literal
 
+import bm25s
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from confitlib.corpus import HYPOTHETICAL, Corpus, Side
 
 Language = Literal["en", "zh"]
+Variant = Literal["okapi", "bm25l"]
 
 HYRE_MARK = "[Example resume]"
 MARKS: dict[Side, str] = {"job": HYRE_MARK, "resume": "[Example job]"}
@@ -26,6 +31,7 @@ CHINESE_SHARE = 0.2
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 WORD = re.compile(r"[^\W_]+[+#]*")  # the signs keep "c++" and "c#" apart from "c"
 SENTENCE_END = re.compile(r"\n+|(?<=[.!?;])\s+(?![a-z])|(?<=[。！？；])")
+BM25_METHODS = {"okapi": "robertson", "bm25l": "bm25l"}
 BULLET = re.compile(r"^[\s\-*•·–]+")
 
 
@@ -80,18 +86,18 @@ def read_fields(text: str, fields: Sequence[str], side: Side) -> dict[str, str]:
 
     Raises ValueError naming the first heading that is missing, repeated or out of order.
     """
-    headings, found, rest = headings_of(fields, side), [], "\n" + text
+    headings, values, rest = headings_of(fields, side), [], "\n" + text
     if list(fields) == [TEXT]:
         return {TEXT: text.strip()}
     for name in fields:
         before, *after = rest.split(f"\n{headings[name]}", 1)
         if not after:
             raise ValueError(f"the line {headings[name]!r} is missing, or not in its place")
-        found.append(before.strip())
+        values.append(before.strip())
         rest = after[0]
-    if found[0] or any(f"\n{line}" in "\n".join(["", *found, rest]) for line in headings.values()):
+    if values[0] or any(f"\n{line}" in "\n".join(["", *values, rest]) for line in headings.values()):
         raise ValueError("text before the first heading, or a heading that is repeated")
-    return dict(zip(fields, [*found[1:], rest.strip()], strict=True))
+    return dict(zip(fields, [*values[1:], rest.strip()], strict=True))
 
 
 def _append(documents: pd.Series, hypothetical: pd.Series, mark: str) -> pd.Series:
@@ -121,14 +127,15 @@ def sentences(text: str) -> list[str]:
 def words(text: str, language: Language | Literal["auto"] = "auto") -> list[str]:
     """The lowercased words of a text, punctuation dropped; Chinese is segmented by jieba.
 
-    Raises ImportError when Chinese text is met and jieba is not installed, ValueError on
-    another language name.
+    A letter with an accent is one character, however it is stored (Unicode NFC). Raises ImportError
+    when Chinese text is met and jieba is not installed, ValueError on another language name.
     """
-    chosen = language_of(text) if language == "auto" else language
-    if chosen == "en":
-        return WORD.findall(text.lower())
-    if chosen == "zh":
-        return [word for piece in _jieba_cut()(text.lower()) for word in WORD.findall(piece)]
+    text = unicodedata.normalize("NFC", text).lower()
+    spoken = language_of(text) if language == "auto" else language
+    if spoken == "en":
+        return WORD.findall(text)
+    if spoken == "zh":
+        return [word for piece in _jieba_cut()(text) for word in WORD.findall(piece)]
     raise ValueError(f"language {language!r} is unknown: use 'en', 'zh' or 'auto'")
 
 
@@ -145,3 +152,40 @@ def _jieba_cut() -> Callable[[str], list[str]]:
         raise ImportError("Chinese text needs jieba: pip install confitlib[zh]") from error
     jieba.setLogLevel(logging.WARNING)  # its dictionary-loading messages are not the reader's
     return jieba.lcut
+
+
+def check_variant(variant: Variant) -> Variant:
+    """The variant of BM25; raises ValueError for an unknown one."""
+    if variant not in BM25_METHODS:
+        raise ValueError(f"variant={variant!r} is unknown; use one of {list(BM25_METHODS)}")
+    return variant
+
+
+class WordIndex:
+    """BM25 scores of documents, given as lists of words, for a query of words.
+
+    `variant`: "okapi" (ConFit v2's choice) or "bm25l" (ConFit v1's). `unique` counts every word of the query once;
+    the official scripts count it as often as it occurs.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[list[str]],
+        variant: Variant = "okapi",
+        unique: bool = False,
+        k1: float = 1.5,
+        b: float = 0.75,
+        delta: float = 0.5,
+    ) -> None:
+        self.unique = unique
+        self._index = bm25s.BM25(method=BM25_METHODS[check_variant(variant)], k1=k1, b=b, delta=delta)
+        self._size, self._worded = len(documents), any(documents)
+        if self._worded:
+            self._index.index(list(documents), show_progress=False)
+
+    def scores(self, query: Sequence[str]) -> NDArray[np.float32]:
+        """BM25 of every document, `[n_documents]`."""
+        if not self._worded:
+            return np.zeros(self._size, dtype=np.float32)
+        counted = list(dict.fromkeys(query) if self.unique else query)
+        return np.asarray(self._index.get_scores(counted), dtype=np.float32)

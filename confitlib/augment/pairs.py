@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from confitlib.corpus import COPY_OF, Corpus, Side, other
-from confitlib.groups import groups_of
+from confitlib.corpus import COPY_OF, Corpus, Side, duplicate_groups, other
 
 
 class AcceptedPairs:
@@ -37,7 +36,7 @@ class AcceptedPairs:
 
     @cached_property
     def _groups(self) -> dict[Side, pd.Series]:
-        named = {side: groups_of(self.corpus, side) for side in (self.side, other(self.side))}
+        named = {side: duplicate_groups(self.corpus, side) for side in (self.side, other(self.side))}
         return {side: pd.Series(pd.factorize(groups)[0], index=groups.index) for side, groups in named.items()}
 
     @cached_property

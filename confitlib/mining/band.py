@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
+from confitlib.corpus import REASONS
 from confitlib.mining.kernel import IntArray, concatenate
-from confitlib.mining.removal import REASONS, codes_at, count_reasons
+from confitlib.mining.removal import codes_at, count_reasons
 from confitlib.mining.task import Selection, Task
 from confitlib.mining.window import ranked
 

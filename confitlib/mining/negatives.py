@@ -12,8 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from confitlib.corpus import Corpus, Side, other
-from confitlib.mining.removal import REASONS
+from confitlib.corpus import REASONS, Corpus, Side, other
 from confitlib.util import atomic
 
 TABLE_COLUMNS = ["query_id", "negative_id", "rank", "percentile", "score"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from confitlib.corpus import LABEL_COLUMNS, SIDES, Corpus, Side, empty_frame, other
+from confitlib.corpus import LABEL_COLUMNS, REASONS, SIDES, Corpus, Side, empty_frame, other
 from confitlib.mining.band import band, top
 from confitlib.mining.choice import chosen_band
 from confitlib.mining.graph import graph
@@ -18,7 +18,6 @@ from confitlib.mining.kernel import UNRANKED
 from confitlib.mining.labelled import rejected
 from confitlib.mining.negatives import QUERY_COLUMNS, Negatives, describe_mining
 from confitlib.mining.positive_aware import band_aware, positive_aware
-from confitlib.mining.removal import REASONS
 from confitlib.mining.sampled import ance, simans, trisampler
 from confitlib.mining.synthetic import synthetic
 from confitlib.mining.task import DocumentSet, Embeddings, Selection, Task, document_ids

@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from confitlib.corpus import NEGATIVE_FOR, SIDES, Corpus, Side, other
+from confitlib.corpus import NEGATIVE_FOR, SIDES, Corpus, Side, known_positive_mask, other
 from confitlib.mining.kernel import UNRANKED, FloatArray, IntArray, Picks
-from confitlib.mining.removal import count_reasons, removal
+from confitlib.mining.removal import count_reasons
 from confitlib.text import texts
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ class Task:
 
     @cached_property
     def known(self) -> csr_array:
-        """Codes of `removal` for these queries and this pool, `[Q, N]`."""
+        """Codes of `known_positive_mask` for these queries and this pool, `[Q, N]`."""
         rows = self.corpus.positions(other(self.target), self.query_ids)
         columns = self.corpus.positions(self.target, self.pool_ids)
-        return removal(self.corpus, self.target)[rows][:, columns]
+        return known_positive_mask(self.corpus, self.target)[rows][:, columns]
 
     @property
     def candidates(self) -> IntArray:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from confitlib.corpus import other
-from confitlib.lexical import Variant, WordIndex
 from confitlib.mining.kernel import FloatArray, Picks
 from confitlib.mining.task import Selection, Task
-from confitlib.text import texts, words
+from confitlib.text import Variant, WordIndex, texts, words
 
 
 def bm25(task: Task, variant: Variant = "okapi", unique: bool = True) -> Selection:

@@ -11,9 +11,8 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from confitlib.corpus import SIDES, Corpus, Side, other
-from confitlib.lexical import Variant, WordIndex, check_variant
 from confitlib.rankers.base import Ranker, Scores
-from confitlib.text import texts, words
+from confitlib.text import Variant, WordIndex, check_variant, texts, words
 
 
 class BM25(Ranker):

@@ -1,12 +1,9 @@
 """Readers: the common formats to a Corpus, and a Corpus to the ConFit release layout."""
 
-from confitlib.readers._split import split_documents
-from confitlib.readers._tables import ACCEPTABLE
-from confitlib.readers.confit import load, save
-from confitlib.readers.hub import load_hub
-from confitlib.readers.pairs import load_pairs
-from confitlib.readers.recbole import load_recbole
-from confitlib.readers.tianchi import load_tianchi
+from confitlib.readers.adapters import load_hub, load_recbole, load_tianchi
+from confitlib.readers.release import load, save
+from confitlib.readers.repairs import ACCEPTABLE
+from confitlib.readers.tables import load_pairs, split_documents
 
 __all__ = [
     "ACCEPTABLE",

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 
 from confitlib.corpus import RESERVED, Side, blank_documents
 from confitlib.mining.kernel import FloatArray, IntArray
-from confitlib.readers._tables import as_text
+from confitlib.readers.repairs import as_text
 from confitlib.text import serialise
 from confitlib.util import atomic
 

@@ -1,0 +1,274 @@
+"""Formats of others: Hugging Face datasets, RecBole-PJF atomic files and the raw Tianchi tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from confitlib.corpus import SIDES, Corpus, Side, Split
+from confitlib.readers.release import ALIYUN, IDS
+from confitlib.readers.repairs import (
+    PLACE,
+    Regime,
+    Report,
+    Tables,
+    as_id,
+    assemble,
+    assign_splits,
+    check_columns,
+    document_frame,
+    fail,
+    merge_events,
+    note_unused,
+    numbered,
+    read_csv,
+    read_tsv,
+    select,
+)
+from confitlib.readers.tables import FRACTIONS, Columns, PairReader, split_documents
+
+# --- Hugging Face datasets ---
+
+
+def load_hub(
+    name_or_path: str | Path,
+    *,
+    configs: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
+    label_values: Mapping[Any, int] | None = None,
+    threshold: float | None = None,
+    split: Split | Sequence[float] | None = None,
+    seed: int = 0,
+    regime: Regime = "cold",
+    accept: str | Iterable[str] = (),
+    name: str | None = None,
+    **options: Any,
+) -> Corpus:
+    """Read a Hugging Face dataset: a hub name, a folder of data files, or what `save_to_disk` wrote.
+
+    The dataset is one table of pairs, whose splits (if there are several) are the corpus's; or
+    its parts named `pairs`, `resumes` and `jobs` are tables. `configs` names the configuration
+    that holds each table, e.g. `{"pairs": "labels", "resumes": "cv", "jobs": "posts"}`. `options`
+    go to `datasets.load_dataset` (revision, cache_dir, token, …). All other parameters, the
+    columns and the errors are those of `load_pairs`; class labels are read by their names.
+    """
+    import datasets  # takes seconds, and only this reader needs it
+
+    def fetch(config: str | None) -> Any:
+        if any((Path(name_or_path) / marker).exists() for marker in ("dataset_dict.json", "state.json")):
+            return datasets.load_from_disk(str(name_or_path))
+        return datasets.load_dataset(str(name_or_path), config, **options)
+
+    report, parts = Report(accept), {table: fetch(config) for table, config in (configs or {}).items()}
+    if not configs:
+        whole = fetch(None)
+        parts = dict(whole) if isinstance(whole, dict) and "pairs" in whole else {"pairs": whole}
+    if "pairs" not in parts:
+        raise ValueError(f"configs: name the configuration of the pairs; got {sorted(parts)}")
+    tables = {
+        table: (_frame(part, f"{name_or_path} [{table}]"), f"{name_or_path} [{table}]") for table, part in parts.items()
+    }
+    reader = PairReader(tables, report, columns or {}, label_values or {}, threshold, split)
+    return reader.corpus(name or str(name_or_path).rstrip("/").rsplit("/", maxsplit=1)[-1], regime, seed)
+
+
+def _frame(part: Any, where: str) -> pd.DataFrame:
+    """A dataset as a frame, class labels by name; several splits become the column `split`."""
+    frames = []
+    for split, dataset in (part if isinstance(part, dict) else {"": part}).items():
+        frame = dataset.to_pandas()
+        for column, feature in dataset.features.items():
+            names = getattr(feature, "names", None)
+            if names:
+                frame[column] = [names[code] if code >= 0 else None for code in frame[column]]
+        frames.append(frame.assign(split=split) if isinstance(part, dict) and len(part) > 1 else frame)
+    whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+    return whole.set_axis(numbered(where, len(whole)))
+
+
+# --- RecBole-PJF atomic files ---
+
+TYPES = ("token", "token_seq", "float", "float_seq")
+ID_COLUMNS: dict[Side, tuple[str, ...]] = {"resume": ("user_id",), "job": ("job_id", "item_id")}
+SUFFIXES: dict[Side, tuple[str, str]] = {"resume": (".user", ".udoc"), "job": (".item", ".idoc")}
+THRESHOLD = 0.5  # of the label, as in recbole_pjf/properties/dataset/zhilian.yaml
+
+
+def load_recbole(
+    folder: str | Path,
+    name: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    fractions: Sequence[float] = FRACTIONS,
+    seed: int = 0,
+    accept: str | Iterable[str] = (),
+    encoding: str = "utf-8",
+) -> Corpus:
+    """Read the atomic files `<name>.inter` and `.user`, `.item`, `.udoc`, `.idoc`, as far as they exist.
+
+    Headers are typed (`user_id:token`, `label:float`). Users are resumes, items are jobs. The
+    sentences of a document, one a row, become the lines of the field `text`; other columns of
+    .user and .item are fields of their own. A pair is accepted if its label is at least 0.5 in
+    any of its interactions, rejected otherwise; without a label column every interaction is an
+    acceptance. `columns`: other names, e.g. `{"resume_id": "geek_id", "job_id": "job", "label":
+    "ok"}`. Splits come from `split_documents` (`fractions`, `seed`); `accept`: see `load`.
+    """
+    report, mapping = Report(accept), columns or {}
+    check_columns({"inter": mapping}, {"inter": ("resume_id", "job_id", "label")})
+    path = Path(folder) / f"{name}.inter"
+    events = _read_atomic(path, report, encoding)
+    ids: dict[Side, str] = {}
+    for side in SIDES:
+        names = (mapping[f"{side}_id"],) if f"{side}_id" in mapping else ID_COLUMNS[side]
+        present = [column for column in names if column in events.columns]
+        if not present:
+            what = f"no column {' or '.join(names)} (there are: {', '.join(events.columns)})"
+            raise fail("missing_column", f"{path}, header", what, f'Map it: columns={{"{side}_id": "<a column>"}}.')
+        ids[side] = present[0]
+    documents = {side: _atomic_documents(path, side, ids[side], report, encoding) for side in SIDES}
+    if "label" in mapping:
+        remedy = 'Map it: columns={"label": "<a column>"}.'
+        select(events, [mapping["label"]], f"{path}, header", remedy, report)
+    labels = _atomic_labels(events, ids, mapping.get("label", "label"), path, report)
+    report.settle()
+    tables = Tables(documents["resume"], documents["job"], labels)
+    assign_splits(tables, "cold", report)
+    return split_documents(assemble(report, tables, name), fractions, seed)
+
+
+def _read_atomic(path: Path, report: Report, encoding: str) -> pd.DataFrame:
+    raw = read_tsv(path, report, encoding)
+    for cell in raw.columns:
+        if cell.partition(":")[2] not in TYPES:
+            what = f"header cell {cell!r} has no known type"
+            raise fail("untyped_header", f"{path}, header", what, f"Write name:type, with one of {', '.join(TYPES)}.")
+    return raw.set_axis([cell.partition(":")[0] for cell in raw.columns], axis=1)
+
+
+def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, encoding: str) -> pd.DataFrame:
+    """Features and sentences of one side, joined on the id; one of the two files may be missing."""
+    features, sentences = (path.with_name(f"{path.stem}{suffix}") for suffix in SUFFIXES[side])
+    frames = []
+    if features.exists():
+        raw = _read_atomic(features, report, encoding)
+        ids = select(raw, [id_column], features, f"Name the ids of {side}s alike in every file.", report)[id_column]
+        frames.append(document_frame(side, ids, raw.drop(columns=id_column, errors="ignore")))
+    if sentences.exists():
+        raw = _read_atomic(sentences, report, encoding)
+        names = [column for column in raw.columns if column != id_column]
+        if id_column not in raw.columns or len(names) != 1:
+            what = f"expected {id_column!r} and one column of sentences, found {', '.join(raw.columns)}"
+            raise fail("missing_column", f"{sentences}, header", what, "See the RecBole-PJF format.")
+        first = raw[~raw[id_column].duplicated()]
+        joined = raw.groupby(id_column, sort=False)[names[0]].agg("\n".join)
+        texts = joined.to_frame("text").set_axis(first.index)
+        frames.append(document_frame(side, first[id_column], texts))
+    if not frames:
+        raise fail("missing_file", features, f"neither it nor {sentences.name} exists", "Check folder and name.")
+    if len(frames) == 1:
+        return frames[0]
+    both, texts = frames
+    joined = both.join(texts.drop(columns=PLACE), how="left", rsuffix="_sentences")
+    return pd.concat([joined, texts[~texts.index.isin(both.index)]]).fillna("")
+
+
+def _atomic_labels(
+    events: pd.DataFrame, ids: Mapping[Side, str], column: str, path: Path, report: Report
+) -> pd.DataFrame:
+    pairs = pd.DataFrame({f"{side}_id": events[ids[side]].map(as_id).astype("str") for side in SIDES})
+    note_unused(events, [*ids.values(), column], path, report)
+    if column not in events.columns:
+        report.notes.append(f"{path}: no column {column!r}, so every interaction counts as an acceptance")
+        return merge_events(pairs.assign(label=1), report)
+    scores = pd.to_numeric(events[column], errors="coerce")
+    for place, score in events[column][scores.isna()].items():
+        report.add("unknown_label", str(place), f"label {score!r} is not a number", "Write 0 or 1.")
+    return merge_events(pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()], report)
+
+
+# --- Tianchi (AliYun) person-job fit ---
+
+FILES = {"resume": "table1_user", "job": "table2_jd", "action": "table3_action"}
+MISSING = ["-", "\\N", "NULL"]  # how the dump writes an empty cell
+FLAGS = ["delivered", "satisfied"]
+
+
+def load_tianchi(
+    folder: str | Path,
+    *,
+    only_labelled: bool = False,
+    fractions: Sequence[float] = FRACTIONS,
+    seed: int = 0,
+    accept: str | Iterable[str] = (),
+    encoding: str = "utf-8",
+    name: str = "tianchi",
+) -> Corpus:
+    """Read `table1_user`, `table2_jd` and `table3_action` (no suffix, .txt, .tsv or .csv).
+
+    Label 1: the recruiter was satisfied. Label 0: the resume was delivered and the recruiter was
+    not satisfied. Pairs that were only browsed are not judged, hence no labels; `Corpus.notes`
+    counts them. Of several actions on a pair the most favourable counts. Fields carry the Chinese
+    names of the official configuration, so that `save` writes what the official scripts read;
+    薪资 joins min_salary and max_salary. `only_labelled` leaves out documents without a label.
+    Splits come from `split_documents` (`fractions`, `seed`); `accept`: see `load`; the dump has
+    broken rows, hence `accept="ragged_row"`.
+    """
+    report, paths = Report(accept), {}
+    for table, stem in FILES.items():
+        present = [
+            path for suffix in ("", ".txt", ".tsv", ".csv") if (path := Path(folder) / f"{stem}{suffix}").is_file()
+        ]
+        if not present:
+            raise fail("missing_file", folder, f"no file {stem}, {stem}.txt, .tsv or .csv", "Check the folder.")
+        if len(present) > 1:
+            names = ", ".join(path.name for path in present)
+            raise fail("several_files", folder, f"several files hold {stem}: {names}", "Leave one of them there.")
+        paths[table] = present[0]
+    labels = _tianchi_labels(paths["action"], report, encoding)
+    documents = {side: _tianchi_documents(paths[side], side, report, encoding) for side in SIDES}
+    report.settle()
+    if only_labelled:
+        for side in SIDES:
+            used = documents[side].index.isin(labels[f"{side}_id"])
+            report.notes.append(f"{int((~used).sum())} {side}s without a label are left out")
+            documents[side] = documents[side][used]
+    tables = Tables(documents["resume"], documents["job"], labels)
+    assign_splits(tables, "cold", report)
+    return split_documents(assemble(report, tables, name), fractions, seed)
+
+
+def _read_tianchi(path: Path, columns: Sequence[str], report: Report, encoding: str) -> pd.DataFrame:
+    """The named columns of a table; the dump is tab-separated without quoting."""
+    raw = read_csv(path, report, encoding) if path.suffix == ".csv" else read_tsv(path, report, encoding)
+    note_unused(raw, columns, path, report)
+    frame = select(raw, columns, path, "Restore the header of the dump.", report)
+    report.settle()
+    return frame
+
+
+def _tianchi_documents(path: Path, side: Side, report: Report, encoding: str) -> pd.DataFrame:
+    names = ALIYUN[side]
+    raw_names = [name for name in names if name != "salary"] + (["min_salary", "max_salary"] if side == "job" else [])
+    raw = _read_tianchi(path, [IDS[side], *raw_names], report, encoding)
+    fields = raw[raw_names].replace(MISSING, "")
+    if side == "job":
+        fields["salary"] = fields["min_salary"].str.cat(fields["max_salary"], sep="-").replace("-", "")
+    return document_frame(side, raw[IDS[side]], fields[list(names)].rename(columns=names))
+
+
+def _tianchi_labels(path: Path, report: Report, encoding: str) -> pd.DataFrame:
+    raw = _read_tianchi(path, [*IDS.values(), "browsed", *FLAGS], report, encoding)
+    flags = raw[FLAGS].apply(pd.to_numeric, errors="coerce")
+    odd = ~flags.isin([0, 1]).all(axis=1)
+    for place, row in raw[odd].iterrows():
+        what = f"delivered {row['delivered']!r}, satisfied {row['satisfied']!r}: not 0 or 1"
+        report.add("unknown_label", str(place), what, "Correct the row, or accept 'unknown_label' to drop it.")
+    judged = ~odd & flags.any(axis=1)
+    browsed = int((~odd & ~judged).sum())
+    if browsed:
+        report.notes.append(f"{path}: {browsed} actions were browsing only and give no label")
+    events = pd.DataFrame({f"{side}_id": raw[IDS[side]] for side in SIDES}).assign(label=flags["satisfied"])[judged]
+    return merge_events(events.astype({"label": "int64"}), report)

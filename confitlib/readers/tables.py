@@ -1,0 +1,279 @@
+"""One's own data: a table of labelled pairs, with the texts inside or in tables of their own; and splits for it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from confitlib.corpus import RESERVED, SIDES, SPLITS, Corpus, Side, Split, duplicate_groups, other
+from confitlib.readers.repairs import (
+    PLACE,
+    Regime,
+    Report,
+    Tables,
+    as_id,
+    as_text,
+    assemble,
+    assign_splits,
+    check_columns,
+    document_frame,
+    label_column,
+    map_it,
+    note_unused,
+    read_table,
+    select,
+)
+
+Columns = Mapping[str, Mapping[str, Any]]
+
+TABLES = {
+    "pairs": ("resume_id", "job_id", "label", "split", "resume_text", "job_text"),
+    "resumes": ("resume_id", "text"),
+    "jobs": ("job_id", "text"),
+}
+SPLIT_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid", "testing": "test"}
+FRACTIONS = (0.8, 0.1, 0.1)
+
+
+def load_pairs(
+    pairs: str | Path,
+    *,
+    resumes: str | Path | None = None,
+    jobs: str | Path | None = None,
+    columns: Columns | None = None,
+    label_values: Mapping[Any, int] | None = None,
+    threshold: float | None = None,
+    split: Split | Sequence[float] | None = None,
+    seed: int = 0,
+    regime: Regime = "cold",
+    accept: str | Iterable[str] = (),
+    encoding: str = "utf-8",
+    name: str | None = None,
+) -> Corpus:
+    """Read labelled pairs from a .csv, .tsv, .jsonl (or .gz of one) or .parquet file.
+
+    The `pairs` table has the columns `resume_id, job_id, label`, and, where texts are not in
+    files of their own, `resume_text` and `job_text`; without an id column, ids are made from the
+    texts. `resumes` and `jobs` are tables with `resume_id` (`job_id`) or `id`, and `text`; without
+    a `text` column every other column is a text field. Their documents need no label.
+
+    `columns`: other names, by table, e.g. `{"resumes": {"resume_id": "cv_no", "text": ["skills",
+    "history"]}, "pairs": {"label": "rating"}}`. `label_values`: labels that are not 0 and 1, e.g.
+    `{"good fit": 1, "no fit": 0}`. `threshold`: labels are scores, accepted from here on; they
+    stay in the column `score` of `Corpus.labels`. `split`: the split of all labels, or fractions
+    for `split_documents` (with `seed`), which in the warm regime deal out the labels themselves; default:
+    the column `split` of the pairs, else fractions.
+    `regime`, `accept`, `name`: see `load`. Columns that are not used are named in `Corpus.notes`.
+
+    Raises CorpusError with every defect, each with file, row and remedy.
+    """
+    report, paths = Report(accept), {"pairs": pairs, "resumes": resumes, "jobs": jobs}
+    tables = {
+        table: (read_table(Path(path), report, encoding), str(path))
+        for table, path in paths.items()
+        if path is not None
+    }
+    reader = PairReader(tables, report, columns or {}, label_values or {}, threshold, split)
+    return reader.corpus(name or Path(pairs).name.split(".")[0], regime, seed)
+
+
+@dataclass
+class PairReader:
+    """The way from tables to a corpus, for `load_pairs` and `load_hub`; the fields are parameters of theirs.
+
+    `tables`: for `pairs` and, where they exist, `resumes` and `jobs`: the frame, indexed by place, and its source.
+    """
+
+    tables: Mapping[str, tuple[pd.DataFrame, str]]
+    report: Report
+    columns: Columns
+    label_values: Mapping[Any, int]
+    threshold: float | None
+    split: Split | Sequence[float] | None
+
+    def __post_init__(self) -> None:
+        check_columns(self.columns, TABLES)
+        if isinstance(self.split, str) and self.split not in SPLITS:
+            raise ValueError(f"split {self.split!r} is unknown: use one of {SPLITS}, or fractions")
+        if self.threshold is not None and self.label_values:
+            raise ValueError("give threshold (for scores) or label_values (for named labels), not both")
+        self.pairs, self.where = self.tables["pairs"]
+
+    def corpus(self, name: str, regime: Regime, seed: int) -> Corpus:
+        """The corpus of the tables; raises CorpusError with every defect."""
+        inline = {side: _text_fields(self.optional(f"{side}_text")) for side in SIDES}
+        ids = {side: self.ids(side, inline[side]) for side in SIDES}
+        documents = {side: self.documents(side, ids[side], inline[side]) for side in SIDES}
+        labels = pd.DataFrame({f"{side}_id": ids[side] for side in SIDES}).assign(**self.labels())
+        self.report.settle()
+        fractions: Sequence[float] | None = None if isinstance(self.split, str) else self.split
+        if self.split is None and self.names("pairs", "split")[0] not in self.pairs.columns:
+            fractions = FRACTIONS
+        if fractions is not None and regime == "warm":
+            labels["split"] = split_labels(len(labels), fractions, seed)
+            self.report.notes += empty_splits(labels["split"], fractions)
+        tables = Tables(documents["resume"], documents["job"], labels.assign(**{PLACE: labels.index}))
+        assign_splits(tables, regime, self.report)
+        corpus = assemble(self.report, tables, name, regime)
+        return corpus if fractions is None or regime == "warm" else split_documents(corpus, fractions, seed)
+
+    def names(self, table: str, canonical: str, default: Sequence[str] | None = None) -> list[str]:
+        """The columns of a table that hold a canonical name's content."""
+        column = self.columns.get(table, {}).get(canonical, default or [canonical])
+        return [column] if isinstance(column, str) else list(column)
+
+    def optional(self, canonical: str) -> pd.DataFrame:
+        """The columns of an optional content that the pairs have; naming one that they lack is a defect."""
+        names = self.names("pairs", canonical)
+        if canonical in self.columns.get("pairs", {}):
+            select(self.pairs, names, self.where, map_it("pairs", canonical), self.report)
+        return self.pairs[[name for name in names if name in self.pairs.columns]]
+
+    def ids(self, side: Side, inline: pd.DataFrame) -> pd.Series:
+        """The document ids of one side, one a pair; made from the texts if there is no id column."""
+        canonical = f"{side}_id"
+        column = self.names("pairs", canonical)[0]
+        if column in self.pairs.columns or canonical in self.columns.get("pairs", {}) or not len(inline.columns):
+            ids = select(self.pairs, [column], self.where, map_it("pairs", canonical), self.report)[column]
+            return ids.map(as_id).astype("str")
+        keys = pd.Series(["\x1f".join(row) for row in inline.to_numpy()], index=inline.index, dtype="str")
+        self.report.notes.append(f"{self.where}: {side} ids are made from {keys.nunique()} distinct texts")
+        return keys.map(lambda key: hashlib.sha1(key.encode()).hexdigest()[:16]).astype("str")
+
+    def documents(self, side: Side, ids: pd.Series, inline: pd.DataFrame) -> pd.DataFrame:
+        """The documents of one side: its own table's, then those whose text stands in the pairs."""
+        report, table = self.report, self.tables.get(f"{side}s")
+        if table is None and not len(inline.columns):
+            what = f"no {side} texts: neither a column {self.names('pairs', f'{side}_text')} nor {side}s=…"
+            remedy = f'Give {side}s=…, or map columns={{"pairs": {{"{side}_text": "<a column>"}}}}.'
+            report.add("missing_column", self.where, what, remedy)
+        n = len(ids) if len(inline.columns) else 0
+        given = document_frame(side, ids[:n], inline[:n])
+        first = given[~given.index.duplicated()]
+        # one text per id
+        texts = given.drop(columns=PLACE).to_numpy() != first.reindex(given.index).drop(columns=PLACE).to_numpy()
+        for document, place in given.loc[texts.any(axis=1), PLACE].items():
+            what = f"{side} {document!r} has another text here than in an earlier row"
+            report.add("conflicting_text", place, what, "Give one text per id.")
+        if table is None:
+            return first
+        listed = self._listed(side, *table)
+        rest = first[~first.index.isin(listed.index)]
+        if len(rest) < len(first):
+            what = f"{len(first) - len(rest)} {side}s stand in {table[1]} and in the pairs"
+            report.notes.append(f"{what}: the former's text is used")
+        return pd.concat([listed, rest]).fillna("")
+
+    def _listed(self, side: Side, frame: pd.DataFrame, where: str) -> pd.DataFrame:
+        """The documents of a side's own table."""
+        canonical, table = f"{side}_id", f"{side}s"
+        default = "id" if "id" in frame.columns and canonical not in frame.columns else canonical
+        column = self.names(table, canonical, [default])[0]
+        rest = [name for name in frame.columns if name != column and name not in RESERVED]
+        texts = self.names(table, "text", ["text"] if "text" in rest else rest)
+        ids = select(frame, [column], where, map_it(table, canonical), self.report)[column]
+        fields = select(frame, texts, where, map_it(table, "text"), self.report)
+        note_unused(frame, [column, *texts], where, self.report)
+        return document_frame(side, ids, _text_fields(fields))
+
+    def labels(self) -> dict[str, Any]:
+        """The columns label, split and, for scores, score of every pair."""
+        given = self.pairs[[]] if self.split is not None else self.optional("split")
+        label = self.names("pairs", "label")[0]
+        texts_and_ids = [f"{side}_{kind}" for side in SIDES for kind in ("id", "text")]
+        used = [column for role in texts_and_ids for column in self.names("pairs", role)]
+        note_unused(self.pairs, [*used, *given.columns, label], self.where, self.report)
+        values = select(self.pairs, [label], self.where, map_it("pairs", "label"), self.report)[label]
+        columns: dict[str, Any] = {"split": self.split if isinstance(self.split, str) else "train"}
+        if len(given.columns):
+            names = given.iloc[:, 0].map(as_text).str.strip().str.lower()
+            columns["split"] = names.replace(SPLIT_NAMES)
+        if self.threshold is not None:
+            scores = pd.to_numeric(values, errors="coerce")
+            accepted = (scores >= self.threshold).astype(object).where(scores.notna(), values)
+            return {"label": label_column(accepted), "score": scores, **columns}
+        if self.label_values:
+            numbers = {_spelling(value): label for value, label in self.label_values.items()}
+            values = values.map(lambda value: numbers.get(_spelling(value), f"{value} (not in label_values)"))
+        return {"label": label_column(values), **columns}
+
+
+def _text_fields(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cells as text; a lone column gets the name `text`, which is serialised as it is."""
+    texts = pd.DataFrame({name: frame[name].map(as_text) for name in frame.columns}, index=frame.index, dtype="str")
+    return texts.set_axis(["text"], axis=1) if len(texts.columns) == 1 else texts
+
+
+def _spelling(value: Any) -> str:
+    """A label as text, numbers alike however they are written: 1, 1.0 and "1.0" become "1"."""
+    number = pd.to_numeric(str(value), errors="coerce")
+    return str(value) if pd.isna(number) else as_id(float(number))
+
+
+# --- splits for data that comes without any ---
+
+
+def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> Corpus:
+    """A cold-start split: every document gets one of train, valid and test, and so do the labels.
+
+    The side with fewer labelled documents is dealt out at random, in `fractions` of its labels;
+    each document of the other side follows most of its labels. Documents of the same text, such as a job that was
+    posted twice, and copies go together. A label whose documents end in
+    different splits cannot be used in a cold start: it is left out and counted in `notes`.
+    Unlabelled documents are in train. Raises ValueError on a corpus with candidate lists, which
+    belong to a split already, and on fractions that do not sum to 1.
+    """
+    if len(corpus.rankings):
+        raise ValueError(f"corpus {corpus.name!r} has candidate lists, so its splits are given")
+    bounds = _bounds(fractions)
+    groups = {side: duplicate_groups(corpus, side) for side in SIDES}
+    labelled = {side: corpus.labels[f"{side}_id"].map(groups[side]) for side in SIDES}
+    leader: Side = "job" if labelled["job"].nunique() <= labelled["resume"].nunique() else "resume"
+    # 1. the leading side: groups in random order, cut where the running number of labels passes each fraction
+    counts = labelled[leader].value_counts().sort_index()
+    counts = counts.iloc[np.random.default_rng(seed).permutation(len(counts))]
+    middle = (counts.cumsum() - counts / 2) / max(int(counts.sum()), 1)
+    homes = {leader: pd.Series(_cut(middle.to_numpy(), bounds), index=counts.index)}
+    # 2. the other side: the split of most labels of each group; ties go to the smaller split, which needs them more
+    votes = pd.crosstab(labelled[other(leader)], labelled[leader].map(homes[leader]))
+    votes = votes.reindex(columns=list(SPLITS), fill_value=0)
+    homes[other(leader)] = votes[votes.sum().sort_values(kind="stable").index].idxmax(axis=1)
+    # 3. labels within one split are kept
+    split = {side: groups[side].map(homes[side]) for side in SIDES}
+    labels = corpus.labels.assign(split=corpus.labels["resume_id"].map(split["resume"]))
+    inside = labels["split"] == labels["job_id"].map(split["job"])
+    crossing = int((~inside).sum())
+    note = f"cold-start split: {crossing} of {len(labels)} labels join documents of two splits and are left out"
+    labels = labels[inside].reset_index(drop=True)
+    resumes, jobs = (corpus.documents(side).assign(split=split[side].fillna("train").astype("str")) for side in SIDES)
+    notes = (*corpus.notes, note, *empty_splits(labels["split"], fractions))
+    return replace(corpus, resumes=resumes, jobs=jobs, labels=labels, regime="cold", notes=notes)
+
+
+def split_labels(n: int, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> NDArray[np.object_]:
+    """A warm-start split: train, valid or test for each of `n` labels at random, in `fractions` of them."""
+    return _cut((np.random.default_rng(seed).permutation(n) + 0.5) / max(n, 1), _bounds(fractions))
+
+
+def empty_splits(splits: pd.Series, fractions: Sequence[float]) -> list[str]:
+    """A note for each split that was to have labels and got none."""
+    remedy = "give it a larger fraction, another seed or more labels, or name the splits in the data"
+    wanted = [split for split, share in zip(SPLITS, fractions, strict=True) if share > 0]
+    return [f"split {split!r} has no label: {remedy}" for split in wanted if not (splits == split).any()]
+
+
+def _bounds(fractions: Sequence[float]) -> NDArray[np.float64]:
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise ValueError(f"fractions {tuple(fractions)}: give the shares of {SPLITS}, which sum to 1")
+    return np.cumsum(fractions)[:-1]
+
+
+def _cut(places: NDArray[np.float64], bounds: NDArray[np.float64]) -> NDArray[np.object_]:
+    return np.array(SPLITS, dtype=object)[np.searchsorted(bounds, places, side="right")]
