@@ -15,8 +15,11 @@ from confitlib.corpus import (
     Corpus,
     CorpusError,
     Defect,
+    copy_groups,
+    duplicate_groups,
     empty_frame,
     find_defects,
+    known_positive_mask,
     other,
 )
 
@@ -67,6 +70,8 @@ DEFECTS = [
     ("missing_column", {"resumes": pd.DataFrame({"split": SPLIT}, index=["1", "2", "3"])}, "resumes", "no text field"),
     ("missing_column", {"labels": labels().drop(columns="label")}, "labels", "['label'] are missing"),
     ("truth_shape", {"truth": csr_array((2, 3), dtype=bool)}, "truth", "shape (2, 3), documents need (3, 3)"),
+    ("truth_shape", {"truth": csr_array((np.ones(1), np.array([7]), np.array([0, 1, 1, 1])), shape=(3, 3))}, "truth",
+     "damaged"),
     ("unknown_document", {"labels": labels(("9", "1", 1, "train"))}, "labels, row 1", "unknown resume '9'"),
     ("unknown_document", {"labels": labels(("1", "9", 1, "train"))}, "labels, row 1", "unknown job '9'"),
     ("unknown_label", {"labels": labels(("1", "1", 2, "train"))}, "labels, row 1", "label 2 is not 0 or 1"),
@@ -109,13 +114,13 @@ DEFECTS = [
     (
         "split_leak",
         {"labels": labels(("1", "3", 1, "train"))},
-        "jobs",
+        "jobs, row 3",
         "job '3' of split 'test' is used in 'train' (labels)",
     ),
     (
         "split_leak",
         {"rankings": lists(("job", "test", "3", "1", 1))},
-        "jobs",
+        "jobs, row 1",
         "job '1' of split 'train' is used in 'test' (rankings)",
     ),
     ("split_leak", {"resumes": resumes(["a", "b", "c"], split=["train", "any", "test"])}, "resumes, row 2", "'any'"),
@@ -147,6 +152,8 @@ def test_one_error_names_every_defect_and_only_so_many_in_full() -> None:
     assert "labels, row 20:" in str(caught.value)
     assert "labels, row 21:" not in str(caught.value)
     assert "… and 10 more (see .defects)" in str(caught.value)
+    with pytest.raises(CorpusError, match="label maybe is not 0 or 1"):
+        Corpus(**parts(labels=pd.concat([many, labels(("1", "1", "maybe", "train"))])))
 
 
 def test_a_missing_query_is_named_once_not_per_candidate() -> None:
@@ -156,11 +163,11 @@ def test_a_missing_query_is_named_once_not_per_candidate() -> None:
     assert [defect.kind for defect in caught.value.defects].count("unknown_document") == 1
 
 
-def test_origins_name_the_file_and_the_row_within_it() -> None:
+def test_places_name_the_file_and_the_row_within_it() -> None:
     rows = labels(("1", "1", 1, "train"), ("3", "3", 1, "test"), ("9", "3", 1, "test"))
-    places = pd.DataFrame({"source": ["train.jsonl", "test.jsonl", "test.jsonl"], "row": [1, 1, 4]})
+    places = ["train.jsonl, row 1", "test.jsonl, row 1", "test.jsonl, row 4"]
     with pytest.raises(CorpusError, match=r"test.jsonl, row 4: label names unknown resume '9' \(unknown_document\)"):
-        Corpus(**parts(labels=rows), origins={"labels": places})
+        Corpus(**parts(labels=rows), places={"labels": places})
 
 
 def test_accepted_defects_do_not_raise_but_stay_findable() -> None:
@@ -257,3 +264,19 @@ def test_empty_frames_make_a_valid_corpus() -> None:
 
 def test_a_defect_reads_as_place_fault_and_remedy() -> None:
     assert str(Defect("kind", "file, row 1", "it is wrong", "Mend it.")) == "file, row 1: it is wrong (kind). Mend it."
+
+
+def test_duplicates_are_alike_but_for_case_spacing_and_the_form_of_a_letter() -> None:
+    texts = ["caf\u00e9  Cook", "cafe\u0301 cook", "[[X]]", "[[X]]", "nurse", "other words"]
+    jobs = pd.DataFrame({"text": texts, "copy_of": ["", "", "", "", "", "d5"]}, index=[f"d{n}" for n in range(1, 7)])
+    jobs = jobs.assign(split="train")
+    corpus = Corpus(**parts(jobs=jobs, labels=labels(), rankings=lists()), accepted=frozenset({"placeholder"}))
+    assert duplicate_groups(corpus, "job").tolist() == ["d1", "d1", "d3", "d4", "d5", "d5"]
+    assert copy_groups(jobs).tolist() == ["d1", "d2", "d3", "d4", "d5", "d5"]
+
+
+def test_the_mask_of_known_positives_says_why() -> None:
+    jobs = resumes(["kitchen", "KITCHEN", "ward"], split=["train"] * 3).assign(copy_of=["", "", "1"])
+    corpus = Corpus(**parts(jobs=jobs, labels=labels(("1", "1", 1, "train")), rankings=lists()))
+    assert known_positive_mask(corpus, "job").toarray().tolist() == [[3, 1, 2], [0, 0, 0], [0, 0, 0]]
+    assert (known_positive_mask(corpus, "resume") != known_positive_mask(corpus, "job").T).nnz == 0

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, save_npz
 
 from confitlib.corpus import HYRE, LABEL_COLUMNS, RANKING_COLUMNS, Corpus, CorpusError, empty_frame
 from confitlib.readers import (
@@ -118,6 +118,13 @@ def test_unjudged_candidates_are_kept_and_unused_documents_noted(release: Path) 
     assert corpus.notes == ("1 jobs occur in no label and no list: they are in split 'train'",)
 
 
+def test_copies_of_the_official_augmented_files_name_their_original(release: Path) -> None:
+    write(release / "all_jd.csv", "jd_no,title", "1,Cook", "2,Nurse", "3,Welder", "aug_eda_1,Chef", "aug_chatgpt_9,X")
+    corpus = load(release)
+    assert corpus.jobs["copy_of"].tolist() == ["", "", "", "1", ""]
+    assert "copy_of" not in corpus.resumes and load(save(corpus, release / "out")) == corpus
+
+
 def test_several_variants_need_a_choice(release: Path) -> None:
     write(release / "all_resume_eda.csv", "user_id,text", "1,x", "02,x", "3,x", "4,x")
     refused(
@@ -163,7 +170,7 @@ def test_unexpected_columns_are_refused_or_ignored(release: Path) -> None:
 
 def test_split_column_is_obeyed_and_warm_regime_marks_recurring_documents(release: Path) -> None:
     jsonl(release / "test_classification_data.jsonl", label("4", "1", 0))
-    refused(lambda: load(release), "split_leak", "all_jd.csv: job '1' of split 'train' is used in 'test' (labels)")
+    refused(lambda: load(release), "split_leak", "all_jd.csv, row 1: job '1' of split 'train' is used in")
     assert load(release, regime="warm").jobs["split"].tolist() == ["any", "valid", "test"]
     jsonl(release / "test_classification_data.jsonl", label("4", "3", 0))
     write(release / "all_jd.csv", "jd_no,title,split", "1,Cook,train", "2,Nurse,valid", "3,Welder,valid")
@@ -230,19 +237,14 @@ def test_label_defects(release: Path, kind: str, extra: list[Any], message: list
 
 def test_malformed_json_line_names_file_and_line(release: Path) -> None:
     path = release / "train_labeled_data.jsonl"
-    lines = [
-        json.dumps(label("1", "1", 1)),
-        '{"user_id": "02", "jd_no": ',
-        "[1, 2]",
-        '{"user_id": "1", "user_id": "2"}',
-    ]
-    write(path, lines[0], "", *lines[1:])
+    broken = ['{"user_id": "02", "jd_no": ', "[1, 2]", '{"user_id": "1", "user_id": "2"}', "[" * 100_000]
+    write(path, json.dumps(label("1", "1", 1)), "", *broken)
     error = refused(lambda: load(release), "malformed_json", f"{path}, line 3: Expecting value", "Repair the line")
-    assert [re.sub(".*, ", "", defect.where) for defect in error.defects] == ["line 3", "line 4", "line 5"]
+    assert [re.sub(".*, ", "", defect.where) for defect in error.defects] == ["line 3", "line 4", "line 5", "line 6"]
     assert "key 'user_id' occurs twice" in error.defects[2].what
     corpus = load(release, accept="malformed_json")
     assert len(corpus.labelled("train")) == 1
-    assert corpus.notes[0] == "accepted 'malformed_json' (the line is dropped): 3 found while reading"
+    assert corpus.notes[0] == "accepted 'malformed_json' (the line is dropped): 4 found while reading"
 
 
 def test_half_a_character_in_json_is_named_by_its_line(release: Path) -> None:
@@ -532,7 +534,7 @@ def test_saving_never_mixes_two_corpora(tmp_path: Path) -> None:
 
 def test_a_save_that_was_killed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as killed, pytest.raises(OSError, match="full"):
-        killed.setattr("confitlib.readers._sidecar.write", lambda *_: exec("raise OSError('full')"))
+        killed.setattr("confitlib.readers.release.save_npz", lambda *_: exec("raise OSError('full')"))
         save(small_corpus(), tmp_path / "out")
     refused(lambda: load(tmp_path / "out"), "stale_sidecar", "Save the corpus again")
     assert load(save(small_corpus(), tmp_path / "out", overwrite=True)) == small_corpus()
@@ -568,24 +570,29 @@ def test_an_edited_folder_does_not_pass_as_the_saved_one(tmp_path: Path) -> None
     save(small_corpus(), folder, overwrite=True)
     write(folder / "train_labeled_data.jsonl")
     refused(lambda: load(folder), "stale_sidecar", "1 labels or list entries were read, 2 were saved")
-    save(small_corpus(), folder, overwrite=True)
-    (folder / "confitlib_truth.npz").write_bytes(b"no archive")
-    refused(lambda: load(folder), "unreadable", "confitlib_truth.npz")
-    (folder / "confitlib.json").write_text("{}")
-    refused(lambda: load(folder), "stale_sidecar", "'accepted', 'columns'")
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
-    [([], "'accepted', 'columns'"), ({"order": []}, "'order'"), ({"columns": {"jobs": []}}, "'columns.resumes'"),
-     ({"order": {"labels": 3}}, "'order.labels'"),
-     ({"columns": {"resumes": ["text", "split"], "jobs": ["split", "标题", "pay"], "labels": [], "rankings": []}},
-      "labels file does not have the saved columns")],
+    "change",
+    [None, [], {"order": []}, {"order": {}}, {"columns": {"jobs": []}}, {"order": {"labels": 3, "rankings": None}},
+     {"order": {"labels": [0, 0], "rankings": None}},
+     {"columns": {"resumes": ["text", "split"], "jobs": ["split", "标题", "pay"], "labels": [], "rankings": []}}],
 )  # fmt: skip
-def test_a_manifest_of_another_shape_is_refused(change: Any, named: str, tmp_path: Path) -> None:
+def test_a_manifest_of_another_shape_is_refused(change: Any, tmp_path: Path) -> None:
     path = save(small_corpus(), tmp_path / "out") / "confitlib.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change if change else change))
-    refused(lambda: load(path.parent), "stale_sidecar", named, "Save the corpus again")
+    refused(lambda: load(path.parent), "stale_sidecar", "confitlib.json", "Save the corpus again")
+
+
+def test_a_truth_that_is_damaged_or_lost_is_refused(tmp_path: Path) -> None:
+    folder = save(small_corpus(), tmp_path / "out")
+    out_of_range = csr_array((np.ones(1, dtype=bool), np.array([9]), np.array([0, 1, 1])), shape=(2, 2))
+    save_npz(folder / "confitlib_truth.npz", out_of_range)
+    refused(lambda: load(folder), "truth_shape", "truth is damaged")
+    (folder / "confitlib_truth.npz").write_bytes(b"no archive")
+    refused(lambda: load(folder), "unreadable", "confitlib_truth.npz")
+    (folder / "confitlib_truth.npz").unlink()
+    refused(lambda: load(folder), "unreadable", "confitlib_truth.npz", "Save the corpus again")
 
 
 def test_repairs_cut_the_truth_along(tmp_path: Path) -> None:
@@ -737,6 +744,26 @@ def test_missing_columns_and_texts(tables: Path) -> None:
     assert "no resume texts: neither a column ['resume_text'] nor resumes=…" in str(error)
     assert "no column 'fold'" in str(error)
     assert "pairs.csv, row 2: job '1' has another text here than in an earlier row (conflicting_text)" in str(error)
+
+
+def test_a_misspelt_id_column_is_named_although_ids_could_be_made(tables: Path) -> None:
+    write(tables / "pairs.csv", "cv,job_id,label,resume_text,job_text", "1,1,1,a,b")
+    call = lambda: load_pairs(tables / "pairs.csv", columns={"pairs": {"resume_id": "cvs"}})  # noqa: E731
+    refused(call, "missing_column", "no column 'cvs' (there are: cv, job_id")
+
+
+def test_parquet_tables_are_read_like_the_others(tables: Path) -> None:
+    for name, frame in {
+        "pairs": pd.DataFrame({"resume_id": [1, 2, 3], "job_id": [1, 1, 2], "label": [1, 0, 1]}),
+        "cvs": pd.DataFrame({"id": [1, 2, 3, 4], "text": ["cv 1", "cv 2", "cv 3", "cv 4"], "source": "web"}),
+    }.items():
+        frame.to_parquet(tables / f"{name}.parquet")
+    read = {"jobs": tables / "posts.csv", "split": "test", "name": "same"}
+    corpus = load_pairs(tables / "pairs.parquet", resumes=tables / "cvs.parquet", **read)
+    assert corpus == load_pairs(tables / "pairs.csv", resumes=tables / "cvs.jsonl", **read)
+    (tables / "pairs.parquet").write_bytes(b"PAR1")
+    refused(lambda: load_pairs(tables / "pairs.parquet"), "unreadable", "pairs.parquet")
+    refused(lambda: load_pairs(tables / "none.parquet"), "missing_file", "none.parquet")
 
 
 def test_missing_texts_come_with_a_remedy_that_works(tables: Path) -> None:
@@ -903,6 +930,10 @@ def test_recbole_without_labels_and_with_other_names(atomic: Path) -> None:
     corpus = load_recbole(atomic, "zhilian", fractions=(1, 0, 0))
     assert corpus.labels["label"].tolist() == [1, 1]
     assert "so every interaction counts as an acceptance" in corpus.notes[0]
+    with pytest.raises(ValueError, match=r"columns: \['user'\] are unknown names"):
+        load_recbole(atomic, "zhilian", columns={"user": "geek"})
+    call = lambda: load_recbole(atomic, "zhilian", columns={"label": "ok"})  # noqa: E731
+    refused(call, "missing_column", "zhilian.inter, header: no column 'ok'", "Map it")
 
 
 def test_recbole_defects(atomic: Path) -> None:
@@ -972,7 +1003,7 @@ def tianchi(tmp_path: Path) -> Path:
 
 def test_tianchi(tianchi: Path) -> None:
     corpus = load_tianchi(tianchi, fractions=(1, 0, 0))
-    assert len(corpus.fields("resume")), len(corpus.fields("job")) == (12, 11)
+    assert (len(corpus.fields("resume")), len(corpus.fields("job"))) == (12, 11)
     assert corpus.resumes.loc["u1", ["期望工作城市", "学历", "当前工作类型"]].tolist() == ["551,-,-", "大专", ""]
     assert corpus.jobs.loc["j1", ["薪资", "工作描述", "工作类型"]].tolist() == ["4000-6000", '做"饭', "餐饮"]
     assert corpus.labels[["resume_id", "job_id", "label"]].to_numpy().tolist() == [["u1", "j1", 1], ["u2", "j1", 0]]

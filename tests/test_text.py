@@ -70,6 +70,10 @@ def test_words_keep_technology_names_apart() -> None:
     ]
 
 
+def test_a_decomposed_letter_is_the_same_letter() -> None:
+    assert words("Mu\u0308ller re\u0301sume\u0301") == words("M\u00fcller r\u00e9sum\u00e9") == ["müller", "résumé"]
+
+
 def test_chinese_is_segmented_and_latin_terms_survive() -> None:
     assert words("我在北京做Java后端开发，精通C++。") == [
         "我",

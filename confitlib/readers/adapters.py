@@ -8,71 +8,45 @@ from typing import Any
 
 import pandas as pd
 
-from confitlib.corpus import SIDES, Corpus, Side, Split
+from confitlib.corpus import SIDES, Corpus, Side
+from confitlib.readers import repairs
 from confitlib.readers.release import ALIYUN, IDS
-from confitlib.readers.repairs import (
-    PLACE,
-    Regime,
-    Report,
-    Tables,
-    as_id,
-    assemble,
-    assign_splits,
-    check_columns,
-    document_frame,
-    fail,
-    merge_events,
-    note_unused,
-    numbered,
-    read_csv,
-    read_tsv,
-    select,
-)
-from confitlib.readers.tables import FRACTIONS, Columns, PairReader, split_documents
+from confitlib.readers.repairs import PLACE, Report, Tables, fail, note_unused, select
+from confitlib.readers.tables import FRACTIONS, PairReader, split_documents
 
 # --- Hugging Face datasets ---
 
+PAIR_OPTIONS = ("columns", "label_values", "threshold", "split", "seed", "regime", "accept", "name")
 
-def load_hub(
-    name_or_path: str | Path,
-    *,
-    configs: Mapping[str, str] | None = None,
-    columns: Columns | None = None,
-    label_values: Mapping[Any, int] | None = None,
-    threshold: float | None = None,
-    split: Split | Sequence[float] | None = None,
-    seed: int = 0,
-    regime: Regime = "cold",
-    accept: str | Iterable[str] = (),
-    name: str | None = None,
-    **options: Any,
-) -> Corpus:
+
+def load_hub(name_or_path: str | Path, *, configs: Mapping[str, str] | None = None, **options: Any) -> Corpus:
     """Read a Hugging Face dataset: a hub name, a folder of data files, or what `save_to_disk` wrote.
 
     The dataset is one table of pairs, whose splits (if there are several) are the corpus's; or
     its parts named `pairs`, `resumes` and `jobs` are tables. `configs` names the configuration
-    that holds each table, e.g. `{"pairs": "labels", "resumes": "cv", "jobs": "posts"}`. `options`
-    go to `datasets.load_dataset` (revision, cache_dir, token, …). All other parameters, the
-    columns and the errors are those of `load_pairs`; class labels are read by their names.
+    that holds each table, e.g. `{"pairs": "labels", "resumes": "cv", "jobs": "posts"}`. `options`: columns,
+    label_values, threshold, split, seed, regime, accept and name are those of `load_pairs`; the others
+    go to `datasets.load_dataset` (revision, cache_dir, token, …). Class labels are read by their names.
     """
     import datasets  # takes seconds, and only this reader needs it
 
-    def fetch(config: str | None) -> Any:
+    own = {option: options.pop(option) for option in PAIR_OPTIONS if option in options}
+    title = own.pop("name", None) or str(name_or_path).rstrip("/").rsplit("/", maxsplit=1)[-1]
+    report, regime, seed = Report(own.pop("accept", ())), own.pop("regime", "cold"), own.pop("seed", 0)
+    parts = {}
+    wanted: Mapping[str, str | None] = configs or {"pairs": None}
+    for table, config in wanted.items():
         if any((Path(name_or_path) / marker).exists() for marker in ("dataset_dict.json", "state.json")):
-            return datasets.load_from_disk(str(name_or_path))
-        return datasets.load_dataset(str(name_or_path), config, **options)
-
-    report, parts = Report(accept), {table: fetch(config) for table, config in (configs or {}).items()}
-    if not configs:
-        whole = fetch(None)
-        parts = dict(whole) if isinstance(whole, dict) and "pairs" in whole else {"pairs": whole}
+            parts[table] = datasets.load_from_disk(str(name_or_path))
+        else:
+            parts[table] = datasets.load_dataset(str(name_or_path), config, **options)
+    if not configs and isinstance(parts["pairs"], dict) and "pairs" in parts["pairs"]:
+        parts = dict(parts["pairs"])
     if "pairs" not in parts:
         raise ValueError(f"configs: name the configuration of the pairs; got {sorted(parts)}")
-    tables = {
-        table: (_frame(part, f"{name_or_path} [{table}]"), f"{name_or_path} [{table}]") for table, part in parts.items()
-    }
-    reader = PairReader(tables, report, columns or {}, label_values or {}, threshold, split)
-    return reader.corpus(name or str(name_or_path).rstrip("/").rsplit("/", maxsplit=1)[-1], regime, seed)
+    places = {table: f"{name_or_path} [{table}]" for table in parts}
+    tables = {table: (_frame(part, places[table]), places[table]) for table, part in parts.items()}
+    return PairReader(tables, report, **own).corpus(title, regime, seed)
 
 
 def _frame(part: Any, where: str) -> pd.DataFrame:
@@ -86,7 +60,7 @@ def _frame(part: Any, where: str) -> pd.DataFrame:
                 frame[column] = [names[code] if code >= 0 else None for code in frame[column]]
         frames.append(frame.assign(split=split) if isinstance(part, dict) and len(part) > 1 else frame)
     whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-    return whole.set_axis(numbered(where, len(whole)))
+    return whole.set_axis(repairs.numbered(where, len(whole)))
 
 
 # --- RecBole-PJF atomic files ---
@@ -117,7 +91,7 @@ def load_recbole(
     "ok"}`. Splits come from `split_documents` (`fractions`, `seed`); `accept`: see `load`.
     """
     report, mapping = Report(accept), columns or {}
-    check_columns({"inter": mapping}, {"inter": ("resume_id", "job_id", "label")})
+    repairs.check_columns({"inter": mapping}, {"inter": ("resume_id", "job_id", "label")})
     path = Path(folder) / f"{name}.inter"
     events = _read_atomic(path, report, encoding)
     ids: dict[Side, str] = {}
@@ -135,12 +109,12 @@ def load_recbole(
     labels = _atomic_labels(events, ids, mapping.get("label", "label"), path, report)
     report.settle()
     tables = Tables(documents["resume"], documents["job"], labels)
-    assign_splits(tables, "cold", report)
-    return split_documents(assemble(report, tables, name), fractions, seed)
+    repairs.assign_splits(tables, "cold", report)
+    return split_documents(repairs.assemble(report, tables, name), fractions, seed)
 
 
 def _read_atomic(path: Path, report: Report, encoding: str) -> pd.DataFrame:
-    raw = read_tsv(path, report, encoding)
+    raw = repairs.read_tsv(path, report, encoding)
     for cell in raw.columns:
         if cell.partition(":")[2] not in TYPES:
             what = f"header cell {cell!r} has no known type"
@@ -155,7 +129,7 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
     if features.exists():
         raw = _read_atomic(features, report, encoding)
         ids = select(raw, [id_column], features, f"Name the ids of {side}s alike in every file.", report)[id_column]
-        frames.append(document_frame(side, ids, raw.drop(columns=id_column, errors="ignore")))
+        frames.append(repairs.document_frame(side, ids, raw.drop(columns=id_column, errors="ignore")))
     if sentences.exists():
         raw = _read_atomic(sentences, report, encoding)
         names = [column for column in raw.columns if column != id_column]
@@ -163,9 +137,8 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
             what = f"expected {id_column!r} and one column of sentences, found {', '.join(raw.columns)}"
             raise fail("missing_column", f"{sentences}, header", what, "See the RecBole-PJF format.")
         first = raw[~raw[id_column].duplicated()]
-        joined = raw.groupby(id_column, sort=False)[names[0]].agg("\n".join)
-        texts = joined.to_frame("text").set_axis(first.index)
-        frames.append(document_frame(side, first[id_column], texts))
+        joined = raw.groupby(id_column, sort=False)[names[0]].agg("\n".join).to_frame("text")
+        frames.append(repairs.document_frame(side, first[id_column], joined.set_axis(first.index)))
     if not frames:
         raise fail("missing_file", features, f"neither it nor {sentences.name} exists", "Check folder and name.")
     if len(frames) == 1:
@@ -178,15 +151,15 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
 def _atomic_labels(
     events: pd.DataFrame, ids: Mapping[Side, str], column: str, path: Path, report: Report
 ) -> pd.DataFrame:
-    pairs = pd.DataFrame({f"{side}_id": events[ids[side]].map(as_id).astype("str") for side in SIDES})
+    pairs = pd.DataFrame({f"{side}_id": events[ids[side]].map(repairs.as_id).astype("str") for side in SIDES})
     note_unused(events, [*ids.values(), column], path, report)
     if column not in events.columns:
         report.notes.append(f"{path}: no column {column!r}, so every interaction counts as an acceptance")
-        return merge_events(pairs.assign(label=1), report)
+        return repairs.merge_events(pairs.assign(label=1), report)
     scores = pd.to_numeric(events[column], errors="coerce")
     for place, score in events[column][scores.isna()].items():
         report.add("unknown_label", str(place), f"label {score!r} is not a number", "Write 0 or 1.")
-    return merge_events(pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()], report)
+    return repairs.merge_events(pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()], report)
 
 
 # --- Tianchi (AliYun) person-job fit ---
@@ -236,13 +209,15 @@ def load_tianchi(
             report.notes.append(f"{int((~used).sum())} {side}s without a label are left out")
             documents[side] = documents[side][used]
     tables = Tables(documents["resume"], documents["job"], labels)
-    assign_splits(tables, "cold", report)
-    return split_documents(assemble(report, tables, name), fractions, seed)
+    repairs.assign_splits(tables, "cold", report)
+    return split_documents(repairs.assemble(report, tables, name), fractions, seed)
 
 
 def _read_tianchi(path: Path, columns: Sequence[str], report: Report, encoding: str) -> pd.DataFrame:
     """The named columns of a table; the dump is tab-separated without quoting."""
-    raw = read_csv(path, report, encoding) if path.suffix == ".csv" else read_tsv(path, report, encoding)
+    raw = (
+        repairs.read_csv(path, report, encoding) if path.suffix == ".csv" else repairs.read_tsv(path, report, encoding)
+    )
     note_unused(raw, columns, path, report)
     frame = select(raw, columns, path, "Restore the header of the dump.", report)
     report.settle()
@@ -256,7 +231,7 @@ def _tianchi_documents(path: Path, side: Side, report: Report, encoding: str) ->
     fields = raw[raw_names].replace(MISSING, "")
     if side == "job":
         fields["salary"] = fields["min_salary"].str.cat(fields["max_salary"], sep="-").replace("-", "")
-    return document_frame(side, raw[IDS[side]], fields[list(names)].rename(columns=names))
+    return repairs.document_frame(side, raw[IDS[side]], fields[list(names)].rename(columns=names))
 
 
 def _tianchi_labels(path: Path, report: Report, encoding: str) -> pd.DataFrame:
@@ -271,4 +246,4 @@ def _tianchi_labels(path: Path, report: Report, encoding: str) -> pd.DataFrame:
     if browsed:
         report.notes.append(f"{path}: {browsed} actions were browsing only and give no label")
     events = pd.DataFrame({f"{side}_id": raw[IDS[side]] for side in SIDES}).assign(label=flags["satisfied"])[judged]
-    return merge_events(events.astype({"label": "int64"}), report)
+    return repairs.merge_events(events.astype({"label": "int64"}), report)

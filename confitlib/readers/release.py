@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from confitlib.corpus import (
     SIDES,
     SPLITS,
     Corpus,
+    CorpusError,
     Side,
     Split,
     empty_frame,
@@ -79,12 +80,7 @@ INTELLIPRO: dict[Side, list[str]] = {  # src/config/proprietary.py of ConFit
 }  # fmt: skip
 MANIFEST = "confitlib.json"
 TRUTH = "confitlib_truth.npz"
-DOCUMENTS: dict[Side, str] = {"resume": "confitlib_resumes.csv", "job": "confitlib_jobs.csv"}
-SHAPE: dict[str, Any] = {
-    **{"name": str, "regime": str, "accepted": list, "notes": list},
-    **{f"columns.{table}": list for table in ("resumes", "jobs", "labels", "rankings")},
-    **{f"order.{table}": list | None for table in ("labels", "rankings")},
-}
+RESERVED_FILES = {"resumes": "confitlib_resumes.csv", "jobs": "confitlib_jobs.csv"}  # the reserved columns
 STALE = "Save the corpus again, or delete the confitlib* files to read the folder as a plain release."
 NEEDS_QUOTES = re.compile('[,"\r\n]')
 
@@ -129,13 +125,17 @@ def load(
         for target in SIDES for split in SPLITS if (role := f"{split}_rank_{target}") in paths
     ]  # fmt: skip
     tables = Tables(
-        *documents,
+        documents[0],
+        documents[1],
         pd.concat(labels or [empty_frame([*LABEL_COLUMNS, PLACE])], ignore_index=True),
         pd.concat(lists or [empty_frame([*RANKING_COLUMNS, PLACE])], ignore_index=True),
     )
     report.settle()
     if saved:
-        manifest = _restore(folder, tables)
+        try:
+            manifest = _restore(folder, tables)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise fail("stale_sidecar", folder / MANIFEST, f"malformed: {error!r}", STALE) from None
         report.notes[:0] = manifest["notes"]
         tolerated = frozenset(manifest["accepted"])
         return repairs.assemble(report, tables, name or manifest["name"], manifest["regime"], tolerated)
@@ -228,47 +228,39 @@ def _rankings(path: Path, target: Side, split: Split, report: Report, encoding: 
         else:
             rows += [(target, split, query, as_id(name), label, place) for name, label in zip(ids, judged, strict=True)]
     table = pd.DataFrame(rows, columns=[*RANKING_COLUMNS, PLACE], dtype=object)
-    strings = table.astype({"query_id": "str", "candidate_id": "str"})
-    return strings.assign(label=repairs.label_column(table["label"]))
+    return table.astype(dict.fromkeys(RANKING_COLUMNS[:4], "str")).assign(label=repairs.label_column(table["label"]))
 
 
 def _restore(folder: Path, tables: Tables) -> dict[str, Any]:
-    """Give tables read from a folder what `save` wrote beside it; returns the manifest."""
+    """Give tables read from a folder what `save` wrote beside it; returns the manifest.
+
+    Raises KeyError, TypeError or AttributeError for a manifest of another shape.
+    """
+
+    def stale(name: str, what: str) -> CorpusError:
+        return fail("stale_sidecar", folder / name, what, STALE)
+
     manifest = repairs.read_json(folder / MANIFEST)
-    wrong = [key for key, kind in SHAPE.items() if not isinstance(_part(manifest, key), kind)]
-    if wrong:
-        raise fail("stale_sidecar", folder / MANIFEST, f"{wrong} are missing or malformed", STALE)
-    for side in SIDES:
-        path, report, frame = folder / DOCUMENTS[side], Report(), tables.documents(side)
-        table = repairs.read_csv(path, report)
-        report.settle()
-        if table["id"].tolist() != frame.index.tolist():
-            raise fail("stale_sidecar", path, f"the ids are not those of the {side}s file", STALE)
-        setattr(tables, f"{side}s", frame.assign(**{name: table[name].to_numpy() for name in table.columns[1:]}))
-    for name in ("labels", "rankings"):
-        frame, order = getattr(tables, name), manifest["order"][name]
-        if order is not None and sorted(map(str, order)) != sorted(map(str, range(len(frame)))):
-            what = f"{len(frame)} {name} were read, {len(order)} were saved"
-            raise fail("stale_sidecar", folder / MANIFEST, what, STALE)
-        setattr(tables, name, frame if order is None else frame.iloc[np.argsort(order)])
-    for name, columns in manifest["columns"].items():
-        frame = getattr(tables, name)
+    for name in ("resumes", "jobs", "labels", "rankings"):
+        frame, columns = getattr(tables, name), manifest["columns"][name]
+        order = manifest["order"][name] if name not in RESERVED_FILES else None
+        if name in RESERVED_FILES:
+            saved = repairs.read_csv(folder / RESERVED_FILES[name], Report())
+            if saved["id"].tolist() != frame.index.tolist():
+                raise stale(RESERVED_FILES[name], f"the ids are not those of the {name} file")
+            frame = frame.assign(**{column: saved[column].to_numpy() for column in saved.columns[1:]})
+        if order is not None and sorted(order) != list(range(len(frame))):
+            raise stale(MANIFEST, f"{len(frame)} {name} were read, {len(order)} were saved")
         if {*frame.columns} != {*columns, PLACE}:
-            raise fail("stale_sidecar", folder, f"the {name} file does not have the saved columns", STALE)
+            raise stale(MANIFEST, f"the {name} file does not have the saved columns")
+        frame = frame if order is None else frame.iloc[np.argsort(order)]
         setattr(tables, name, frame[[*columns, PLACE]])
     if manifest.get("truth", (folder / TRUTH).exists()):
         try:
-            tables.truth = load_npz(folder / TRUTH)
+            tables.truth = cast(Any, load_npz(folder / TRUTH))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise fail("unreadable", folder / TRUTH, error, STALE) from None
-    return manifest
-
-
-def _part(manifest: Any, key: str) -> Any:
-    """A part of a manifest by its path, such as `order.labels`; 0 if it has none."""
-    for name in key.split("."):
-        manifest = manifest.get(name, 0) if isinstance(manifest, dict) else 0
-    return manifest
+    return {key: manifest[key] for key in ("name", "regime", "accepted", "notes")}
 
 
 # --- writing ---
@@ -292,7 +284,9 @@ def save(corpus: Corpus, path: str | Path, overwrite: bool = False) -> Path:
         frame = corpus.documents(side)
         frames[f"{side}s"] = frame
         _write_csv(folder / FILES[f"{side}s"][0], IDS[side], frame[corpus.fields(side)])
-        _write_csv(folder / DOCUMENTS[side], "id", frame[[name for name in frame.columns if name in RESERVED]])
+        _write_csv(
+            folder / RESERVED_FILES[f"{side}s"], "id", frame[[name for name in frame.columns if name in RESERVED]]
+        )
     for split in SPLITS:
         names = {"resume_id": IDS["resume"], "job_id": IDS["job"], "label": SATISFIED}
         table = corpus.labelled(split).astype({"label": "int64"}).drop(columns="split").rename(columns=names)
@@ -334,7 +328,7 @@ def _check_holdable(corpus: Corpus) -> None:
 def _clear(folder: Path, overwrite: bool) -> None:
     """Remove what an earlier `save` wrote, so that nothing of it is read along."""
     if overwrite and (folder / MANIFEST).exists():
-        for name in (MANIFEST, TRUTH, *DOCUMENTS.values(), *(names[0] for names in FILES.values())):
+        for name in (MANIFEST, TRUTH, *RESERVED_FILES.values(), *(names[0] for names in FILES.values())):
             (folder / name).unlink(missing_ok=True)
     present = [name for role in FILES for name in _matches(folder, role)]
     if present or (folder / MANIFEST).exists():

@@ -334,9 +334,10 @@ class Tables:
         """The Corpus of these tables; raises CorpusError with every defect and its place."""
         frames = {"resumes": self.resumes, "jobs": self.jobs}
         frames |= {name: getattr(self, name).reset_index(drop=True) for name in ("labels", "rankings")}
-        places = {name: frame[PLACE].tolist() for name, frame in frames.items()}
-        content = {name: frame.drop(columns=PLACE) for name, frame in frames.items()}
-        return Corpus(**content, truth=self.truth, places=places, **settings)
+        settings |= {name: frame.drop(columns=PLACE) for name, frame in frames.items()}
+        return Corpus(
+            truth=self.truth, places={name: frame[PLACE].tolist() for name, frame in frames.items()}, **settings
+        )
 
     def drop(self, rows: Mapping[str, ArrayLike]) -> str:
         """Drop the marked rows of each named table, and of the truth with its documents; says how many."""
@@ -401,7 +402,7 @@ def assemble(
     return tables.corpus(name=name, regime=regime, accepted=tolerated, notes=tuple(report.notes))
 
 
-def rows_to_drop(tables: Tables, kind: str) -> dict[str, ArrayLike]:
+def rows_to_drop(tables: Tables, kind: str) -> Mapping[str, ArrayLike]:
     """The rows of each table that an accepted kind of defect costs."""
     labels, rankings = tables.labels, tables.rankings
     if kind == "duplicate_id":
@@ -410,7 +411,7 @@ def rows_to_drop(tables: Tables, kind: str) -> dict[str, ArrayLike]:
         blank = {}
         for side in SIDES:
             frame = tables.documents(side)
-            blank[f"{side}s"] = blank_documents(frame, [name for name in frame if name not in (*RESERVED, PLACE)])
+            blank[f"{side}s"] = blank_documents(frame, frame.columns.difference([*RESERVED, PLACE]).tolist())
         gone = {side: tables.documents(side).index[blank[f"{side}s"]] for side in SIDES}
         return {**blank, **_naming(tables, lambda side, ids: ids.isin(gone[side]))}
     if kind == "unknown_document":

@@ -13,23 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from confitlib.corpus import RESERVED, SIDES, SPLITS, Corpus, Side, Split, duplicate_groups, other
-from confitlib.readers.repairs import (
-    PLACE,
-    Regime,
-    Report,
-    Tables,
-    as_id,
-    as_text,
-    assemble,
-    assign_splits,
-    check_columns,
-    document_frame,
-    label_column,
-    map_it,
-    note_unused,
-    read_table,
-    select,
-)
+from confitlib.readers import repairs
+from confitlib.readers.repairs import PLACE, Regime, Report, Tables, as_id, as_text, document_frame, map_it, select
 
 Columns = Mapping[str, Mapping[str, Any]]
 
@@ -76,11 +61,11 @@ def load_pairs(
     """
     report, paths = Report(accept), {"pairs": pairs, "resumes": resumes, "jobs": jobs}
     tables = {
-        table: (read_table(Path(path), report, encoding), str(path))
+        table: (repairs.read_table(Path(path), report, encoding), str(path))
         for table, path in paths.items()
         if path is not None
     }
-    reader = PairReader(tables, report, columns or {}, label_values or {}, threshold, split)
+    reader = PairReader(tables, report, columns, label_values, threshold, split)
     return reader.corpus(name or Path(pairs).name.split(".")[0], regime, seed)
 
 
@@ -93,13 +78,14 @@ class PairReader:
 
     tables: Mapping[str, tuple[pd.DataFrame, str]]
     report: Report
-    columns: Columns
-    label_values: Mapping[Any, int]
-    threshold: float | None
-    split: Split | Sequence[float] | None
+    columns: Columns | None = None
+    label_values: Mapping[Any, int] | None = None
+    threshold: float | None = None
+    split: Split | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        check_columns(self.columns, TABLES)
+        self.mapping: Columns = self.columns or {}
+        repairs.check_columns(self.mapping, TABLES)
         if isinstance(self.split, str) and self.split not in SPLITS:
             raise ValueError(f"split {self.split!r} is unknown: use one of {SPLITS}, or fractions")
         if self.threshold is not None and self.label_values:
@@ -120,19 +106,19 @@ class PairReader:
             labels["split"] = split_labels(len(labels), fractions, seed)
             self.report.notes += empty_splits(labels["split"], fractions)
         tables = Tables(documents["resume"], documents["job"], labels.assign(**{PLACE: labels.index}))
-        assign_splits(tables, regime, self.report)
-        corpus = assemble(self.report, tables, name, regime)
+        repairs.assign_splits(tables, regime, self.report)
+        corpus = repairs.assemble(self.report, tables, name, regime)
         return corpus if fractions is None or regime == "warm" else split_documents(corpus, fractions, seed)
 
     def names(self, table: str, canonical: str, default: Sequence[str] | None = None) -> list[str]:
         """The columns of a table that hold a canonical name's content."""
-        column = self.columns.get(table, {}).get(canonical, default or [canonical])
+        column = self.mapping.get(table, {}).get(canonical, default or [canonical])
         return [column] if isinstance(column, str) else list(column)
 
     def optional(self, canonical: str) -> pd.DataFrame:
         """The columns of an optional content that the pairs have; naming one that they lack is a defect."""
         names = self.names("pairs", canonical)
-        if canonical in self.columns.get("pairs", {}):
+        if canonical in self.mapping.get("pairs", {}):
             select(self.pairs, names, self.where, map_it("pairs", canonical), self.report)
         return self.pairs[[name for name in names if name in self.pairs.columns]]
 
@@ -140,7 +126,7 @@ class PairReader:
         """The document ids of one side, one a pair; made from the texts if there is no id column."""
         canonical = f"{side}_id"
         column = self.names("pairs", canonical)[0]
-        if column in self.pairs.columns or canonical in self.columns.get("pairs", {}) or not len(inline.columns):
+        if column in self.pairs.columns or canonical in self.mapping.get("pairs", {}) or not len(inline.columns):
             ids = select(self.pairs, [column], self.where, map_it("pairs", canonical), self.report)[column]
             return ids.map(as_id).astype("str")
         keys = pd.Series(["\x1f".join(row) for row in inline.to_numpy()], index=inline.index, dtype="str")
@@ -180,7 +166,7 @@ class PairReader:
         texts = self.names(table, "text", ["text"] if "text" in rest else rest)
         ids = select(frame, [column], where, map_it(table, canonical), self.report)[column]
         fields = select(frame, texts, where, map_it(table, "text"), self.report)
-        note_unused(frame, [column, *texts], where, self.report)
+        repairs.note_unused(frame, [column, *texts], where, self.report)
         return document_frame(side, ids, _text_fields(fields))
 
     def labels(self) -> dict[str, Any]:
@@ -189,7 +175,7 @@ class PairReader:
         label = self.names("pairs", "label")[0]
         texts_and_ids = [f"{side}_{kind}" for side in SIDES for kind in ("id", "text")]
         used = [column for role in texts_and_ids for column in self.names("pairs", role)]
-        note_unused(self.pairs, [*used, *given.columns, label], self.where, self.report)
+        repairs.note_unused(self.pairs, [*used, *given.columns, label], self.where, self.report)
         values = select(self.pairs, [label], self.where, map_it("pairs", "label"), self.report)[label]
         columns: dict[str, Any] = {"split": self.split if isinstance(self.split, str) else "train"}
         if len(given.columns):
@@ -198,11 +184,11 @@ class PairReader:
         if self.threshold is not None:
             scores = pd.to_numeric(values, errors="coerce")
             accepted = (scores >= self.threshold).astype(object).where(scores.notna(), values)
-            return {"label": label_column(accepted), "score": scores, **columns}
+            return {"label": repairs.label_column(accepted), "score": scores, **columns}
         if self.label_values:
             numbers = {_spelling(value): label for value, label in self.label_values.items()}
             values = values.map(lambda value: numbers.get(_spelling(value), f"{value} (not in label_values)"))
-        return {"label": label_column(values), **columns}
+        return {"label": repairs.label_column(values), **columns}
 
 
 def _text_fields(frame: pd.DataFrame) -> pd.DataFrame:
@@ -240,7 +226,9 @@ def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed
     counts = labelled[leader].value_counts().sort_index()
     counts = counts.iloc[np.random.default_rng(seed).permutation(len(counts))]
     middle = (counts.cumsum() - counts / 2) / max(int(counts.sum()), 1)
-    homes = {leader: pd.Series(_cut(middle.to_numpy(), bounds), index=counts.index)}
+    homes: dict[Side, pd.Series] = {
+        leader: pd.Series(_cut(middle.to_numpy(), bounds), index=counts.index, dtype=object)
+    }
     # 2. the other side: the split of most labels of each group; ties go to the smaller split, which needs them more
     votes = pd.crosstab(labelled[other(leader)], labelled[leader].map(homes[leader]))
     votes = votes.reindex(columns=list(SPLITS), fill_value=0)
@@ -275,5 +263,5 @@ def _bounds(fractions: Sequence[float]) -> NDArray[np.float64]:
     return np.cumsum(fractions)[:-1]
 
 
-def _cut(places: NDArray[np.float64], bounds: NDArray[np.float64]) -> NDArray[np.object_]:
+def _cut(places: NDArray[Any], bounds: NDArray[np.float64]) -> NDArray[np.object_]:
     return np.array(SPLITS, dtype=object)[np.searchsorted(bounds, places, side="right")]
