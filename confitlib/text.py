@@ -10,7 +10,6 @@ from functools import cache, reduce
 from operator import add
 from typing import Literal
 
-import bm25s
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -177,6 +176,8 @@ class WordIndex:
         b: float = 0.75,
         delta: float = 0.5,
     ) -> None:
+        import bm25s  # takes seconds, and only this class needs it
+
         self.unique = unique
         self._index = bm25s.BM25(method=BM25_METHODS[check_variant(variant)], k1=k1, b=b, delta=delta)
         self._size, self._worded = len(documents), any(documents)

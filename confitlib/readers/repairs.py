@@ -153,11 +153,10 @@ def read_parquet(path: Path, report: Report, encoding: str = "utf-8") -> pd.Data
 
 def read_json(path: Path, encoding: str = "utf-8") -> Any:
     """Read a JSON file; a key that occurs twice in one object is an error, not the last one."""
+    text = _decode(path, encoding)
     try:
-        return _parse(_decode(path, encoding))
+        return _parse(text)
     except ValueError as error:
-        if isinstance(error, CorpusError):
-            raise
         raise fail("malformed_json", path, error, "Repair the file.") from None
 
 
