@@ -397,7 +397,8 @@ def assemble(
         report.notes.append(f"accepted 'placeholder': {kinds['placeholder']} documents keep their placeholder text")
         tolerated |= {"placeholder"}
     for table in (tables.labels, tables.rankings):
-        table["label"] = table["label"].infer_objects()  # integers, once the odd ones are gone
+        if table["label"].isin([-1, 0, 1]).all():
+            table["label"] = table["label"].astype("int64")  # the odd ones are gone
     return tables.corpus(name=name, regime=regime, accepted=tolerated, notes=tuple(report.notes))
 
 
