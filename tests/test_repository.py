@@ -1,6 +1,8 @@
 """The repository keeps its promises: pins agree, notebooks are clean, documented commands exist."""
 
+import doctest
 import importlib.metadata
+import io
 import json
 import re
 import shlex
@@ -17,6 +19,7 @@ from accelerate.commands.launch import launch_command_parser
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import confitlib
 from confitlib import cli, notebooks
 from confitlib.cli import locked_versions
 from confitlib.records import SECRET_VALUE
@@ -73,7 +76,7 @@ def test_minimum_python_is_one_number():
     assert minimum.replace(".", ", ") in (ROOT / "Makefile").read_text()
 
 
-@pytest.mark.parametrize("target", ["reproduce", "test", "lab", "lock", "clean"])
+@pytest.mark.parametrize("target", ["reproduce", "test", "test-fast", "lab", "lock", "clean"])
 def test_make_knows_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -234,6 +237,25 @@ def test_the_python_of_the_readme_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     assert [line.split(" {")[0] for line in capsys.readouterr().out.splitlines()] == ["BM25", "ConFit v2"]
+
+
+@pytest.mark.parametrize("name", getattr(confitlib, "__all__", []))
+def test_the_front_door_shows_calls_that_run(name):
+    examples = [test for test in doctest.DocTestFinder().find(getattr(confitlib, name), name) if test.examples]
+    assert examples, f"the docstring of confitlib.{name} shows no call"
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in examples:
+        output = io.StringIO()
+        assert runner.run(test, out=output.write).failed == 0, output.getvalue()
+
+
+def test_the_library_is_thin(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.size import library
+
+    _, whole = library()
+    assert whole["lines"] <= 8_000 and whole["modules"] <= 70 and whole["small"] == 0, whole
+    assert 6 <= whole["median"] <= 10 and whole["p90"] <= 25 and whole["max"] <= 60, whole
 
 
 def test_documents_link_to_files_that_exist():
