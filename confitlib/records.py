@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -298,7 +298,7 @@ def judge(claim: Claim, value: float | None) -> tuple[Verdict, str]:
 def check_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
     """Every claim against the newest record of its notebook and profile.
 
-    Returns one row a claim: id, statement, notebook, profile, expected, tolerance, value, verdict, note.
+    Returns one row a claim: its fields, value, verdict and note.
     """
     import pandas as pd
 
@@ -307,9 +307,7 @@ def check_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame
         mine = records[(records["notebook"] == claim.notebook) & (records["profile"] == claim.profile)]
         value = claim.value(mine["metrics"].iloc[-1]) if len(mine) else None
         verdict, note = judge(claim, value)
-        names = ("id", "statement", "notebook", "profile", "expected", "tolerance")
-        shown = {name: getattr(claim, name) for name in names}
-        rows.append({**shown, "value": value, "verdict": verdict, "note": note})
+        rows.append({**asdict(claim), "value": value, "verdict": verdict, "note": note})
     return pd.DataFrame(rows)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from jupyter_client.manager import KernelManager
 from miniature import RECORD_CELL, write_notebook
 
 from confitlib import notebooks
@@ -117,7 +118,8 @@ def test_this_environments_kernel_wins_over_one_registered_by_the_user(project, 
     kernel = {"argv": ["/elsewhere/python"], "display_name": "x", "language": "python"}
     spec.joinpath("kernel.json").write_text(json.dumps(kernel))
     monkeypatch.setenv("JUPYTER_PATH", str(project / "user"))
-    assert notebooks.kernel_command()[0] == sys.executable
+    with notebooks.own_kernel():
+        assert KernelManager(kernel_name=notebooks.KERNEL).format_kernel_cmd()[0] == sys.executable
     assert os.environ["JUPYTER_PATH"] == str(project / "user")
 
 
