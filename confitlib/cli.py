@@ -190,11 +190,11 @@ def sweep(
 
         with RayEngine(address, workers, gpus=gpus) as cluster:
             runs = notebooks.run_sweep(file, workers, cluster.call)
-    failed = [run for run in runs if run.state == "failed"]
-    for one in failed:
+    failures = [run for run in runs if run.state == "failed"]
+    for one in failures:
         typer.echo(f"[FAIL] {one.label}: {one.reason}", err=True)
-    typer.echo(f"{len(runs) - len(failed)} of {len(runs)} runs done")
-    if failed:
+    typer.echo(f"{len(runs) - len(failures)} of {len(runs)} runs done")
+    if failures:
         raise typer.Exit(1)
 
 
@@ -244,21 +244,21 @@ def claims(
 
     from confitlib import records
 
-    asserted = [claim for claim in records.load_claims(given_or(file, "claims.yaml")) if claim.profile == profile]
-    if not asserted:
+    assertions = [claim for claim in records.load_claims(given_or(file, "claims.yaml")) if claim.profile == profile]
+    if not assertions:
         raise LookupError(f"{given_or(file, 'claims.yaml')} holds no claim of profile {profile!r}")
     runs = records.load_records(given_or(source, "records/runs.jsonl"))
     if measure:
-        typer.echo(records.measure_claims(runs, asserted).to_string(index=False))
+        typer.echo(records.measure_claims(runs, assertions).to_string(index=False))
         return
-    checked = records.check_claims(notebooks.standard_records(runs, profile), asserted)
-    for claim in checked.to_dict("records"):
+    verdicts = records.check_claims(notebooks.standard_records(runs, profile), assertions)
+    for claim in verdicts.to_dict("records"):
         value = "none" if pd.isna(claim["value"]) else f"{claim['value']:.4g}"
         bounds = f"expected {claim['expected']:.4g} ± {claim['tolerance']:.2g}"
         note = f"; {claim['note']}" if claim["note"] else ""
         typer.echo(f"[{claim['verdict']}] {claim['id']}: {claim['statement']}")
         typer.echo(f"    {value}, {bounds} (notebook {claim['notebook']}){note}")
-    counts = checked["verdict"].value_counts()
+    counts = verdicts["verdict"].value_counts()
     typer.echo(", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("OK", "OKish", "FAIL", "MISSING")))
     if counts.get("FAIL", 0) + counts.get("MISSING", 0):
         raise typer.Exit(1)

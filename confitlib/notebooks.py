@@ -55,11 +55,11 @@ def find_notebook(notebook: str | Path) -> Path:
     """The notebook of a number such as "05", or of a path; raises NotebookError naming those there are."""
     if Path(notebook).suffix == ".ipynb" and Path(notebook).is_file():
         return Path(notebook).resolve()
-    found = [path for path in all_notebooks() if number_of(path) == str(notebook)]
-    if len(found) != 1:
+    matches = [path for path in all_notebooks() if number_of(path) == str(notebook)]
+    if len(matches) != 1:
         there = ", ".join(path.stem for path in all_notebooks()) or f"none in {project_root() / 'notebooks'}"
         raise NotebookError(f"no single notebook {str(notebook)!r}; known: {there}. Run inside the repository.")
-    return found[0]
+    return matches[0]
 
 
 def number_of(path: Path) -> str:
@@ -85,7 +85,7 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
     cells = [cell for cell in cells_of(path) if "parameters" in cell["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise NotebookError(f"{path}: {len(cells)} cells are tagged `parameters`, expected one")
-    declared = {}
+    parameters = {}
     try:
         for statement in ast.parse("".join(cells[0]["source"])).body:
             line = ast.unparse(statement)
@@ -93,14 +93,14 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
                 raise NotebookError(f"{path}: the parameters cell holds {line!r}, not an assignment")
             value = ast.literal_eval(statement.value)
             if isinstance(statement, ast.AnnAssign):
-                declared[ast.unparse(statement.target)] = Parameter(ast.unparse(statement.annotation), value)
+                parameters[ast.unparse(statement.target)] = Parameter(ast.unparse(statement.annotation), value)
             else:
-                declared[ast.unparse(statement.targets[0])] = Parameter(type(value).__name__, value)
+                parameters[ast.unparse(statement.targets[0])] = Parameter(type(value).__name__, value)
     except SyntaxError as error:
         raise NotebookError(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from error
     except ValueError as error:
         raise NotebookError(f"{path}: the value in {line!r} is not a literal") from error
-    return declared
+    return parameters
 
 
 def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
@@ -118,13 +118,11 @@ def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
         if not isinstance(section, dict | None):
             raise ValueError(f"{file}, section {name!r}: expected a mapping of parameters, found {section!r:.60}")
     common, section = content.get("common") or {}, content.get(number_of(path)) or {}
-    declared = {other: declared_parameters(other) for other in {path, *all_notebooks()}}
-    refuse_unknown(f"profile {profile!r}, section {number_of(path)!r}", section, declared[path])
-    refuse_unknown(
-        f"profile {profile!r}, section 'common'", common, {name for names in declared.values() for name in names}
-    )
-    refuse_unknown(f"profile {profile!r}, section names", content, {"common", *map(number_of, declared)})
-    return {name: value for name, value in {"profile": profile, **common}.items() if name in declared[path]} | section
+    names = {other: set(declared_parameters(other)) for other in {path, *all_notebooks()}}
+    refuse_unknown(f"profile {profile!r}, section {number_of(path)!r}", section, names[path])
+    refuse_unknown(f"profile {profile!r}, section 'common'", common, set().union(*names.values()))
+    refuse_unknown(f"profile {profile!r}, section names", content, {"common", *map(number_of, names)})
+    return {name: value for name, value in {"profile": profile, **common}.items() if name in names[path]} | section
 
 
 def refuse_unknown(where: str, names: Mapping[str, Any], known: Any) -> None:
@@ -172,14 +170,13 @@ def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dic
     Raises NotebookError for an unknown name or another type, TypeError for what is no JSON scalar or list.
     """
     path = find_notebook(notebook)
-    declared = declared_parameters(path)
-    refuse_unknown(f"{path.name}, parameters", parameters, declared)
+    types = {name: parameter.type.split(" | ") for name, parameter in declared_parameters(path).items()}
+    refuse_unknown(f"{path.name}, parameters", parameters, types)
     values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
     for name, value in values.items():
-        kinds = [kind.split("[")[0] for kind in declared[name].type.split(" | ")]
-        types = tuple(TYPES.get(kind, ()) for kind in kinds)
-        # whole numbers are floats too, booleans are no numbers
-        if "bool" not in kinds if isinstance(value, bool) else not isinstance(value, types):
+        kinds = [kind.split("[")[0] for kind in types[name]]
+        fits = isinstance(value, tuple(TYPES[kind] for kind in kinds if kind in TYPES))  # whole numbers are floats too
+        if not ("bool" in kinds if isinstance(value, bool) else fits):  # booleans are no numbers
             raise NotebookError(f"{path.name}: parameter {name} is {' or '.join(kinds)}, got {value!r}")
     return values
 
@@ -210,20 +207,24 @@ def run_notebook(
 
     path, root = find_notebook(notebook), project_root()
     values = check_parameters(path, {**profile_parameters(profile, path), **(parameters or {})})
-    executed = root / (output_folder or f"build/notebooks/{profile}") / f"{path.stem}.{run_id()}.ipynb"
-    executed.parent.mkdir(parents=True, exist_ok=True)
+    copy = root / (output_folder or f"build/notebooks/{profile}") / f"{path.stem}.{run_id()}.ipynb"
+    copy.parent.mkdir(parents=True, exist_ok=True)
     try:
         with own_kernel() as config:
             papermill.execute_notebook(
-                path, executed, values, kernel_name=KERNEL, language="python", cwd=root, config=config
+                path, copy, values, kernel_name=KERNEL, language="python", cwd=root, config=config
             )
-    except papermill.PapermillExecutionError as error:
-        raise NotebookError(failure(path, executed, f"{error.ename}: {error.evalue}")) from error
-    except RuntimeError as error:  # a kernel that died or never started
-        raise NotebookError(failure(path, executed, f"{type(error).__name__}: {error}")) from error
-    html, _ = HTMLExporter().from_filename(str(executed))
-    executed.with_suffix(".html").write_text(html, encoding="utf-8")
-    return executed
+    except (papermill.PapermillExecutionError, RuntimeError) as error:  # a cell failed; the kernel died or never began
+        said = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+        if not copy.is_file():
+            raise NotebookError(f"{path.name}: {said}") from error
+        cells = [cell["metadata"] for cell in cells_of(copy)]
+        cells = [cell for cell in cells if not PAPERMILL_TAGS & set(cell.get("tags", []))]
+        reached = max((place for place, cell in enumerate(cells, 1) if cell["papermill"]["start_time"]), default=1)
+        raise NotebookError(f"{path.name}, cell {reached}: {said}\nexecuted copy: {short_path(copy)}") from error
+    html, _ = HTMLExporter().from_filename(str(copy))
+    copy.with_suffix(".html").write_text(html, encoding="utf-8")
+    return copy
 
 
 def run_id() -> str:
@@ -244,15 +245,6 @@ def own_kernel() -> Iterator[Config]:
     with patch.dict(os.environ, {"JUPYTER_PATH": path}), tempfile.TemporaryDirectory(prefix="confit-") as folder:
         files = {"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}
         yield Config({} if sys.platform == "win32" else files)
-
-
-def failure(path: Path, executed: Path, reason: str) -> str:
-    """What to say of a failed notebook: the cell that was reached, the reason, and where its executed copy lies."""
-    if not executed.is_file():
-        return f"{path.name}: {reason}"
-    cells = [cell for cell in cells_of(executed) if not PAPERMILL_TAGS & set(cell["metadata"].get("tags", []))]
-    started = [number for number, cell in enumerate(cells, 1) if cell["metadata"]["papermill"]["start_time"]]
-    return f"{path.name}, cell {started[-1] if started else 1}: {reason}\nexecuted copy: {short_path(executed)}"
 
 
 def environment() -> pd.DataFrame:
@@ -352,9 +344,9 @@ def run_sweep(
             util.lock(mark, wait=False)
         except BlockingIOError as error:
             raise NotebookError(f"sweep {sweep!r} is running in another process") from error
-        finished = finished_keys(sweep)
+        keys = finished_keys(sweep)
         for run in runs:
-            run.state = "done" if run.key in finished else "waiting"
+            run.state = "done" if run.key in keys else "waiting"
         waiting = [run for run in runs if run.state == "waiting"]
         print(f"sweep {sweep}: {len(waiting)} of {len(runs)} runs to do", flush=True)
         jobs = {pool.submit(execute_run, sweep, run, workers, call): run for run in waiting}

@@ -96,8 +96,8 @@ def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequ
 
 def bands(settings: pd.Series) -> list[str]:
     """The settings that are bands, from the top of the ranking down."""
-    named = {name for name in settings if name.endswith("%")}
-    return sorted(named, key=lambda name: [float(edge) for edge in name.removesuffix("%").split("-")])
+    names = {name for name in settings if name.endswith("%")}
+    return sorted(names, key=lambda name: [float(edge) for edge in name.removesuffix("%").split("-")])
 
 
 def along_bands(axes: Axes, table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
@@ -179,11 +179,11 @@ def results_markdown(records: pd.DataFrame) -> str:
 
     Raises LookupError if no notebook logged one.
     """
-    logged = records[records["tables"].map(lambda tables: "results" in tables).astype(bool)]
-    if logged.empty:
+    runs = records[records["tables"].map(lambda tables: "results" in tables).astype(bool)]
+    if runs.empty:
         raise LookupError("no run with the profile's parameters logged a table 'results'")
     pages = []
-    for _, run in logged.drop_duplicates("notebook", keep="last").sort_values("notebook").iterrows():
+    for _, run in runs.drop_duplicates("notebook", keep="last").sort_values("notebook").iterrows():
         table = pd.DataFrame(run["tables"]["results"])
         numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
         rows = [list(table.columns), ["--:" if number else ":--" for number in numeric]]

@@ -77,14 +77,14 @@ def claim(mark: Path, content: str) -> bool:
 
     An empty one, of a kill in the moment of writing, counts as none.
     """
-    known = mark.read_text(encoding="utf-8") if mark.is_file() else ""
-    if not known:
+    text = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+    if not text:
         with atomic(mark) as partial:
             partial.write_text(content, encoding="utf-8")
-    return known in ("", content)
+    return text in ("", content)
 
 
-class PlainLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML without aliases, which let a small file grow without bound, and without keys that replace earlier ones."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -105,7 +105,7 @@ class PlainLoader(yaml.SafeLoader):
 def read_yaml(path: str | Path, kind: type[T]) -> T:
     """The mapping (`dict`) or list of a file, empty for an empty file; raises ValueError naming file and line."""
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), PlainLoader)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8. Save it as UTF-8.") from error
     except (yaml.YAMLError, RecursionError) as error:
