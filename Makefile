@@ -1,5 +1,6 @@
 # make reproduce  notebooks with the laptop profile, claims, figures
 # make test       linters, types, unit tests, every notebook with the tiny profile
+# make test-fast  the same without notebooks and slow tests: under two minutes on two cores
 # make lab        JupyterLab on the notebooks
 # make lock       renew requirements.lock from a fresh environment
 # make clean      remove build products; the records and figures stay
@@ -11,7 +12,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c "$(NEW_ENOUGH)" >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: reproduce test lab lock clean
+.PHONY: reproduce test test-fast lab lock clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/installed
@@ -19,11 +20,12 @@ reproduce: .venv/installed
 	$(BIN)/confit claims --profile laptop
 	$(BIN)/confit figures --profile laptop
 
-test: .venv/installed
+test-fast: CHOICE := -m "not notebook and not slow"
+test test-fast: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup $(CHOICE)
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from confitlib import lab
+from confitlib import notebooks
 from confitlib.records import RUNS
+from confitlib.util import short_path
 
 TRAINING = "-m benchmarks.training --device {device} --max-length 512 --json {result}.json"
 STEPS = {  # the arguments of Python
@@ -82,11 +83,11 @@ def step(result: Path, arguments: str, end: float) -> str:
 
 def run_notebook(number: str, profile: str, output: Path) -> None:
     """Run the code cells of a notebook in this process, with the parameters of a profile and `CHANGES`."""
-    path = lab.find_notebook(number)
-    values = lab.profile_parameters(profile, path) | CHANGES.get(number, {})
-    values = lab.check_parameters(path, values | {"output": lab.short_path(output.resolve())})
+    path = notebooks.find_notebook(number)
+    values = notebooks.profile_parameters(profile, path) | CHANGES.get(number, {})
+    values = notebooks.check_parameters(path, values | {"output": short_path(output.resolve())})
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for cell in lab.cells_of(path):
+    for cell in notebooks.cells_of(path):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), path.name, "exec"), namespace)
             if "parameters" in cell["metadata"].get("tags", []):

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from confitlib.cli_shared import given_or, plain_errors
-from confitlib.lab import short_path
-from confitlib.util import project_root
+from confitlib.util import given_or, project_root, short_path
 
 if TYPE_CHECKING:
     from confitlib.llm.pending import Waiting
@@ -40,21 +38,20 @@ def stats(files: Annotated[list[Path], typer.Argument(help="Files of replies.")]
     from confitlib.llm.requests import Usage
     from confitlib.llm.store import Store
 
-    with plain_errors():
-        prices = load_prices()
-        for store in map(Store, _existing(files)):
-            typer.echo(f"{store.path}: {len(store)} replies, {store.duplicates} repeated lines")
-            models = sorted({entry["request"]["model"] for entry in store})
-            for model in models:
-                own = [entry for entry in store if entry["request"]["model"] == model]
-                usage = sum(map(usage_of, own), Usage())
-                batch = sum((usage_of(entry) for entry in own if entry.get("origin") == "batch"), Usage())
-                rest = Usage(usage.input - batch.input, usage.output - batch.output)
-                price = prices.get(model)
-                cost = f"${price.cost(rest) + price.cost(batch, batch=True):.4f}" if price else "cost unknown"
-                ends = Counter(entry.get("finish_reason") or "none" for entry in own)
-                listed = ", ".join(f"{count} {name}" for name, count in ends.most_common())
-                typer.echo(f"  {model}: {len(own)} ({listed}); {usage.input:,} + {usage.output:,} tokens, {cost}")
+    prices = load_prices()
+    for store in map(Store, _existing(files)):
+        typer.echo(f"{store.path}: {len(store)} replies, {store.duplicates} repeated lines")
+        models = sorted({entry["request"]["model"] for entry in store})
+        for model in models:
+            own = [entry for entry in store if entry["request"]["model"] == model]
+            usage = sum(map(usage_of, own), Usage())
+            batch = sum((usage_of(entry) for entry in own if entry.get("origin") == "batch"), Usage())
+            rest = Usage(usage.input - batch.input, usage.output - batch.output)
+            price = prices.get(model)
+            cost = f"${price.cost(rest) + price.cost(batch, batch=True):.4f}" if price else "cost unknown"
+            ends = Counter(entry.get("finish_reason") or "none" for entry in own)
+            listed = ", ".join(f"{count} {name}" for name, count in ends.most_common())
+            typer.echo(f"  {model}: {len(own)} ({listed}); {usage.input:,} + {usage.output:,} tokens, {cost}")
 
 
 def _existing(files: list[Path]) -> list[Path]:
@@ -69,8 +66,7 @@ def verify(files: Annotated[list[Path], typer.Argument(help="Files of replies.")
     """Check that every line is whole and belongs to its request; exit status 1 if not."""
     from confitlib.llm import store
 
-    with plain_errors():
-        problems = [problem for file in _existing(files) for problem in store.verify(file)]
+    problems = [problem for file in _existing(files) for problem in store.verify(file)]
     for problem in problems:
         typer.echo(f"[FAIL] {problem}", err=True)
     if problems:
@@ -86,10 +82,9 @@ def merge(
     """Add to a file of replies what only others have."""
     from confitlib.llm.store import Store
 
-    with plain_errors():
-        store = Store(target, fsync=False)
-        for source in _existing(sources):
-            typer.echo(f"[OK] {store.merge(Store(source))} new replies from {source}")
+    store = Store(target, fsync=False)
+    for source in _existing(sources):
+        typer.echo(f"[OK] {store.merge(Store(source))} new replies from {source}")
 
 
 @llm.command()
@@ -102,21 +97,20 @@ def export(
 
     from confitlib.llm.store import Store
 
-    with plain_errors():
-        rows = [
-            {
-                "fingerprint": entry["fingerprint"],
-                "model": entry["request"]["model"],
-                "sample": entry["request"]["sample"],
-                "prompt": entry["request"]["messages"][-1]["content"],
-                "text": entry["text"],
-                "finish_reason": entry["finish_reason"],
-                "time": entry.get("time"),
-            }
-            for entry in Store(_existing([file])[0])
-            if "text" in entry
-        ]
-        pd.DataFrame(rows).to_csv(out, index=False)
+    rows = [
+        {
+            "fingerprint": entry["fingerprint"],
+            "model": entry["request"]["model"],
+            "sample": entry["request"]["sample"],
+            "prompt": entry["request"]["messages"][-1]["content"],
+            "text": entry["text"],
+            "finish_reason": entry["finish_reason"],
+            "time": entry.get("time"),
+        }
+        for entry in Store(_existing([file])[0])
+        if "text" in entry
+    ]
+    pd.DataFrame(rows).to_csv(out, index=False)
     typer.echo(f"[OK] {len(rows)} replies in {out}")
 
 
@@ -135,15 +129,14 @@ def requests(
     from confitlib.llm.tasks import find_task
     from confitlib.market import compose
 
-    with plain_errors():
-        _load_tasks()
-        chosen = find_task(task)
-        client = Client(given_or(store, ANSWERS), model=model, offline=True)
-        asked = chosen.build(compose(preset, seed).corpus, client.model, seed)
-        path = given_or(out, f"{PENDING}/{task}_{preset}.jsonl")
-        count = write_waiting(path, task, [ask for _, ask in client.pending(asked, chosen.check)])
-        typer.echo(f"[OK] {count} requests in {short_path(path)}")
-        typer.echo(str(client.estimate(asked, chosen.check)))
+    _load_tasks()
+    chosen = find_task(task)
+    client = Client(given_or(store, ANSWERS), model=model, offline=True)
+    asked = chosen.build(compose(preset, seed).corpus, client.model, seed)
+    path = given_or(out, f"{PENDING}/{task}_{preset}.jsonl")
+    count = write_waiting(path, task, [ask for _, ask in client.pending(asked, chosen.check)])
+    typer.echo(f"[OK] {count} requests in {short_path(path)}")
+    typer.echo(str(client.estimate(asked, chosen.check)))
 
 
 def _waiting(files: list[Path] | None) -> dict[str, Waiting]:
@@ -168,9 +161,8 @@ def import_(
     from confitlib.llm.pending import import_answers
     from confitlib.llm.store import Store
 
-    with plain_errors():
-        _load_tasks()
-        done = import_answers(Store(given_or(store, ANSWERS)), _waiting(waiting), *_existing([file]))
+    _load_tasks()
+    done = import_answers(Store(given_or(store, ANSWERS)), _waiting(waiting), *_existing([file]))
     for rejected in done.rejected:
         typer.echo(f"[FAIL] {rejected}", err=True)
     typer.echo(f"{done.taken} answers taken, {done.known} already there, {len(done.rejected)} rejected")
@@ -190,12 +182,11 @@ def submit(
     from confitlib.llm.client import Client
     from confitlib.llm.pending import requests_of
 
-    with plain_errors():
-        client, asked = Client(given_or(store, ANSWERS), budget=budget, offline=dry_run), requests_of(_waiting(files))
-        typer.echo(str(client.estimate(asked, batch=True)))
-        if not dry_run:
-            job = batch.submit(client, asked)
-            typer.echo(f"[OK] batch {job.id}, remembered in {job.path}" if job else "[OK] nothing left to hand in")
+    client, asked = Client(given_or(store, ANSWERS), budget=budget, offline=dry_run), requests_of(_waiting(files))
+    typer.echo(str(client.estimate(asked, batch=True)))
+    if not dry_run:
+        job = batch.submit(client, asked)
+        typer.echo(f"[OK] batch {job.id}, remembered in {job.path}" if job else "[OK] nothing left to hand in")
 
 
 @llm.command()
@@ -207,13 +198,12 @@ def collect(
     from confitlib.llm import batch
     from confitlib.llm.client import Client
 
-    with plain_errors():
-        client = Client(given_or(store, ANSWERS))
-        jobs = [job for job in batch.jobs(client.store) if batch_id in (None, job.id) and job.status not in batch.OVER]
-        if not jobs:
-            raise LookupError(f"no open batch{f' {batch_id}' if batch_id else ''} beside {client.store.path}")
-        for job in jobs:
-            done = batch.collect(client, job)
-            first = next(iter(done.failures.values()), "")
-            failed = f", {len(done.failures)} failed, the first because: {first}" if done.failures else ""
-            typer.echo(f"{done.id}: {done.status}, {len(done.requests)} requests{failed}")
+    client = Client(given_or(store, ANSWERS))
+    jobs = [job for job in batch.jobs(client.store) if batch_id in (None, job.id) and job.status not in batch.OVER]
+    if not jobs:
+        raise LookupError(f"no open batch{f' {batch_id}' if batch_id else ''} beside {client.store.path}")
+    for job in jobs:
+        done = batch.collect(client, job)
+        first = next(iter(done.failures.values()), "")
+        failed = f", {len(done.failures)} failed, the first because: {first}" if done.failures else ""
+        typer.echo(f"{done.id}: {done.status}, {len(done.requests)} requests{failed}")

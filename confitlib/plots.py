@@ -1,8 +1,8 @@
-"""One plot style, one way to save a figure with its data, and the figures that records alone can redraw."""
+"""One plot style, one way to save a figure with its data, and what records alone can redraw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from confitlib.evaluation import summarise_runs
-from confitlib.records import metrics_by_setting, project_root
+from confitlib.records import metrics_by_setting
+from confitlib.util import project_root
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,11 +22,6 @@ MARKERS = "osD^v"  # a line is known by them where colours are not
 OF_ONE_KIND = ["preset", "encoder", "epochs", "batch_size", "density", "learning_rate"]
 UNMINED = "no band"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-
-
-Drawing = Callable[[pd.DataFrame, str], "tuple[Figure, pd.DataFrame]"]
-
-FIGURES: dict[str, Drawing] = {}
 QUANTITIES = {
     "resume ndcg@10": "nDCG@10, ranking resumes",
     "resume recall@100": "recall@100, ranking resumes",
@@ -34,16 +30,6 @@ QUANTITIES = {
     "hardness": "score gap (small: hard)",
     "false negatives": "false negatives (share)",
 }
-
-
-def recorded(name: str) -> Callable[[Drawing], Drawing]:
-    """Register a function of records and profile, so that `confit figures` redraws `figures/<name>.png`."""
-
-    def register(draw: Drawing) -> Drawing:
-        FIGURES[name] = draw
-        return draw
-
-    return register
 
 
 def use_style() -> None:
@@ -58,40 +44,34 @@ def use_style() -> None:
 def save(fig: Figure, name: str, data: pd.DataFrame, folder: str | Path = ".") -> None:
     """Write `<folder>/figures/<name>.png` and the data behind it as `.csv`; equal figures give equal bytes.
 
-    A relative folder starts at the repository root. Raises ValueError for axes without labels.
+    A relative folder starts at the repository root. Raises ValueError for axes without labels, neither their own nor
+    those of a panel they are shared with.
     """
-    bare = [position for position, axes in enumerate(fig.axes) if _unlabelled(axes)]
-    if bare:
-        raise ValueError(f"figure {name!r}: label both axes, with units, of panels {bare}")
+    for place, axes in enumerate(fig.axes):
+        across, down = (shared.get_siblings(axes) for shared in (axes.get_shared_x_axes(), axes.get_shared_y_axes()))
+        named = any(one.get_xlabel().strip() for one in across) and any(one.get_ylabel().strip() for one in down)
+        if axes.axison and axes.get_label() != "<colorbar>" and not named:
+            raise ValueError(f"figure {name!r}: label both axes, with units, of panel {place}")
     target = project_root() / folder / "figures"
     target.mkdir(parents=True, exist_ok=True)
     fig.savefig(target / f"{name}.png", dpi=DPI, metadata={"Software": None})
     data.to_csv(target / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
-def _unlabelled(axes: Axes) -> bool:
-    """Whether an axis has no label, neither its own nor that of a panel it is shared with."""
-    if not axes.axison or axes.get_label() == "<colorbar>":
-        return False
-    horizontal = axes.get_shared_x_axes().get_siblings(axes)
-    vertical = axes.get_shared_y_axes().get_siblings(axes)
-    named_x = any(panel.get_xlabel().strip() for panel in horizontal)
-    return not (named_x and any(panel.get_ylabel().strip() for panel in vertical))
-
-
 def line_with_band(axes: Axes, table: pd.DataFrame, x: str, hue: str | None = None) -> None:
     """Lines of `mean` over a column, one per value of `hue`, each with its band from `low` to `high`."""
-    for marker, (label, group) in zip(cycle(MARKERS), _series(table, hue), strict=False):
+    series = table.groupby(hue, sort=False) if hue else [(None, table)]
+    for marker, (label, group) in zip(cycle(MARKERS), series, strict=False):
         (line,) = axes.plot(group[x], group["mean"], marker=marker, label=label)
         axes.fill_between(group[x], group["low"], group["high"], color=line.get_color(), alpha=0.2, linewidth=0)
-    if hue is not None:
+    if hue:
         axes.legend(title=hue)
 
 
 def bar_with_interval(axes: Axes, table: pd.DataFrame, category: str, hue: str | None = None) -> None:
     """Horizontal bars of `mean`, one group a category with the first on top, whiskers from `low` to `high`."""
     categories = list(dict.fromkeys(table[category]))
-    series = _series(table, hue)
+    series = list(table.groupby(hue, sort=False)) if hue else [(None, table)]
     height = 0.8 / len(series)
     for position, (label, group) in enumerate(series):
         places = group[category].map(categories.index) + (position - (len(series) - 1) / 2) * height
@@ -99,7 +79,7 @@ def bar_with_interval(axes: Axes, table: pd.DataFrame, category: str, hue: str |
         axes.barh(places, group["mean"], height, xerr=whiskers, capsize=3, label=label)
     axes.set_yticks(range(len(categories)), [str(name) for name in categories])
     axes.set_ylim(len(categories) - 0.5, -0.5)
-    if hue is not None:
+    if hue:
         axes.legend(title=hue)
 
 
@@ -114,24 +94,32 @@ def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequ
     adjust_text(texts, list(x), list(y), ax=axes, expand=(1.1, 1.3), arrowprops=line, iter_lim=400)
 
 
-def _series(table: pd.DataFrame, hue: str | None) -> list[tuple[str | None, pd.DataFrame]]:
-    if hue is None:
-        return [(None, table)]
-    return [(str(name), group) for name, group in table.groupby(hue, sort=False)]
+def bands(settings: pd.Series) -> list[str]:
+    """The settings that are bands, from the top of the ranking down."""
+    names = {name for name in settings if name.endswith("%")}
+    return sorted(names, key=lambda name: [float(edge) for edge in name.removesuffix("%").split("-")])
 
 
-@recorded("05_percentile")
-def percentile_of_records(records: pd.DataFrame, profile: str) -> tuple[Figure, pd.DataFrame]:
-    """`percentile` of the newest run of notebook 05 over all runs of its kind, and the data behind it.
+def along_bands(axes: Axes, table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
+    """Name the bands below a panel, and sort a table by its new column `place` on that axis, NaN for no band."""
+    axes.set_xticks(range(len(order)), [band.removesuffix("%").replace("-", "–") for band in order], rotation=45)
+    axes.set_xlabel("percentile band of the ranking (%)")
+    places = {band: place for place, band in enumerate(order)}
+    return table.assign(place=table["setting"].map(places)).sort_values("place", kind="stable")
 
-    Runs of a kind differ from the newest in nothing but seeds and bands.
+
+def percentile_of_records(records: pd.DataFrame, standard: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """`percentile` of the newest standard run of notebook 05 over all runs of its kind, and the data behind it.
+
+    `standard`: the records among which the newest is looked for, as `notebooks.standard_records` selects them. Runs of
+    a kind differ from it in nothing but seeds and bands. Raises LookupError without a run.
     """
-    runs = metrics_by_setting(records[records["profile"] == profile], "05", OF_ONE_KIND)
-    newest = runs["run"] == runs["run"].iloc[-1]
-    kind = runs[OF_ONE_KIND].map(repr)  # a parameter that a run did not have yet is None
-    alike = (kind == kind.iloc[-1]).all(axis=1)
-    others = runs[alike & ~newest].assign(source="reference")
-    shown = pd.concat([others, runs[newest].assign(source="this run")])
+    newest = metrics_by_setting(standard, "05", OF_ONE_KIND)
+    newest = newest[newest["run"] == newest["run"].iloc[-1]]
+    runs = metrics_by_setting(records, "05", OF_ONE_KIND)
+    kind = newest[OF_ONE_KIND].map(repr).iloc[0]  # a parameter that a run did not have yet is None
+    alike = (runs[OF_ONE_KIND].map(repr) == kind).all(axis=1) & (runs["run"] != newest["run"].iloc[0])
+    shown = pd.concat([runs[alike].assign(source="reference"), newest.assign(source="this run")])
     shown = shown[shown["quantity"].isin(QUANTITIES)]
     return percentile(shown), shown
 
@@ -145,30 +133,26 @@ def percentile(runs: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
 
     quantities = [name for name in QUANTITIES if name in set(runs["quantity"])]
-    order = bands(runs["setting"])
     rows = -(-len(quantities) // 2)
     fig, panels = plt.subplots(rows, 2, figsize=(10, 3.6 * rows), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=False):
-        _percentile_panel(axes, runs[runs["quantity"] == quantity], order)
+        table = summarise_runs(runs[runs["quantity"] == quantity], ["source", "setting"])
+        for source, part in along_bands(axes, table, bands(runs["setting"])).groupby("source"):
+            mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == UNMINED, "mean"]
+            if source == "reference":
+                line_with_band(axes, mined, "place")
+                axes.lines[-1].set_label("reference runs")
+                style, color, label = "--", "0.4", "no mined negatives"
+            else:
+                axes.plot(mined["place"], mined["mean"], "x", color="C3", label="this run", markersize=9, mew=2)
+                style, color, label = ":", "C3", "this run, no mined negatives"
+            for value in unmined:  # none for what only negatives have
+                axes.axhline(value, linestyle=style, color=color, label=label)
         axes.set_ylabel(QUANTITIES[quantity])
     for spare in panels.flat[len(quantities) :]:
         spare.set_axis_off()
     fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig
-
-
-def bands(settings: pd.Series) -> list[str]:
-    """The settings that are bands, from the top of the ranking down."""
-    named = {name for name in settings if name.endswith("%")}
-    return sorted(named, key=lambda name: [float(edge) for edge in name.removesuffix("%").split("-")])
-
-
-def _along_bands(axes: Axes, table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
-    """Name the bands below a panel, and sort a table by its new column `place` on that axis, NaN for no band."""
-    axes.set_xticks(range(len(order)), [band.removesuffix("%").replace("-", "–") for band in order], rotation=45)
-    axes.set_xlabel("percentile band of the ranking (%)")
-    places = {band: place for place, band in enumerate(order)}
-    return table.assign(place=table["setting"].map(places)).sort_values("place", kind="stable")
 
 
 def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> Figure:
@@ -181,7 +165,7 @@ def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> 
     order = bands(judged["setting"])
     fig, panels = plt.subplots(1, len(quantities), figsize=(5.5 * len(quantities), 4), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=True):
-        table = _along_bands(axes, judged[judged["quantity"] == quantity], order)
+        table = along_bands(axes, judged[judged["quantity"] == quantity], order)
         line_with_band(axes, table.dropna(subset="place"), "place", hue=hue)
         axes.axhline(0, color="0.3", linewidth=1)
         axes.set_ylabel(f"gain, {QUANTITIES[quantity]}")
@@ -190,70 +174,34 @@ def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> 
     return fig
 
 
-def _percentile_panel(axes: Axes, runs: pd.DataFrame, order: list[str]) -> None:
-    table = _along_bands(axes, summarise_runs(runs, ["source", "setting"]), order)
-    for source, part in table.groupby("source"):
-        mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == UNMINED, "mean"]
-        if source == "reference":
-            line_with_band(axes, mined, "place")
-            axes.lines[-1].set_label("reference runs")
-            style, color, label = "--", "0.4", "no mined negatives"
-        else:
-            axes.plot(mined["place"], mined["mean"], "x", color="C3", label="this run", markersize=9, mew=2)
-            style, color, label = ":", "C3", "this run, no mined negatives"
-        for value in unmined:  # none for what only negatives have
-            axes.axhline(value, linestyle=style, color=color, label=label)
-
-
-def redraw(records: pd.DataFrame, folder: str | Path, profile: str) -> dict[str, str]:
-    """Draw every registered figure from records of a profile; returns name to why it could not be, or ""."""
-    import matplotlib.pyplot as plt
-
-    use_style()
-    problems = {}
-    for name, draw in FIGURES.items():
-        try:
-            fig, data = draw(records, profile)
-        except LookupError as error:
-            problems[name] = str(error)
-            continue
-        save(fig, name, data, folder)
-        plt.close(fig)
-        problems[name] = ""
-    return problems
-
-
-def results_markdown(records: pd.DataFrame, profile: str) -> str:
-    """The newest table `results` that each notebook logged under a profile, as Markdown with its origin.
+def results_markdown(records: pd.DataFrame) -> str:
+    """The newest table `results` that each notebook logged, as Markdown with its origin.
 
     Raises LookupError if no notebook logged one.
     """
-    logged = records["tables"].map(lambda tables: "results" in tables).astype(bool)
-    mine = records[logged & (records["profile"] == profile)]
-    newest = mine.drop_duplicates("notebook", keep="last").sort_values("notebook")
-    if newest.empty:
-        raise LookupError(f"no {profile} run logged a table 'results'")
-    return "\n\n".join(_markdown(row) for _, row in newest.iterrows())
+    runs = records[records["tables"].map(lambda tables: "results" in tables).astype(bool)]
+    if runs.empty:
+        raise LookupError("no run with the profile's parameters logged a table 'results'")
+    pages = []
+    for _, run in runs.drop_duplicates("notebook", keep="last").sort_values("notebook").iterrows():
+        table = pd.DataFrame(run["tables"]["results"])
+        numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+        rows = [list(table.columns), ["--:" if number else ":--" for number in numeric]]
+        rows += [["" if pd.isna(value) else cell(value) for value in row] for row in table.itertuples(index=False)]
+        lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+        origin = f"Notebook {run['notebook']}, profile {run['profile']}, seed {run['seed']}, "
+        origin += f"commit {(run['commit'] or 'no git')[:7]}, {run['device']}, {run['seconds']:.0f} s."
+        pages.append("\n".join([*lines, "", origin]))
+    return "\n\n".join(pages)
 
 
-def _markdown(record: pd.Series) -> str:
-    table = pd.DataFrame(record["tables"]["results"])
-    numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
-    rows = [list(table.columns), ["--:" if number else ":--" for number in numeric]]
-    rows += [["" if pd.isna(value) else _cell(value) for value in row] for row in table.itertuples(index=False)]
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    commit = (record["commit"] or "no git")[:7]
-    origin = f"Notebook {record['notebook']}, profile {record['profile']}, seed {record['seed']}, "
-    origin += f"commit {commit}, {record['device']}, {record['seconds']:.0f} s."
-    return "\n".join([*lines, "", origin])
-
-
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value of a table: three digits of a number with decimals, anything else as it is."""
     if not isinstance(value, float):
         return str(value)
     if abs(value) >= 1000 or value == 0:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"  # three digits either way
+    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def update_results(path: Path, markdown: str) -> None:

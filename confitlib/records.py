@@ -1,4 +1,4 @@
-"""Records of runs, one JSON line each."""
+"""Records of runs, one JSON line each, and claims, which are checked against them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from confitlib.util import append_line, project_root, read_entries
+from confitlib.util import RESULTS_VERSION, append_line, project_root, read_entries, read_yaml
 
 if sys.platform != "win32":
     import resource
@@ -26,29 +27,22 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     import pandas as pd
 
+    from confitlib.corpus import Corpus
+
 Scalar = str | int | float | bool | None
+Verdict = Literal["OK", "OKish", "FAIL", "MISSING"]
 
 RUNS = "runs.jsonl"
+CUSTOM = "custom"  # the profile of a run whose parameters are no profile's
 COLUMNS = [
     "id", "time", "notebook", "profile", "seed", "parameters", "metrics", "tables", "commit", "dirty", "versions",
-    "device", "seconds", "peak_memory_mb", "peak_gpu_memory_mb", "data_hash", "weight_hash", "sweep", "key", "source",
+    "results_version", "device", "seconds", "peak_memory_mb", "peak_gpu_memory_mb", "data_hash", "weight_hash",
+    "sweep", "key", "source",
 ]  # fmt: skip
 PACKAGES = ("confitlib", "torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "faiss-cpu", "bm25s")
 SECRET_NAME = re.compile(r"(^|_)(api)?(key|token|secret|password|passwd|credentials?)($|_)", re.IGNORECASE)
 SECRET_VALUE = re.compile(r"\b(sk-|hf_|ghp_|github_pat_)[A-Za-z0-9_-]{16,}|://[^/\s:@]+:[^/\s@]+@")
 RESULT_SOURCES = ("confitlib", "notebooks", "profiles", "pyproject.toml", "requirements.lock")
-
-
-class HasFingerprint(Protocol):
-    """Data that can name its content, such as `Corpus`."""
-
-    def fingerprint(self) -> str: ...
-
-
-class HasWeights(Protocol):
-    """A model that can name its weights, such as `TextEncoder`."""
-
-    def weight_hash(self) -> str: ...
 
 
 def plain(value: Any, name: str) -> Any:
@@ -69,11 +63,6 @@ def plain(value: Any, name: str) -> Any:
     return value
 
 
-def looks_secret(name: str, value: object) -> bool:
-    """Whether a parameter's name or value looks like a key, token or password."""
-    return bool(SECRET_NAME.search(name) or SECRET_VALUE.search(str(value)))
-
-
 class Run:
     """One run being recorded; `record` makes it, leaving the `with` block or `save` writes it.
 
@@ -81,29 +70,22 @@ class Run:
     """
 
     def __init__(self, notebook: str, parameters: Mapping[str, Any], folder: str | Path) -> None:
-        secret = [name for name, value in parameters.items() if looks_secret(name, value)]
+        secret = [
+            name for name, value in parameters.items() if SECRET_NAME.search(name) or SECRET_VALUE.search(str(value))
+        ]
         if secret:
             raise ValueError(f"parameters {secret} look like secrets: keep them in environment variables")
         values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
         self.path = project_root() / folder / "records" / RUNS
-        self.entry: dict[str, Any] = {
-            "notebook": notebook,
-            "profile": values.get("profile"),
-            "seed": values.get("seed"),
-            "parameters": values,
-            "metrics": {},
-            "tables": {},
-            "data_hash": None,
-            "weight_hash": None,
-        }
+        shown = {"notebook": notebook, "profile": values.get("profile"), "seed": values.get("seed")}
+        empty: dict[str, Any] = {"metrics": {}, "tables": {}, "data_hash": None, "weight_hash": None}
+        self.entry: dict[str, Any] = {**shown, "parameters": values, **empty}
         self._started = time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None:
             self.save()
 
@@ -117,14 +99,13 @@ class Run:
 
     def log_table(self, name: str, table: pd.DataFrame) -> None:
         """Add a table, so that its figure can be drawn from the record alone; the index is not kept."""
-        rows = [
+        self.entry["tables"][name] = [
             {str(column): plain(value, f"table {name!r}, column {column!r}") for column, value in row.items()}
             for row in table.to_dict("records")
         ]
-        self.entry["tables"][name] = rows
 
-    def describe(self, corpus: HasFingerprint | None = None, encoder: HasWeights | None = None) -> None:
-        """Note the content of the data and of the weights that the run used."""
+    def describe(self, corpus: Corpus | None = None, encoder: Any = None) -> None:
+        """Note the content of the data and of the weights that the run used, by their hashes."""
         if corpus is not None:
             self.entry["data_hash"] = corpus.fingerprint()
         if encoder is not None:
@@ -149,32 +130,27 @@ def record(notebook: str, parameters: Mapping[str, Any], folder: str | Path = ".
 
 def provenance() -> dict[str, Any]:
     """What a run ran on: git commit (None outside git), whether sources differ from it, versions, device."""
-    commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--", *RESULT_SOURCES) if commit else None
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(project_root()), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--", *RESULT_SOURCES) if commit else None
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):  # optional in a slim installation; doctor names what is missing
+            versions[package] = metadata.version(package)
     return {
         "commit": commit,
         "dirty": None if changed is None else bool(changed),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "results_version": dict(RESULTS_VERSION),
+        "versions": versions,
         "device": device_name(),
     }
-
-
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(project_root()), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _versions() -> dict[str, str]:
-    installed = {}
-    for package in PACKAGES:
-        try:
-            installed[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue  # optional in a slim installation; doctor names what is missing
-    return installed
 
 
 def device_name() -> str:
@@ -200,8 +176,8 @@ def peak_memory() -> dict[str, float | None]:
 def load_records(path: str | Path) -> pd.DataFrame:
     """The records of a `.jsonl` file, or of every such file in a folder, oldest first: one row a run.
 
-    `parameters`, `metrics`, `tables` and `versions` are dictionaries. Raises FileNotFoundError if there
-    is nothing to read.
+    `parameters`, `metrics`, `tables` and `versions` are dictionaries, as is `results_version`, NaN in records from
+    before results had versions. Raises FileNotFoundError if there is nothing to read.
     """
     import pandas as pd
 
@@ -214,9 +190,10 @@ def load_records(path: str | Path) -> pd.DataFrame:
     return frame.sort_values("time", kind="stable", ignore_index=True)
 
 
-def settings(parameters: Mapping[str, Any]) -> str:
-    """The parameters that decide a result, as one comparable text: all but where the output goes."""
-    return json.dumps({name: value for name, value in parameters.items() if name != "output"}, sort_keys=True)
+def settings(parameters: Mapping[str, Any], *ignored: str) -> str:
+    """The parameters that decide a result, as one comparable text: all but where the output goes and `ignored`."""
+    decisive = {name: value for name, value in parameters.items() if name not in ("output", *ignored)}
+    return json.dumps(decisive, sort_keys=True)
 
 
 def metrics_by_setting(records: pd.DataFrame, notebook: str, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -238,4 +215,147 @@ def metrics_by_setting(records: pd.DataFrame, notebook: str, by: Sequence[str] =
                 rows.append({"setting": setting, "quantity": quantity, "value": value, **shared})
     if not rows:
         raise LookupError(f"no run of notebook {notebook} recorded metrics by setting")
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number that the kit asserts, and how far a new run may be from it.
+
+    The value is `metric` of the newest record of `notebook` under `profile`, less the metric `minus`
+    if given. `reason` says where the tolerance comes from, `source` where the statement does: a
+    place in the paper, or "kit". `better` ("higher" or "lower") excuses being beyond the tolerance
+    on the good side.
+    """
+
+    id: str
+    statement: str
+    notebook: str
+    profile: str
+    metric: str
+    expected: float
+    tolerance: float
+    reason: str
+    source: str
+    minus: str | None = None
+    better: Literal["higher", "lower"] | None = None
+
+    def __post_init__(self) -> None:
+        said = self.statement and self.reason and self.source
+        checks = {
+            "expected and tolerance must be finite, tolerance not negative": 0 <= self.tolerance < math.inf
+            and math.isfinite(self.expected),
+            "the tolerance reaches from the expected value to zero, so it hardly fails: average over more seeds, or "
+            "drop the claim": not self.expected or self.tolerance < abs(self.expected),
+            "statement, reason and source must be said": said,
+            "better must be higher or lower": self.better in (None, "higher", "lower"),
+        }
+        problems = [problem for problem, good in checks.items() if not good]
+        if problems:
+            raise ValueError(f"claim {self.id!r}: {'; '.join(problems)}")
+
+    def value(self, metrics: Mapping[str, float | None]) -> float | None:
+        """The claimed quantity in a record's metrics, or None if it is absent or undefined there."""
+        left, right = metrics.get(self.metric), metrics.get(self.minus) if self.minus else 0.0
+        return None if left is None or right is None else left - right
+
+
+def load_claims(path: str | Path) -> list[Claim]:
+    """The claims of a YAML list; raises ValueError naming the entry and what is missing, unknown or wrong in it."""
+    claims: dict[str, Claim] = {}
+    for number, entry in enumerate(read_yaml(path, list), 1):
+        try:
+            claim = Claim(**entry)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, entry {number}: {error}") from error
+        if claim.id in claims:
+            raise ValueError(f"{path}, entry {number}: claim {claim.id!r} appears more than once")
+        claims[claim.id] = claim
+    return list(claims.values())
+
+
+def judge(claim: Claim, value: float | None) -> tuple[Verdict, str]:
+    """Verdict on a value and the reason for it.
+
+    OK: within the tolerance. OKish: within twice the tolerance, or beyond it on the declared good
+    side, which deserves a look because leakage shows like that. FAIL: everything else, and always
+    when a claimed difference has lost its sign. MISSING: no value.
+    """
+    if value is None:
+        return "MISSING", f"no {claim.profile} record of notebook {claim.notebook} holds the metric"
+    away = value - claim.expected
+    if claim.minus and claim.expected and value * claim.expected <= 0:
+        return "FAIL", "the order is reversed"
+    if abs(away) <= claim.tolerance + 1e-9:  # room for the rounding of the subtraction
+        return "OK", ""
+    if claim.better and (away > 0) == (claim.better == "higher"):
+        return "OKish", f"better than expected by {abs(away):.4g}: look for leakage"
+    if abs(away) <= 2 * claim.tolerance + 1e-9:
+        return "OKish", f"off by {away:+.4g}, within twice the tolerance"
+    return "FAIL", f"off by {away:+.4g}"
+
+
+def check_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
+    """Every claim against the newest record of its notebook and profile.
+
+    Returns one row a claim: its fields, value, verdict and note.
+    """
+    import pandas as pd
+
+    rows = []
+    for claim in claims:
+        mine = records[(records["notebook"] == claim.notebook) & (records["profile"] == claim.profile)]
+        value = claim.value(mine["metrics"].iloc[-1]) if len(mine) else None
+        verdict, note = judge(claim, value)
+        rows.append({**asdict(claim), "value": value, "verdict": verdict, "note": note})
+    return pd.DataFrame(rows)
+
+
+def measure_claim(values: Sequence[float]) -> tuple[float, float]:
+    """Expected value and tolerance of a claim from one measured value per seed.
+
+    The expectation is the mean. The tolerance is the half-width of Student's 95 % prediction interval for one new
+    seed: t(n-1) · s · sqrt(1 + 1/n), with s the sample standard deviation. A new run of unchanged code therefore
+    falls outside in one case of twenty. Raises ValueError on fewer than three values, where the interval says nothing.
+    """
+    import numpy as np
+    from scipy import stats
+
+    n = len(values)
+    if n < 3:
+        raise ValueError(f"{n} values cannot measure a spread: run at least three seeds, better five")
+    spread = float(np.std(values, ddof=1))
+    return float(np.mean(values)), float(stats.t.ppf(0.975, n - 1)) * spread * math.sqrt(1 + 1 / n)
+
+
+def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
+    """Expectation, standard deviation and tolerance of every claim from the newest record of each seed.
+
+    Returns one row a claim: id, seeds (how many), expected, sd, tolerance. Raises ValueError naming a claim with
+    fewer than three seeds, and one whose records are dirty or differ in more than the seed.
+    """
+    import numpy as np
+    import pandas as pd
+
+    rows = []
+    for claim in claims:
+        mine = records[(records["notebook"] == claim.notebook) & records["profile"].isin([claim.profile, CUSTOM])]
+        mine = mine.drop_duplicates("seed", keep="last")
+        dirty = sum(flag is True for flag in mine["dirty"])
+        if dirty:
+            raise ValueError(f"claim {claim.id!r}: {dirty} of its records are dirty. Commit, then run the seeds again.")
+        versions = set(mine["results_version"].map(repr))
+        if len(versions) > 1:
+            raise ValueError(
+                f"claim {claim.id!r}: its records have different versions of results. Run all seeds again."
+            )
+        if len({settings(given, "seed") for given in mine["parameters"]}) > 1:
+            raise ValueError(f"claim {claim.id!r}: its records differ in more than the seed. Name the file of a sweep.")
+        values = [value for metrics in mine["metrics"] if (value := claim.value(metrics)) is not None]
+        try:
+            expected, tolerance = measure_claim(values)
+        except ValueError as error:
+            raise ValueError(f"claim {claim.id!r}: {error}") from error
+        sd = float(np.std(values, ddof=1))
+        rows.append({"id": claim.id, "seeds": len(values), "expected": expected, "sd": sd, "tolerance": tolerance})
     return pd.DataFrame(rows)

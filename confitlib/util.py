@@ -9,10 +9,14 @@ import os
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Any, TypeVar
+
+import yaml
+from yaml.error import MarkedYAMLError
 
 if sys.platform != "win32":
     import fcntl
@@ -29,7 +33,6 @@ RESULTS_VERSION = {
     "rankers": 1,
     "evaluation": 1,
 }
-BLOCK = 1 << 16
 T = TypeVar("T", dict, list)
 
 
@@ -44,6 +47,17 @@ def project_root() -> Path:
         if (folder / "notebooks").is_dir() and (folder / "profiles").is_dir():
             return folder
     return here
+
+
+def given_or(path: Path | None, default: str) -> Path:
+    """A path as it was typed, which starts at the working directory; else the default under the project root."""
+    return project_root() / default if path is None else path.absolute()
+
+
+def short_path(path: Path) -> str:
+    """A path as seen from the project's root, if it lies below it."""
+    root = project_root()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 @contextmanager
@@ -63,22 +77,38 @@ def claim(mark: Path, content: str) -> bool:
 
     An empty one, of a kill in the moment of writing, counts as none.
     """
-    known = mark.read_text(encoding="utf-8") if mark.is_file() else ""
-    if not known:
+    text = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+    if not text:
         with atomic(mark) as partial:
             partial.write_text(content, encoding="utf-8")
-    return known in ("", content)
+    return text in ("", content)
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML without aliases, which let a small file grow without bound, and without keys that replace earlier ones."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse `*name`."""
+        if self.check_event(yaml.AliasEvent):
+            raise MarkedYAMLError(problem="an alias: write the value out", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse a key that is there twice."""
+        names = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in names[:place]:
+                raise MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | Path, kind: type[T]) -> T:
     """The mapping (`dict`) or list of a file, empty for an empty file; raises ValueError naming file and line."""
-    import yaml
-
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8. Save it as UTF-8.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else f"{path}"
         raise ValueError(f"{where}: not YAML ({getattr(error, 'problem', error)}). Correct the line.") from error
@@ -117,24 +147,16 @@ def lock(file: IO[bytes], wait: bool = True) -> None:
 
 def repair_end(file: IO[bytes], path: Path) -> None:
     """End an unfinished last line: complete JSON gets its line break, a torn rest is cut off and reported."""
-    tail = _last_line(file)
-    if not tail:
+    end = file.seek(0, os.SEEK_END)
+    if not end:
         return
-    if parsed(tail) is not None:
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as content:  # searched backwards, however long the file
+        tail = content[content.rfind(b"\n") + 1 :]
+    if tail and parsed(tail) is not None:
         file.write(b"\n")
-        return
-    warnings.warn(f"{path}: the torn last line of a killed run was cut off ({len(tail)} bytes)", stacklevel=4)
-    file.truncate(file.seek(0, os.SEEK_END) - len(tail))
-
-
-def _last_line(file: IO[bytes]) -> bytes:
-    """What follows the last line break, read backwards so that a long file costs no more than a short one."""
-    start, tail = file.seek(0, os.SEEK_END), b""
-    while start and b"\n" not in tail:
-        start, stop = max(start - BLOCK, 0), start
-        file.seek(start)
-        tail = file.read(stop - start) + tail
-    return tail[tail.rfind(b"\n") + 1 :]
+    elif tail:
+        warnings.warn(f"{path}: the torn last line of a killed run was cut off ({len(tail)} bytes)", stacklevel=4)
+        file.truncate(end - len(tail))
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ bands: list = [[0.0, 0.01]]  # percentile bands
 output: str = "."  # receives records/ and figures/
 """
 RECORD_CELL = """\
-from confitlib.lab import current_parameters
+from confitlib.notebooks import current_parameters
 from confitlib.records import record
 with record("05", current_parameters("05", globals()), output) as run:
     run.log(value=seed * rate)

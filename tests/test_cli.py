@@ -10,7 +10,8 @@ from miniature import PARAMETERS_CELL, RECORD_CELL, write_notebook
 from typer.testing import CliRunner
 
 from confitlib import cli
-from confitlib.records import read_entries, record
+from confitlib.records import record
+from confitlib.util import read_entries
 
 ROOT = Path(__file__).parents[1]
 README = "# A\n<!-- results:begin -->\nold\n<!-- results:end -->\nrest\n"
@@ -80,7 +81,7 @@ def test_errors_read_alike_in_every_command(arguments, error, monkeypatch):
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("confitlib.claims.load_claims", fail)
+    monkeypatch.setattr("confitlib.records.load_claims", fail)
     monkeypatch.setattr("confitlib.llm.pricing.load_prices", fail)
     result = confit(*arguments)
     assert result.exit_code == 1 and result.output == f"[FAIL] {error.args[0]}\n"
@@ -92,7 +93,7 @@ def test_paths_as_typed_start_at_the_working_directory_and_defaults_at_the_proje
     monkeypatch.chdir(project / "notebooks")
     assert str(project / "claims.yaml") in confit("claims").output
     assert str(project / "notebooks/own.yaml") in confit("claims", "--file", "own.yaml").output
-    monkeypatch.setattr("confitlib.lab.run_notebook", lambda path, values, folder, profile: folder)
+    monkeypatch.setattr("confitlib.notebooks.run_notebook", lambda path, values, folder, profile: folder)
     assert f"[OK] {project / 'notebooks/here'}" in confit("run", "05", "--folder", "here").output
 
 
@@ -106,9 +107,11 @@ def test_a_sweep_runs_real_notebooks_and_then_has_nothing_to_do(project):
     assert not (project / "build/tiny").exists()
 
 
+STANDARD = {"profile": "tiny", "seed": 0, "rate": 0.25, "bands": [[0.0, 0.01]], "output": "build/tiny"}
+
+
 def standard_run(folder: Path, value: float, **changes: object) -> None:
-    standard = {"profile": "tiny", "seed": 0, "rate": 0.25, "bands": [[0.0, 0.01]], "output": "build/tiny"}
-    with record("05", {**standard, **changes}, folder) as run:
+    with record("05", {**STANDARD, **changes}, folder) as run:
         run.log(value=value)
 
 
@@ -144,15 +147,19 @@ def test_claims_measure_expectation_and_tolerance_over_seeds(project):
         standard_run(project, value, seed=seed)
     result = confit("claims", "--profile", "tiny", "--measure")
     assert result.exit_code == 0 and "0.496" in result.output  # 4.303 * 0.1 * sqrt(1 + 1/3)
+    standard_run(project, 1.1, seed=2, rate=0.9)
+    result = confit("claims", "--profile", "tiny", "--measure")
+    assert result.exit_code == 1 and "differ in more than the seed" in result.output
 
 
-def test_figures_come_from_records_alone(project):
+def test_figures_come_from_records_of_the_profile_alone(project):
     (project / "README.md").write_text(README)
     import pandas as pd
 
-    with record("05", {"profile": "tiny", "seed": 0}, project) as run:
-        run.log({"job ndcg@10.3-4%": 0.5, "job ndcg@10.no band": 0.4})
-        run.log_table("results", pd.DataFrame({"system": ["BM25"], "recall@100": [0.5]}))
+    for rate, value in ((0.25, 0.5), (0.9, 0.7)):  # the second is not what the profile asks for
+        with record("05", {**STANDARD, "rate": rate}, project) as run:
+            run.log({"job ndcg@10.3-4%": 0.5, "job ndcg@10.no band": 0.4})
+            run.log_table("results", pd.DataFrame({"system": ["BM25"], "recall@100": [value]}))
     result = confit("figures", "--profile", "tiny")
     assert result.exit_code == 0 and "[OK] figures/05_percentile.png" in result.output, result.output
     assert (project / "figures/05_percentile.png").is_file() and (project / "figures/05_percentile.csv").is_file()
@@ -164,7 +171,16 @@ def test_doctor_finds_this_installation_sound(monkeypatch):
     monkeypatch.chdir(ROOT)
     result = confit("doctor")
     assert result.exit_code == 0, result.output
-    assert all(line.startswith("[OK]") for line in result.output.splitlines())
+    assert all(line.startswith(("[OK]", "[NOTE] records/")) for line in result.output.splitlines())
+
+
+def test_doctor_counts_records_that_other_code_may_have_made(project):
+    standard_run(project, 1.0)
+    lines = [{"results_version": {"mining": 0}, "dirty": True}, {"dirty": False}]
+    (project / "records/seeds.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    output = confit("doctor").output
+    assert "[OK] records/runs.jsonl: 1, 0 of unknown and 0 of another version of the results, 0" in output
+    assert "[NOTE] records/seeds.jsonl: 2, 1 of unknown and 1 of another version of the results, 1" in output
 
 
 def test_doctor_names_what_differs_from_the_lock(project):
@@ -185,12 +201,6 @@ def test_doctor_notices_damaged_weights(project, monkeypatch, tmp_path):
 
     monkeypatch.setattr(metadata, "files", lambda package: [Damaged()])
     assert "[FAIL] minilm weights are damaged" in confit("doctor").output
-
-
-def test_a_lock_line_that_pins_nothing_is_refused(tmp_path):
-    (tmp_path / "lock").write_text("# header\nnumpy==1.0\npandas>=2\n")
-    with pytest.raises(ValueError, match="line 3"):
-        cli.locked_versions(tmp_path / "lock")
 
 
 def test_a_failed_sweep_fails(project):

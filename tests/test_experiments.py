@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from confitlib import experiments
-from confitlib.claims import Claim, judge, measure_claim
 from confitlib.evaluation import evaluate_ranking
 from confitlib.experiments import (
     ablate,
@@ -24,6 +23,7 @@ from confitlib.experiments import (
     thin_labels,
 )
 from confitlib.rankers import BM25, DPGNN, HyDE, InBatch, LLMReranker, RawEmbed, TfIdf
+from confitlib.records import Claim, judge, measure_claim
 from confitlib.training import TrainingConfig, runs
 
 QUICK = TrainingConfig(epochs=1, batch_size=16)

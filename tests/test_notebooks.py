@@ -6,12 +6,12 @@ import nbformat
 import pytest
 
 from confitlib import readers
-from confitlib.lab import notebooks, number_of, run_notebook
-from confitlib.records import read_entries
+from confitlib.notebooks import all_notebooks, number_of, run_notebook
+from confitlib.util import read_entries
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
 def test_notebook_runs_with_the_tiny_profile(path, tmp_path):
     executed = run_notebook(path, {"output": str(tmp_path)}, profile="tiny")
     (entry,) = read_entries(tmp_path / "records/runs.jsonl")

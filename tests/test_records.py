@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from confitlib import records
 from confitlib.records import load_records, record
-from confitlib.util import atomic
+from confitlib.util import append_line, atomic, read_entries
 
 PARAMETERS = {"profile": "laptop", "seed": 3, "output": "."}
 
@@ -88,30 +88,30 @@ def test_plain_values_survive_json(value):
 def test_many_writers_lose_no_line(tmp_path):
     path = tmp_path / "runs.jsonl"
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: records.append_line(path, {"n": number, "pad": "x" * 9000}), range(100)))
-    assert sorted(entry["n"] for entry in records.read_entries(path)) == list(range(100))
+        list(pool.map(lambda number: append_line(path, {"n": number, "pad": "x" * 9000}), range(100)))
+    assert sorted(entry["n"] for entry in read_entries(path)) == list(range(100))
 
 
 def test_a_torn_last_line_is_reported_and_the_rest_read(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text('{"id": "a"}\n{"id": "b", "met')
     with pytest.warns(UserWarning, match="line 2 is torn"):
-        assert [entry["id"] for entry in records.read_entries(path)] == ["a"]
+        assert [entry["id"] for entry in read_entries(path)] == ["a"]
 
 
 def test_appending_after_a_kill_cuts_the_torn_line_and_says_so(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text('{"id": "a"}\n{"id": "b", "met')
     with pytest.warns(UserWarning, match="cut off"):
-        records.append_line(path, {"id": "c"})
-    assert [entry["id"] for entry in records.read_entries(path)] == ["a", "c"]
+        append_line(path, {"id": "c"})
+    assert [entry["id"] for entry in read_entries(path)] == ["a", "c"]
 
 
 def test_appending_keeps_a_complete_line_that_lacks_its_break(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text('{"id": "a"}')
-    records.append_line(path, {"id": "b"})
-    assert [entry["id"] for entry in records.read_entries(path)] == ["a", "b"]
+    append_line(path, {"id": "b"})
+    assert [entry["id"] for entry in read_entries(path)] == ["a", "b"]
 
 
 def test_an_interrupted_file_keeps_what_was_there_and_leaves_nothing_else(tmp_path):
@@ -133,7 +133,7 @@ def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path):
 
 def test_records_of_a_folder_come_oldest_first_and_name_their_file(tmp_path):
     for name, when in (("a", "2026-02"), ("b", "2026-01")):
-        records.append_line(tmp_path / f"{name}.jsonl", {"id": name, "time": when})
+        append_line(tmp_path / f"{name}.jsonl", {"id": name, "time": when})
     frame = load_records(tmp_path)
     assert list(frame["id"]) == ["b", "a"] and list(frame["source"]) == ["b.jsonl", "a.jsonl"]
 

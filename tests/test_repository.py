@@ -1,6 +1,8 @@
 """The repository keeps its promises: pins agree, notebooks are clean, documented commands exist."""
 
+import doctest
 import importlib.metadata
+import io
 import json
 import re
 import shlex
@@ -15,9 +17,11 @@ import typer
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from confitlib import cli, lab, sweeps
-from confitlib.cli import locked_versions, normalised
+import confitlib
+from confitlib import cli, notebooks
+from confitlib.cli import locked_versions
 from confitlib.records import SECRET_VALUE
 
 ROOT = Path(__file__).parents[1]
@@ -45,10 +49,11 @@ def needed(requirement: Requirement) -> list[Requirement]:
 
 
 def test_the_lock_pins_everything_that_an_installation_pulls_in():
-    pins, queue, seen = locked_versions(ROOT / "requirements.lock"), requirements(), set()
+    pins = {canonicalize_name(name): pin for name, pin in locked_versions(ROOT / "requirements.lock").items()}
+    queue, seen = requirements(), set()
     while queue:
         requirement = queue.pop()
-        name = normalised(requirement.name)
+        name = canonicalize_name(requirement.name)
         if CUDA_ONLY.match(name) or (name, frozenset(requirement.extras)) in seen:
             continue
         seen.add((name, frozenset(requirement.extras)))
@@ -71,7 +76,7 @@ def test_minimum_python_is_one_number():
     assert minimum.replace(".", ", ") in (ROOT / "Makefile").read_text()
 
 
-@pytest.mark.parametrize("target", ["reproduce", "test", "lab", "lock", "clean"])
+@pytest.mark.parametrize("target", ["reproduce", "test", "test-fast", "lab", "lock", "clean"])
 def test_make_knows_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -96,9 +101,9 @@ def test_the_citation_names_the_paper():
 
 def test_every_profile_fits_the_notebooks(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for path in lab.notebooks():
+    for path in notebooks.all_notebooks():
         for profile in ("tiny", "laptop", "gpu", "paper"):
-            values = lab.check_parameters(path, lab.profile_parameters(profile, path))
+            values = notebooks.check_parameters(path, notebooks.profile_parameters(profile, path))
             assert values["profile"] == profile
 
 
@@ -107,7 +112,7 @@ def test_every_sweep_fits_its_notebooks(monkeypatch):
     if not NOTEBOOKS:
         pytest.skip("no notebook in this checkout")
     for path in (ROOT / "sweeps").glob("*.yaml"):
-        runs = sweeps.plan_sweep(path)
+        runs = notebooks.plan_sweep(path)
         assert len({run.key for run in runs}) == len(runs) > 0, path.name
 
 
@@ -126,7 +131,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 @every_notebook
 def test_notebooks_are_committed_clean(path):
     notebook = json.loads(path.read_text())
-    assert notebook["metadata"]["kernelspec"]["name"] == lab.KERNEL
+    assert notebook["metadata"]["kernelspec"]["name"] == notebooks.KERNEL
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(set(ids)) == len(ids), "a cell is there twice"
     for text, cell in cells(path, "code"):
@@ -145,12 +150,12 @@ def test_notebooks_hold_no_local_paths_and_no_secrets(path):
 
 @every_notebook
 def test_parameters_are_typed_explained_and_seen_by_papermill(path):
-    declared, seen = lab.declared_parameters(path), papermill.inspect_notebook(path)
+    declared, seen = notebooks.declared_parameters(path), papermill.inspect_notebook(path)
     assert {"profile", "seed", "output"} <= set(declared) == set(seen)
     for name, entry in seen.items():
         assert entry["inferred_type_name"] not in (None, "None"), f"{name} has no type"
         assert entry["help"], f"{name} has no help comment"
-    lab.check_parameters(path, {name: parameter.default for name, parameter in declared.items()})
+    notebooks.check_parameters(path, {name: parameter.default for name, parameter in declared.items()})
 
 
 @every_notebook
@@ -158,7 +163,7 @@ def test_notebooks_follow_the_skeleton(path):
     text = prose(path)
     headings = re.findall(r"^(#+) (.+)$", text, flags=re.MULTILINE)
     assert [level for level, _ in headings].count("#") == 1 and headings[0][0] == "#", "one title, at the top"
-    assert headings[0][1].startswith(lab.number_of(path)), "the title begins with the notebook's number"
+    assert headings[0][1].startswith(notebooks.number_of(path)), "the title begins with the notebook's number"
     sections = [name for level, name in headings if level == "##"]
     assert [name for name in sections if name in HEADINGS] == HEADINGS
     numbered = [int(match[1]) for name in sections if (match := re.match(r"(\d+)\.? ", name))]
@@ -232,6 +237,25 @@ def test_the_python_of_the_readme_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     assert [line.split(" {")[0] for line in capsys.readouterr().out.splitlines()] == ["BM25", "ConFit v2"]
+
+
+@pytest.mark.parametrize("name", getattr(confitlib, "__all__", []))
+def test_the_front_door_shows_calls_that_run(name):
+    examples = [test for test in doctest.DocTestFinder().find(getattr(confitlib, name), name) if test.examples]
+    assert examples, f"the docstring of confitlib.{name} shows no call"
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in examples:
+        output = io.StringIO()
+        assert runner.run(test, out=output.write).failed == 0, output.getvalue()
+
+
+def test_the_library_is_thin(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.size import library
+
+    _, whole = library()
+    assert whole["lines"] <= 8_000 and whole["modules"] <= 70 and whole["small"] == 0, whole
+    assert 6 <= whole["median"] <= 10 and whole["p90"] <= 25 and whole["max"] <= 60, whole
 
 
 def test_documents_link_to_files_that_exist():

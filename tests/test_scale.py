@@ -18,14 +18,13 @@ from miniature import make_project
 from scipy.sparse import csr_array, random_array
 from typer.testing import CliRunner
 
-from confitlib import cli, sweeps
+from confitlib import cli, notebooks
 from confitlib.encoder import load_encoder
 from confitlib.market import compose_to_parquet
 from confitlib.mining import sift
 from confitlib.mining.band import band
 from confitlib.mining.kernel import UNRANKED, Picks, _Sizes, concatenate, select_band
 from confitlib.mining.task import Embeddings, Task, document_ids
-from confitlib.records import read_entries
 from confitlib.scale import (
     DocumentShards,
     LocalEngine,
@@ -43,6 +42,7 @@ from confitlib.scale.index import VectorIndex, build_index, index_documents, ope
 from confitlib.scale.mining import BandTask, mine_task
 from confitlib.scale.shards import write_vectors
 from confitlib.text import texts
+from confitlib.util import read_entries
 
 SMALL = {"train_resumes": 30, "train_jobs": 12}
 
@@ -473,10 +473,10 @@ def test_a_sweep_on_ray_records_what_a_local_one_does(ray_engine, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     sweep = tmp_path / "sweeps/rates.yaml"
     sweep.write_text('{notebook: "05", profile: tiny, grid: {rate: [0.5]}, seeds: [6, 7]}')
-    assert [run.state for run in sweeps.run_sweep(sweep, 2, ray_engine.call)] == ["done", "done"]
+    assert [run.state for run in notebooks.run_sweep(sweep, 2, ray_engine.call)] == ["done", "done"]
     entries = read_entries(tmp_path / "records/rates.jsonl")
     assert sorted(entry["metrics"]["value"] for entry in entries) == [3.0, 3.5]
-    assert [run.seconds for run in sweeps.run_sweep(sweep)] == [0, 0]  # what Ray did, a local sweep knows
+    assert [run.seconds for run in notebooks.run_sweep(sweep)] == [0, 0]  # what Ray did, a local sweep knows
 
 
 def costs_of(**laws: tuple[float, float]) -> pd.DataFrame:
