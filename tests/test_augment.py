@@ -355,10 +355,10 @@ def test_prompts_hold_the_fenced_document_and_examples_it_may_see(task, corpus_n
 
 def test_examples_depend_on_seed_and_document_alone(tiny):
     ids = list(tiny.jobs.index[:20])
-    many = PromptBuilder(TASKS["hyre"], tiny, "job", seed=3, shots=2)
-    alone = [PromptBuilder(TASKS["hyre"], tiny, "job", seed=3, shots=2).requests([name], MODEL)[0] for name in ids]
+    many = PromptBuilder(TASKS["hyre"], tiny, "job", seed=3)
+    alone = [PromptBuilder(TASKS["hyre"], tiny, "job", seed=3).requests([name], MODEL)[0] for name in ids]
     assert [one.fingerprint() for one in many.requests(ids, MODEL)] == [one.fingerprint() for one in alone]
-    other_seed = PromptBuilder(TASKS["hyre"], tiny, "job", seed=4, shots=2).requests(ids, MODEL)
+    other_seed = PromptBuilder(TASKS["hyre"], tiny, "job", seed=4).requests(ids, MODEL)
     assert sum(a.fingerprint() != b.fingerprint() for a, b in zip(alone, other_seed, strict=True)) > 15
 
 

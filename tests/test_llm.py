@@ -97,19 +97,11 @@ def test_samples_are_different_requests_and_endpoints_are_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"temperature": 0.5}, {"max_tokens": 9}, {"top_p": 0.5}, {"stop": ("x",)}, {"seed": 1}, {"sample": 2},
-     {"model": "n"}, {"messages": prompt("b")}],
-)  # fmt: skip
+    "change", [{"temperature": 0.5}, {"max_tokens": 9}, {"sample": 2}, {"model": "n"}, {"messages": prompt("b")}]
+)
 def test_whatever_decides_a_reply_is_in_the_fingerprint(change):
     request = asked("a")[0]
     assert replace(request, **change).fingerprint() != request.fingerprint()
-
-
-@pytest.mark.parametrize("messages", [[], [{"role": "doctor", "content": "a"}], [{"role": "user"}]])
-def test_requests_that_make_no_sense_are_refused(messages):
-    with pytest.raises(ValueError, match="message"):
-        Request("m", messages)
 
 
 def test_without_key_and_record_the_answers_say_what_to_do(tmp_path):
@@ -377,17 +369,14 @@ def test_embeddings_come_in_order_and_replay(tmp_path):
 
 def test_contact_details_never_leave_the_machine(tmp_path):
     text = "Mail jo.doe+x@mail.example.org, call +49 (171) 234-5678 or see https://x.io/me?a=1. 2019 - 2021, 2010-2014."
-    covered, counts = mask(text)
-    assert covered == "Mail [email], call [phone] or see [url] 2019 - 2021, 2010-2014."
-    assert counts == {"email": 1, "phone": 1, "url": 1} and mask(covered) == (covered, {})
+    covered = mask(text)
+    assert covered == "Mail [email], call [phone] or see [url] 2019 - 2021, 2010-2014." == mask(covered)
     with Server() as server:
         client = client_of(server, tmp_path)
         (answer,) = run(client, [Request("m", prompt(text), source=text)])
         assert "jo.doe" not in str(server.bodies) and "jo.doe" not in (tmp_path / "s.jsonl").read_text()
-        assert client.summary.masked == {"email": 1, "phone": 1, "url": 1} and answer.request.source == text
+        assert answer.request.source == text
         assert run(client, [Request("m", prompt(text))])[0].text == GOOD and len(server.bodies) == 1
-        run(client_of(server, tmp_path, mask=False), [Request("m", prompt(text))])
-        assert "jo.doe" in str(server.bodies[-1])
 
 
 @pytest.mark.parametrize(
@@ -397,7 +386,7 @@ def test_contact_details_never_leave_the_machine(tmp_path):
      ("iso 9001:2015, 12345678", False), ("id 4f123456789", False)],
 )  # fmt: skip
 def test_phone_numbers_are_told_from_dates_and_pay(text, covered):
-    assert (mask(text)[1]["phone"] == 1) == covered
+    assert ("[phone]" in mask(text)) == covered
 
 
 @given(st.text(alphabet="[]［【 \nthesartnd of", max_size=60))

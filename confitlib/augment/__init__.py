@@ -4,7 +4,6 @@ from confitlib.augment.documents import (
     Generator,
     generate,
     hyjob,
-    hypothetical_documents,
     hyre,
     paraphrase,
     recorded_answers,
@@ -12,16 +11,14 @@ from confitlib.augment.documents import (
 )
 from confitlib.augment.edits import eda
 from confitlib.augment.offline import hypothetical_offline
-from confitlib.augment.tasks import TASKS, Generations
+from confitlib.augment.tasks import TASKS
 
 __all__ = [
     "TASKS",
-    "Generations",
     "Generator",
     "eda",
     "generate",
     "hyjob",
-    "hypothetical_documents",
     "hypothetical_offline",
     "hyre",
     "paraphrase",

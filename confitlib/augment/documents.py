@@ -38,7 +38,6 @@ def generate(
     generator: Generator = AUTO,
     variants: int = 1,
     seed: int = 0,
-    shots: int | None = None,
     official: bool = False,
 ) -> Generations:
     """Texts for documents of a side, by task (`TASKS`) and generator.
@@ -46,8 +45,8 @@ def generate(
     `generator`: a `Client` asks its model, and only it may call a server; the name of a model replays its recorded
     answers; "offline" needs no LLM; "auto" replays the answers of the official model (gpt-4o-mini) and is "offline"
     where none is recorded. A document without a usable answer gets no text and is reported, never given another
-    generator's. `shots`, `official`: see `PromptBuilder`; they concern the LLM only. Raises ValueError for a task
-    that is unknown or not for this side.
+    generator's. `official`: see `PromptBuilder`; it concerns the LLM only. Raises ValueError for a task that is
+    unknown or not for this side.
     """
     if side not in task_named(task).sides:
         raise ValueError(f"task {task!r} is asked for {TASKS[task].sides[0]}s, not for {side}s")
@@ -58,7 +57,7 @@ def generate(
     if not isinstance(client, Client):
         client = Client(recorded_answers(), model=MODEL if generator == AUTO else str(generator), offline=True)
     # 2. the prompts and their answers
-    builder = PromptBuilder(TASKS[task], corpus, side, seed, shots, official)
+    builder = PromptBuilder(TASKS[task], corpus, side, seed, official)
     requests = builder.requests(ids, client.model, variants)
     answers = client.complete(requests, check=builder.check, progress=client.live)
     if generator == AUTO and all(answer.text is None for answer in answers):
@@ -83,21 +82,19 @@ def hypothetical_documents(task: str, corpus: Corpus, side: Side, generator: Gen
     return replace(corpus.with_hypothetical(side, written.first()), notes=(*corpus.notes, note))
 
 
-def hyre(
-    corpus: Corpus, generator: Generator = AUTO, *, seed: int = 0, shots: int = 1, official: bool = False
-) -> Corpus:
+def hyre(corpus: Corpus, generator: Generator = AUTO, *, seed: int = 0, official: bool = False) -> Corpus:
     """HyRe: every job carries a hypothetical resume, appended wherever `texts` or an encoder reads jobs.
 
-    `generator`: see `generate`. `shots`: accepted training pairs that an LLM is shown, drawn for each job by the seed
-    and never the job's own; `official`: the released prompt (one pair) and its clean-up. Source: ConFit v2;
-    src/utils/convert_by_llm.py and merge_json.py of the official code.
+    `generator`: see `generate`. An LLM is shown one accepted training pair, drawn for each job by the seed and never
+    the job's own. `official`: the released prompt and its clean-up. Source: ConFit v2; src/utils/convert_by_llm.py
+    and merge_json.py of the official code.
     """
-    return hypothetical_documents("hyre", corpus, "job", generator, seed=seed, shots=shots, official=official)
+    return hypothetical_documents("hyre", corpus, "job", generator, seed=seed, official=official)
 
 
-def hyjob(corpus: Corpus, generator: Generator = AUTO, *, seed: int = 0, shots: int = 1) -> Corpus:
+def hyjob(corpus: Corpus, generator: Generator = AUTO, *, seed: int = 0) -> Corpus:
     """HyJob: every resume carries a hypothetical job post; the mirror image of `hyre`, ours."""
-    return hypothetical_documents("hyjob", corpus, "resume", generator, seed=seed, shots=shots)
+    return hypothetical_documents("hyjob", corpus, "resume", generator, seed=seed)
 
 
 def paraphrase(

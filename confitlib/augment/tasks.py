@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, other
 from confitlib.groups import groups_of
-from confitlib.llm.requests import RUN, Check, Request, all_of, common, escape, fence, not_empty, prompt, runs
+from confitlib.llm.requests import RUN, Check, Request, common, escape, fence, not_empty, prompt, runs
 from confitlib.mining.task import generator_of
 from confitlib.text import SOURCES, Language, language_of, texts, words
 
@@ -64,8 +64,10 @@ class Task:
 
     def check(self, request: Request, reply: str) -> str | None:
         """What is wrong with a reply to a request of the task, or None."""
-        checks = [common, no_example, *([self_checked] if self.checked else [])]
-        return all_of(*checks, *([sections_kept] if self.same_side or self.checked else []))(request, reply)
+        checks: list[Check] = [common, no_example]
+        checks += [self_checked] if self.checked else []
+        checks += [sections_kept] if self.checked or self.same_side else []
+        return next((fault for check in checks if (fault := check(request, reply))), None)
 
     def document_in(self, reply: str) -> str:
         """The document of a reply, without self-check, code fence and blank lines around it."""
@@ -190,22 +192,18 @@ def language_of_corpus(corpus: Corpus, side: Side, sample: int = 50) -> Language
 class PromptBuilder:
     """Builds the prompts of a task for documents of one side.
 
-    `shots`: accepted training pairs shown, drawn for each document by `seed`, never its own (None: as many as the
-    task wants). `official`: the released HyRe prompt and clean-up instead of the kit's. Raises ValueError where the
-    task has no official form.
+    Examples are accepted training pairs, drawn for each document by `seed`, never its own. `official`: the released
+    HyRe prompt and clean-up instead of the kit's. Raises ValueError where the task has no official form.
     """
 
-    def __init__(
-        self, task: Task, corpus: Corpus, side: Side, seed: int = 0, shots: int | None = None, official: bool = False
-    ) -> None:
-        if official and (task.name != "hyre" or shots not in (None, 1)):
-            raise ValueError(f"official=True is the released HyRe prompt with one example, not {task.name!r}")
+    def __init__(self, task: Task, corpus: Corpus, side: Side, seed: int = 0, official: bool = False) -> None:
+        if official and task.name != "hyre":
+            raise ValueError(f"official=True is the released HyRe prompt, not {task.name!r}")
         self.task, self.side, self.seed, self.official = task, side, seed, official
-        self.shots = task.shots if shots is None else shots
         self.texts = {one: texts(corpus, one, hyre=False) for one in SIDES}
         self.language = language_of_corpus(corpus, side)
         self.parts = load_prompt(task.name, "official" if official else self.language)
-        self.pairs = AcceptedPairs(corpus, side) if self.shots else None
+        self.pairs = AcceptedPairs(corpus, side) if task.shots else None
 
     def requests(self, ids: Sequence[str], model: str, variants: int = 1) -> list[Request]:
         """`variants` requests for every document in a row; sampling is left to the server, as in the released code."""
@@ -243,7 +241,7 @@ class PromptBuilder:
         table = self.pairs.pairs
         options = np.flatnonzero(table["own"] == name) if self.task.checked else self.pairs.allowed(name)
         rng = generator_of(self.seed, name)
-        return table.iloc[rng.choice(options, min(self.shots, len(options)), replace=False)]
+        return table.iloc[rng.choice(options, min(self.task.shots, len(options)), replace=False)]
 
     def _fenced_pair(self, own: str, partner: str) -> dict[str, str]:
         pair = {self.side: own, other(self.side): partner}

@@ -134,7 +134,6 @@ class Summary:
     malformed: int = 0
     usage: Usage = field(default_factory=Usage)
     cost: float | None = 0.0
-    masked: Counter[str] = field(default_factory=Counter)
     problems: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -142,8 +141,8 @@ class Summary:
         counts = {"repaired": self.repaired, "retries": self.retried, "malformed replies": self.malformed}
         parts += [f"{count} {name}" for name, count in counts.items() if count]
         parts += [self.spending()] if self.called else []
-        for title, listed in (("masked before sending", self.masked), ("without an answer", self.problems)):
-            parts += [f"{title}: {', '.join(f'{count} {name}' for name, count in listed.items())}"] if listed else []
+        problems = ", ".join(f"{count} {name}" for name, count in self.problems.items())
+        parts += [f"without an answer: {problems}"] if problems else []
         return "; ".join(parts)
 
     def spending(self) -> str:
@@ -163,9 +162,9 @@ class Client:
     base_url, api_key: else OPENAI_BASE_URL and OPENAI_API_KEY; with neither, or `offline`, the store is
     replayed and nothing is ever sent. concurrency: calls at once. budget: US dollars this client may spend
     in all; a call that might cross it is not made. timeout: seconds for one attempt. retries: of 429, 5xx,
-    time-outs and broken connections, by the openai package, which alone holds the key. mask: cover e-mail
-    addresses, web addresses and phone numbers before sending. prices: a YAML file or a table. After a call,
-    `summary` says what it did and `spent` what the client has cost so far.
+    time-outs and broken connections, by the openai package, which alone holds the key. prices: a YAML file or
+    a table. E-mail addresses, web addresses and phone numbers are covered before sending. After a call, `summary`
+    says what it did and `spent` what the client has cost so far.
     """
 
     def __init__(
@@ -179,20 +178,13 @@ class Client:
         budget: float | None = None,
         timeout: float = 120.0,
         retries: int = 6,
-        mask: bool = True,
         prices: Mapping[str, Price] | str | Path | None = None,
         offline: bool = False,
     ) -> None:
         self.store = store if isinstance(store, Store) else Store(store)
         self.model = model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
         self.prices = prices if isinstance(prices, Mapping) else load_prices(prices)
-        self.concurrency, self.budget, self.timeout, self.retries, self.mask = (
-            concurrency,
-            budget,
-            timeout,
-            retries,
-            mask,
-        )
+        self.concurrency, self.budget, self.timeout, self.retries = concurrency, budget, timeout, retries
         check_range(self, "budget", "retries")
         check_range(self, "concurrency", least=1)
         check_range(self, "timeout", above=0)
@@ -234,8 +226,6 @@ class Client:
             asks = [ask for _, ask in stored if ask is not None and ask.fingerprint() not in problems]
             if not asks:
                 break
-            covered = [masked(answer.request)[1] for answer, ask in stored if ask is not None and self.mask]
-            self.summary.masked = self.summary.masked or sum(covered, Counter[str]())
             problems |= self._call_all({ask.fingerprint(): [ask] for ask in asks}, self._chat, progress)
             stored = [self._stored(request, check, problems) for request in requests]
         answers, done = [answer for answer, _ in stored], self.summary
@@ -249,20 +239,15 @@ class Client:
 
         Raises LookupError if some are not recorded and the server does not give them.
         """
-        requests = [EmbeddingRequest(model, mask(text)[0] if self.mask else text) for text in texts]
+        requests = [EmbeddingRequest(model, mask(text)) for text in texts]
         self._begin(requests)
-        names = [request.fingerprint() for request in requests]
-        missing = list(
-            {name: ask for name, ask in zip(names, requests, strict=True) if name not in self.store}.values()
-        )
+        missing = [ask for ask in dict.fromkeys(requests) if ask.fingerprint() not in self.store]
         parts = {str(i): missing[i : i + EMBEDDING_BATCH] for i in range(0, len(missing), EMBEDDING_BATCH)}
         problems = self._call_all(parts, self._embeddings, progress) if self.live else {}
-        entries = [entry for name in names if (entry := self.store.get(name)) is not None]
-        if len(entries) < len(names):
+        entries = [entry for ask in requests if (entry := self.store.get(ask.fingerprint())) is not None]
+        if absent := len(requests) - len(entries):
             why = "; ".join(dict.fromkeys(problems.values())) or REMEDY
-            raise LookupError(
-                f"{len(names) - len(entries)} of {len(names)} embeddings by {model} are not recorded. {why}"
-            )
+            raise LookupError(f"{absent} of {len(requests)} embeddings by {model} are not recorded. {why}")
         vectors = [np.frombuffer(base64.b64decode(entry["vector"]), dtype="<f4") for entry in entries]
         return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 0), np.float32)
 
@@ -276,12 +261,10 @@ class Client:
         """The dry run: calls still to make, their tokens and cost (repairs of new replies aside); nothing is sent."""
         asks = self.pending(requests, check)
         unpriced = tuple(sorted({ask.model for ask in asks} - set(self.prices)))
-        usages = [estimate_usage(ask) for ask in asks]
-        costs = [
-            self.prices[a.model].cost(u, batch) for a, u in zip(asks, usages, strict=True) if a.model in self.prices
-        ]
+        usage = sum(map(estimate_usage, asks), Usage())
+        costs = [self.prices[ask.model].cost(estimate_usage(ask), batch) for ask in asks if not unpriced]
         cost = None if unpriced else sum(costs)
-        return Estimate(len(asks), len(requests) - len(asks), sum(usages, Usage()), cost, unpriced)
+        return Estimate(len(asks), len(requests) - len(asks), usage, cost, unpriced)
 
     def _begin(self, requests: Sequence[Request] | Sequence[EmbeddingRequest]) -> None:
         """Read the store again and start a new summary; raises ValueError for a budget that cannot be kept."""
@@ -299,7 +282,7 @@ class Client:
 
         `problems`: why calls failed, by fingerprint.
         """
-        ask = masked(request)[0] if self.mask else request
+        ask = masked(request)
         entry = self.store.get(ask.fingerprint())
         if entry is None:
             absent = f"not recorded: no key and no server. {REMEDY}"

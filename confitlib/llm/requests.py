@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +20,7 @@ Message = Mapping[str, str]
 Entry = dict[str, Any]
 
 CHAT, EMBEDDING = "chat", "embedding"
-ROLES = ("system", "user", "assistant")
-SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
+SAMPLING = ("temperature", "max_tokens")
 BATCH_URL = "/v1/chat/completions"
 REPAIR: dict[Language, str] = {
     "en": "Your reply cannot be used ({problem}). Write it again in full, without that fault and without any comment.",
@@ -33,11 +31,9 @@ SHORTEST, LONGEST, COPIED, RUN = 20, 20_000, 0.8, 5
 
 OPENING = "[\\[\uff3b\u3010\u3014]"  # square brackets, also full-width ones, as a document may imitate them
 MARKER = re.compile(OPENING + r"(?=\s*(?:/\s*)?(?:the\s+)?(?:start|end|beginning)\s+of\b|\s*example\s+resume\b)", re.I)
-MASKS = {
-    "email": re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
-    "url": re.compile(r"(?:https?://|www\.)[^\s<>\"'）】，。]+|\b(?:linkedin|github)\.com/[^\s<>\"'）】，。]+", re.I),
-    "phone": re.compile(r"(?<![\w.-])(?:\+|00)?\(?\d(?:[ ().-]{0,3}\d){8,14}(?![\w-])"),
-}
+EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+URL = re.compile(r"(?:https?://|www\.)[^\s<>\"'）】，。]+|\b(?:linkedin|github)\.com/[^\s<>\"'）】，。]+", re.I)
+PHONE = re.compile(r"(?<![\w.-])(?:\+|00)?\(?\d(?:[ ().-]{0,3}\d){8,14}(?![\w-])")
 NO_PHONE = re.compile(
     r"(?:(?:19|20)\d\d(?:[./-]\d{1,2}){0,2}\D*)+"  # dates and spans of them
     r"|[1-9]\d{3,5} ?- ?[1-9]\d{3,5}"  # a pay range
@@ -50,7 +46,6 @@ class Request:
 
     `sample` tells repeated draws of one prompt apart. `about` (whose document this is) and `source` (its
     text, for the checks) stay on this machine and do not count: requests that differ in them alone are equal.
-    Raises ValueError on messages without a known role or text.
     """
 
     model: str
@@ -58,28 +53,16 @@ class Request:
     temperature: float | None = None
     max_tokens: int | None = None
     sample: int = 0
-    top_p: float | None = None
-    stop: Sequence[str] | None = None
-    seed: int | None = None
     about: str = field(default="", compare=False)
     source: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        messages = tuple(dict(message) for message in self.messages)
-        for number, message in enumerate(messages):
-            if set(message) != {"role", "content"} or message["role"] not in ROLES:
-                raise ValueError(f"message {number} of a request needs a role of {ROLES} and a content")
-        if not messages or not self.model:
-            raise ValueError("a request needs a model and at least one message")
-        object.__setattr__(self, "messages", messages)
-        object.__setattr__(self, "stop", None if self.stop is None else tuple(self.stop))
+        object.__setattr__(self, "messages", tuple(dict(message) for message in self.messages))
 
     def body(self) -> dict[str, Any]:
         """The arguments of the chat-completions endpoint; parameters left to the server are left out."""
         sampling = {name: getattr(self, name) for name in SAMPLING if getattr(self, name) is not None}
-        if "stop" in sampling:
-            sampling["stop"] = list(sampling["stop"])
-        return {"model": self.model, "messages": [dict(message) for message in self.messages], **sampling}
+        return {"model": self.model, "messages": list(self.messages), **sampling}
 
     def payload(self) -> dict[str, Any]:
         """All that decides the reply, as JSON."""
@@ -147,30 +130,21 @@ def leaked(text: str) -> str | None:
     return None if marker is None else text[marker.start() :].splitlines()[0][:40]
 
 
-def mask(text: str) -> tuple[str, Counter[str]]:
-    """A text with e-mail addresses, web addresses and phone numbers as `[email]`, `[url]`, `[phone]`; their counts.
+def mask(text: str) -> str:
+    """A text with e-mail addresses, web addresses and phone numbers as `[email]`, `[url]`, `[phone]`.
 
     Phone numbers are runs of 9 to 15 digits with the usual separators; dates and pay ranges are none.
     Masking a masked text changes nothing.
     """
-    counts: Counter[str] = Counter()
-    for name, pattern in MASKS.items():
-
-        def cover(match: re.Match[str], name: str = name) -> str:
-            if name == "phone" and NO_PHONE.fullmatch(match[0]):
-                return match[0]
-            counts[name] += 1
-            return f"[{name}]"
-
-        text = pattern.sub(cover, text)
-    return text, counts
+    text = EMAIL.sub("[email]", text)
+    text = URL.sub("[url]", text)
+    return PHONE.sub(lambda match: match[0] if NO_PHONE.fullmatch(match[0]) else "[phone]", text)
 
 
-def masked(request: Request) -> tuple[Request, Counter[str]]:
-    """A request whose messages are masked, and what was covered; `about` and `source` stay as they are."""
-    texts, counts = zip(*(mask(message["content"]) for message in request.messages), strict=True)
-    messages = [{**message, "content": text} for message, text in zip(request.messages, texts, strict=True)]
-    return replace(request, messages=messages), sum(counts, Counter[str]())
+def masked(request: Request) -> Request:
+    """A request whose messages are masked; `about` and `source` stay as they are."""
+    messages = [{**message, "content": mask(message["content"])} for message in request.messages]
+    return replace(request, messages=messages)
 
 
 # Replies, and what is wrong with them. The words of a problem stand in the repair request, so they decide its
@@ -239,11 +213,6 @@ def judge(request: Request, entry: Entry, check: Check | None) -> str | None:
     return check(request, text) if check is not None else None
 
 
-def all_of(*checks: Check) -> Check:
-    """The first fault that any of several checks finds."""
-    return lambda request, text: next((fault for one in checks if (fault := one(request, text))), None)
-
-
 def not_empty(request: Request, text: str) -> str | None:
     """A reply has text."""
     return None if text.strip() else "empty reply"
@@ -306,7 +275,7 @@ def write_requests(path: Path, task: str, requests: Iterable[Request], batch: bo
             name = {"custom_id": request.fingerprint(), "method": "POST", "url": BATCH_URL}
             lines.append({**name, "body": request.body()})
         else:
-            about = {"task": task, "about": request.about, "source": mask(request.source)[0]}
+            about = {"task": task, "about": request.about, "source": mask(request.source)}
             lines.append({"fingerprint": request.fingerprint(), **about, **request.payload()})
     with atomic(path) as partial:
         partial.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines), encoding="utf-8")
