@@ -64,10 +64,12 @@ class Task:
 
     def check(self, request: Request, reply: str) -> str | None:
         """What is wrong with a reply to a request of the task, or None."""
-        checks: list[Check] = [common, no_example]
-        checks += [self_checked] if self.checked else []
-        checks += [sections_kept] if self.checked or self.same_side else []
-        return next((fault for check in checks if (fault := check(request, reply))), None)
+        fault = common(request, reply) or no_example(request, reply)
+        if self.checked:
+            fault = fault or read_self_check(reply)[1]
+        if self.checked or self.same_side:
+            fault = fault or sections_kept(request, reply)
+        return fault
 
     def document_in(self, reply: str) -> str:
         """The document of a reply, without self-check, code fence and blank lines around it."""
@@ -204,6 +206,8 @@ class PromptBuilder:
         self.language = language_of_corpus(corpus, side)
         self.parts = load_prompt(task.name, "official" if official else self.language)
         self.pairs = AcceptedPairs(corpus, side) if task.shots else None
+        self.check: Check = not_empty if official else task.check  # the released code looks at nothing
+        self.document_in = official_clean if official else task.document_in
 
     def requests(self, ids: Sequence[str], model: str, variants: int = 1) -> list[Request]:
         """`variants` requests for every document in a row; sampling is left to the server, as in the released code."""
@@ -216,7 +220,12 @@ class PromptBuilder:
 
     def prompt(self, name: str) -> str:
         """The prompt for one document; texts of documents are fenced and cannot close their fence."""
-        shown = [self._fenced_pair(*pair) for pair in self.examples(name).itertuples(index=False)]
+        shown = []
+        for own, partner in self.examples(name).itertuples(index=False):
+            pair = {self.side: own, other(self.side): partner}
+            shown.append(
+                {f"example_{one}": fence(f"example {one}", str(self.texts[one][i])) for one, i in pair.items()}
+            )
         document = str(self.texts[self.side][name])
         if self.official and not shown:
             raise ValueError(f"the released prompt needs an example, and {self.side} {name!r} may see no accepted pair")
@@ -242,19 +251,6 @@ class PromptBuilder:
         options = np.flatnonzero(table["own"] == name) if self.task.checked else self.pairs.allowed(name)
         rng = generator_of(self.seed, name)
         return table.iloc[rng.choice(options, min(self.task.shots, len(options)), replace=False)]
-
-    def _fenced_pair(self, own: str, partner: str) -> dict[str, str]:
-        pair = {self.side: own, other(self.side): partner}
-        return {f"example_{one}": fence(f"example {one}", str(self.texts[one][name])) for one, name in pair.items()}
-
-    @property
-    def check(self) -> Check:
-        """What is wrong with a reply to one of these requests, or None; the released code looks at nothing."""
-        return not_empty if self.official else self.task.check
-
-    def document_in(self, reply: str) -> str:
-        """The document of a reply."""
-        return official_clean(reply) if self.official else self.task.document_in(reply)
 
 
 def requests_of(task: Task, corpus: Corpus, model: str, seed: int) -> list[Request]:
@@ -306,11 +302,6 @@ def overlap(text: str, within: str) -> float:
     size = min(RUN, len(tokens))
     wanted = runs(tokens, size)
     return len(wanted & runs(words(within), size)) / max(1, len(wanted))
-
-
-def self_checked(request: Request, reply: str) -> str | None:
-    """A SyNeg reply ends in a self-check that calls its document unsuitable."""
-    return read_self_check(reply)[1]
 
 
 def sections_kept(request: Request, reply: str) -> str | None:
