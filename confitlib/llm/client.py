@@ -194,11 +194,11 @@ class Client:
         self._lock = threading.Lock()  # held to change spent, _reserved, _stopped, summary or store
         self._api: OpenAI | None = None
         url, key = base_url or os.environ.get(URL_VARIABLE), api_key or os.environ.get(KEY_VARIABLE)
-        if url and re.search(r"//[^/]*@", url):
-            raise ValueError(f"the base URL holds a password: give the key in {KEY_VARIABLE} instead")
         if (url or key) and not offline:
             from openai import OpenAI
 
+            if re.search(r"//[^/]*@", url or ""):
+                raise ValueError(f"the base URL holds a password: give the key in {KEY_VARIABLE} instead")
             self._api = OpenAI(api_key=key or NO_KEY, base_url=url, max_retries=retries, timeout=timeout)
 
     def __repr__(self) -> str:
