@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from confitlib.augment.prompts import language_of_corpus, load_prompt
+from confitlib.augment.tasks import language_of_corpus, load_prompt
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.llm import Client, Request, prompt
-from confitlib.llm.safety import fence
+from confitlib.llm.requests import fence
 from confitlib.mining.band import band_window
 from confitlib.mining.kernel import full_ranking
 from confitlib.mining.negatives import Negatives, mined_counts, score_gaps

@@ -18,7 +18,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from confitlib.audit import false_negatives
-from confitlib.augment.writing import recorded_answers
+from confitlib.augment import recorded_answers
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
 from confitlib.evaluation.ranking import Relevance

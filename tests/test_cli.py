@@ -82,7 +82,7 @@ def test_errors_read_alike_in_every_command(arguments, error, monkeypatch):
         raise error
 
     monkeypatch.setattr("confitlib.records.load_claims", fail)
-    monkeypatch.setattr("confitlib.llm.pricing.load_prices", fail)
+    monkeypatch.setattr("confitlib.llm.client.load_prices", fail)
     result = confit(*arguments)
     assert result.exit_code == 1 and result.output == f"[FAIL] {error.args[0]}\n"
 

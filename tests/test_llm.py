@@ -19,12 +19,19 @@ from llm_server import GOOD, KEY, Server, completion
 from typer.testing import CliRunner
 
 from confitlib import cli
-from confitlib.llm import TASKS, Answer, Client, Price, Request, Store, Task, batch, checks, explain, prompt, register
-from confitlib.llm import store as stores
-from confitlib.llm.pricing import load_prices
-from confitlib.llm.safety import MARKER, escape, fence, leaked, mask
-from confitlib.llm.secret import Secret
-from confitlib.llm.vectors import decode_vector, encode_vector
+from confitlib.llm import Answer, Client, Price, Request, Store, prompt
+from confitlib.llm.client import load_prices
+from confitlib.llm.requests import (
+    MARKER,
+    common,
+    escape,
+    fence,
+    import_answers,
+    leaked,
+    mask,
+    read_requests,
+    write_requests,
+)
 from confitlib.util import read_entries
 
 PRICES = {"m": Price(1.0, 2.0, batch=0.5)}
@@ -76,14 +83,12 @@ def test_a_second_run_asks_nothing_and_a_replay_needs_no_key(tmp_path):
         assert server.prompts == {"a": 1, "b": 1}
     replayed = run(Client(tmp_path / "s.jsonl"), asked("a", "b", "a"))
     assert [one.text for one in replayed] == [one.text for one in again] == [one.text for one in first]
-    assert {one.origin for one in first} == {"called"} and {one.origin for one in replayed} == {"recorded"}
 
 
 def test_samples_are_different_requests_and_endpoints_are_not(tmp_path):
     one, two = asked("a")[0], asked("a", sample=1)[0]
     assert one.fingerprint() != two.fingerprint() and one == replace(one, about="x", source="y")
     assert one.payload() == {"kind": "chat", "model": "m", "messages": prompt("a"), "sample": 0}
-    assert Request.from_payload(two.payload()) == two and hash(one) == hash(asked("a")[0])
     with Server() as here, Server() as there:
         run(client_of(here, tmp_path), [one, two])
         run(client_of(there, tmp_path), [one, two])
@@ -92,28 +97,19 @@ def test_samples_are_different_requests_and_endpoints_are_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"temperature": 0.5}, {"max_tokens": 9}, {"top_p": 0.5}, {"stop": ("x",)}, {"seed": 1}, {"sample": 2},
-     {"model": "n"}, {"messages": prompt("b")}],
-)  # fmt: skip
+    "change", [{"temperature": 0.5}, {"max_tokens": 9}, {"sample": 2}, {"model": "n"}, {"messages": prompt("b")}]
+)
 def test_whatever_decides_a_reply_is_in_the_fingerprint(change):
     request = asked("a")[0]
     assert replace(request, **change).fingerprint() != request.fingerprint()
 
 
-@pytest.mark.parametrize("messages", [[], [{"role": "doctor", "content": "a"}], [{"role": "user"}]])
-def test_requests_that_make_no_sense_are_refused(messages):
-    with pytest.raises(ValueError, match="message"):
-        Request("m", messages)
-
-
 def test_without_key_and_record_the_answers_say_what_to_do(tmp_path):
     answers = run(Client(tmp_path / "none.jsonl"), asked("a", "b"))
     assert [answer.text for answer in answers] == [None, None]
-    line = explain(answers)
-    assert line.startswith("2 of 2 requests have no answer (2 not recorded).") and "\n" not in line
+    line = answers[0].problem
+    assert line.startswith("not recorded: ") and "\n" not in line
     assert "OPENAI_API_KEY" in line and "offline writer" in line and not (tmp_path / "none.jsonl").exists()
-    assert explain([]) == ""
 
 
 def test_the_environment_names_endpoint_key_and_model(tmp_path, monkeypatch):
@@ -132,13 +128,13 @@ def test_the_key_is_nowhere(tmp_path, caplog, capfd):
         server.faults = {"denied": [401], "broken": [400]}
         client = client_of(server, tmp_path)
         answers = client.complete(asked("a", "denied", "broken"))
-        batchless = [repr(client), str(vars(client)), str(answers), str(client.summary), explain(answers)]
+        shown = [repr(client), str(vars(client)), str(answers), str(client.summary)]
     assert server.keys == {f"Bearer {KEY}"} and any("fault 401 for Bearer ***" in str(one.problem) for one in answers)
     written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     output = capfd.readouterr()
-    assert all(KEY not in text for text in [*batchless, *written, caplog.text, output.out, output.err])
-    with pytest.raises(TypeError, match="not stored"):
-        pickle.dumps(Secret(KEY))
+    assert all(KEY not in text for text in [*shown, *written, caplog.text, output.out, output.err])
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(client)
     with pytest.raises(ValueError, match="password"):
         Client(tmp_path / "s.jsonl", base_url="http://me:word@host/v1")
 
@@ -153,13 +149,6 @@ def test_a_wrong_key_stops_the_run_instead_of_being_refused_every_time(tmp_path)
 def test_a_server_that_is_not_there_is_a_problem_not_an_exception(tmp_path):
     (answer,) = run(Client(tmp_path / "s.jsonl", base_url="http://127.0.0.1:9/v1", retries=0), asked("a"))
     assert answer.problem.startswith("no reply: APIConnectionError")
-
-
-def test_the_deadline_ends_a_call_with_all_its_retries(tmp_path):
-    with Server() as server:
-        server.faults = {"a": [500] * 50}
-        (answer,) = run(client_of(server, tmp_path, deadline=0.8, retries=50), asked("a"))
-    assert answer.problem == "no reply: none within 0.8 s"
 
 
 def test_no_more_calls_at_once_than_asked_for(tmp_path):
@@ -199,11 +188,11 @@ def test_a_repair_quotes_the_fault_and_replays(tmp_path):
         client = client_of(server, tmp_path)
         (answer,) = run(client, asked("a"), check=check)
         assert answer.text == GOOD and answer.repaired and client.summary.repaired == 1
-        assert answer.usage.input == 20
+        assert client.summary.usage.input == 20
         sent = server.bodies[-1]["messages"]
     assert [one["role"] for one in sent] == ["user", "assistant", "user"] and "the word is bad" in sent[-1]["content"]
     (replayed,) = run(Client(tmp_path / "s.jsonl"), asked("a"), check=check)
-    assert replayed.text == GOOD and replayed.repaired and replayed.fingerprint != asked("a")[0].fingerprint()
+    assert replayed.text == GOOD and replayed.repaired
 
 
 def test_pending_names_requests_and_repairs_still_to_ask(tmp_path):
@@ -212,8 +201,7 @@ def test_pending_names_requests_and_repairs_still_to_ask(tmp_path):
     client.store.add(one, text="bad", finish_reason="stop")
     client.store.add(two, text=GOOD, finish_reason="stop")
     found = client.pending([one, two, three, three], lambda _, text: "fault" if text == "bad" else None)
-    assert [request for request, _ in found] == [one, three]
-    assert len(found[0][1].messages) == 3 and found[1][1] == three
+    assert len(found) == 2 and len(found[0].messages) == 3 and found[1] == three
 
 
 def test_a_plain_call_works_inside_a_running_event_loop(tmp_path):
@@ -294,7 +282,7 @@ def test_after_a_kill_in_the_middle_of_200_calls_only_the_missing_ones_are_made(
         with pytest.warns(UserWarning, match="cut off"):
             answers = run(client, asked(*(f"q{i}" for i in range(200))))
         assert sum(server.prompts.values()) == 200 - kept and set(server.prompts.values()) == {1}
-    assert all(answer.text == GOOD for answer in answers) and not stores.verify(path)
+    assert all(answer.text == GOOD for answer in answers)
 
 
 INTERRUPTED = """
@@ -320,7 +308,7 @@ def test_an_interruption_keeps_everything_answered(tmp_path):
         while sum(server.prompts.values()) < 20:
             time.sleep(0.005)
         done.send_signal(signal.SIGINT)
-        out, err = done.communicate(timeout=20)
+        out, err = done.communicate(timeout=120)
     assert out == "interrupted\n" and "new replies are kept in" in err and "Traceback" not in err
     assert 15 <= len(Store(path)) < 200
 
@@ -339,7 +327,7 @@ def test_two_processes_append_at_once_and_agree_on_every_reply(tmp_path):
     both = [subprocess.Popen([sys.executable, "-c", APPENDING, str(path), name]) for name in "xy"]
     assert [process.wait() for process in both] == [0, 0]
     store = Store(path)
-    assert len(store) == len(read_entries(path)) == 150 and store.duplicates == 0 and not stores.verify(path)
+    assert len(store) == len(read_entries(path)) == 150 and store.duplicates == 0
 
 
 def test_the_first_reply_counts_and_repeats_collapse(tmp_path):
@@ -349,15 +337,16 @@ def test_the_first_reply_counts_and_repeats_collapse(tmp_path):
     assert other.add(request, text="second", finish_reason="stop")["text"] == "first"
     path.write_bytes(path.read_bytes() * 2)
     assert len(Store(path)) == 1 and Store(path).duplicates == 1
-    assert "1 repeated" in stores.verify(path)[0]
 
 
 def test_damage_in_the_middle_of_a_store_names_the_line(tmp_path):
     path = tmp_path / "s.jsonl"
     Store(path).add(asked("a")[0], text="x", finish_reason="stop")
-    path.write_text(path.read_text() + '{"no": 1}\n')
-    with pytest.raises(ValueError, match="line 2"):
-        Store(path)
+    whole = path.read_text()
+    for line in ('{"no": 1}\n', "[]\n", whole.replace('"a"', '"b"')):
+        path.write_text(whole + line)
+        with pytest.raises(ValueError, match="line 2 is not a reply to its request"):
+            Store(path)
 
 
 def embeddings(body: dict) -> dict:
@@ -376,28 +365,18 @@ def test_embeddings_come_in_order_and_replay(tmp_path):
     np.testing.assert_array_equal(Client(tmp_path / "s.jsonl").embed([texts[3]], model="m"), vectors[3:4])
     with pytest.raises(LookupError, match=r"1 of 1 embeddings .* not recorded"):
         Client(tmp_path / "s.jsonl").embed(["new"], model="m")
-    assert not stores.verify(tmp_path / "s.jsonl")
-
-
-@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=9))
-def test_vectors_are_stored_exactly(values):
-    vector = np.array(values, dtype=np.float32)
-    np.testing.assert_array_equal(decode_vector(encode_vector(vector)), vector)
 
 
 def test_contact_details_never_leave_the_machine(tmp_path):
     text = "Mail jo.doe+x@mail.example.org, call +49 (171) 234-5678 or see https://x.io/me?a=1. 2019 - 2021, 2010-2014."
-    covered, counts = mask(text)
-    assert covered == "Mail [email], call [phone] or see [url] 2019 - 2021, 2010-2014."
-    assert counts == {"email": 1, "phone": 1, "url": 1} and mask(covered) == (covered, {})
+    covered = mask(text)
+    assert covered == "Mail [email], call [phone] or see [url] 2019 - 2021, 2010-2014." == mask(covered)
     with Server() as server:
         client = client_of(server, tmp_path)
         (answer,) = run(client, [Request("m", prompt(text), source=text)])
         assert "jo.doe" not in str(server.bodies) and "jo.doe" not in (tmp_path / "s.jsonl").read_text()
-        assert client.summary.masked == {"email": 1, "phone": 1, "url": 1} and answer.request.source == text
-        assert run(client, [Request("m", prompt(text))])[0].origin == "recorded"
-        run(client_of(server, tmp_path, mask=False), [Request("m", prompt(text))])
-        assert "jo.doe" in str(server.bodies[-1])
+        assert answer.request.source == text
+        assert run(client, [Request("m", prompt(text))])[0].text == GOOD and len(server.bodies) == 1
 
 
 @pytest.mark.parametrize(
@@ -407,7 +386,7 @@ def test_contact_details_never_leave_the_machine(tmp_path):
      ("iso 9001:2015, 12345678", False), ("id 4f123456789", False)],
 )  # fmt: skip
 def test_phone_numbers_are_told_from_dates_and_pay(text, covered):
-    assert (mask(text)[1]["phone"] == 1) == covered
+    assert ("[phone]" in mask(text)) == covered
 
 
 @given(st.text(alphabet="[]［【 \nthesartnd of", max_size=60))
@@ -429,27 +408,38 @@ def test_markers_that_imitate_the_prompt_are_found():
 )  # fmt: skip
 def test_common_checks(text, fault):
     source = "We look for a welder who takes responsibility for the quality of our seams and knows the standards."
-    found = checks.common(Request("m", prompt("x"), source=source), text)
+    found = common(Request("m", prompt("x"), source=source), text)
     assert (found is None) if fault is None else found.startswith(fault)
-    assert checks.common(Request("m", prompt("x"), source=source), source).startswith("copy of the input: 100%")
+    assert common(Request("m", prompt("x"), source=source), source).startswith("copy of the input: 100%")
 
 
 def confit(*arguments: object):
     return CliRunner().invoke(cli.app, ["llm", *map(str, arguments)])
 
 
-@pytest.fixture
-def task(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("confitlib.cli_llm._load_tasks", lambda: None)
-    monkeypatch.setitem(TASKS, "echo", Task("echo", lambda corpus, model, seed: build(corpus, model)))
+ODD_USAGE = (None, "ten", [10], {"prompt_tokens": float("nan"), "completion_tokens": -3}, {"prompt_tokens": "10"})
 
 
-def test_half_an_emoji_is_stored_as_a_question_mark(tmp_path):
-    with Server(lambda body: completion(GOOD + " \ud83d")) as server:
-        client = client_of(server, tmp_path)
-        assert [answer.text for answer in run(client, asked("a"))] == [GOOD + " ?"]
-    assert len(Store(tmp_path / "s.jsonl")) == 1
+@pytest.mark.parametrize("usage", ODD_USAGE)
+def test_odd_replies_are_stored_sanely_and_paid_once(usage, tmp_path):
+    odd = {**completion(GOOD + " \ud83d"), "usage": usage, "model": "served\ud83d"}
+    odd["choices"][0]["finish_reason"] = "stop\ud83d"
+    with Server(lambda body: odd) as server:
+        for _ in range(2):
+            client = client_of(server, tmp_path, budget=1.0)
+            assert [answer.text for answer in run(client, asked("a"))] == [GOOD + " ?"]
+        assert server.prompts == {"a": 1}
+    (entry,) = Store(tmp_path / "s.jsonl")
+    assert entry["usage"] == {"input": None, "output": None} and entry["served_by"] == "served?"
+    assert "1 (1 stop?); 0 + 0 tokens" in confit("stats", tmp_path / "s.jsonl").output
+
+
+def test_what_a_server_does_not_count_is_charged_as_estimated(tmp_path):
+    with Server(lambda body: {**completion(), "usage": None}) as server:
+        client = client_of(server, tmp_path, budget=1.0)
+        cost = client.estimate(asked("a")).cost
+        run(client, asked("a"))
+    assert client.spent == pytest.approx(cost) and cost > 0
 
 
 def test_an_error_in_a_check_loses_no_reply_under_way(tmp_path):
@@ -464,155 +454,87 @@ def test_an_error_in_a_check_loses_no_reply_under_way(tmp_path):
     assert len(Store(tmp_path / "s.jsonl")) == 4
 
 
-def build(corpus, model: str) -> list[Request]:
-    ids = corpus.jobs.index[:4]
-    return [Request(model, prompt(f"Job {i}, mail a@b.org"), about=i, source="A post, mail a@b.org") for i in ids]
+def waiting(folder: Path, n: int = 4) -> list[Request]:
+    """Requests in a file, as a task would write them."""
+    made = [Request("m", prompt(f"Job {i}"), about=f"J{i}", source="A post, mail a@b.org") for i in range(n)]
+    assert write_requests(folder / "requests.jsonl", "echo", made) == n
+    return made
 
 
-def test_requests_go_out_as_a_file_and_answers_come_back_checked(task, tmp_path):
-    result = confit("requests", "--task", "echo", "--preset", "tiny")
-    assert result.exit_code == 0 and "4 requests in records/pending/echo_tiny.jsonl" in result.output
-    waiting = read_entries(tmp_path / "records/pending/echo_tiny.jsonl")
-    assert "a@b.org" not in str(waiting) and waiting[0]["messages"][0]["content"].endswith("mail [email]")
-    names = [line["fingerprint"] for line in waiting]
+def answers_in(folder: Path, *lines: dict) -> tuple[Store, int, int, list[str]]:
+    """What became of a file of answers."""
+    path, store = folder / "answers.jsonl", Store(folder / "s.jsonl")
+    path.write_text("\n" + "".join(json.dumps(line) + "\n" for line in lines))
+    return store, *import_answers(store, read_requests(folder / "requests.jsonl"), path, lambda task: common)
+
+
+def test_requests_go_out_as_a_file_and_answers_come_back_checked(tmp_path):
+    made = waiting(tmp_path)
+    names = [request.fingerprint() for request in made]
+    assert "a@b.org" not in (tmp_path / "requests.jsonl").read_text()
     lines = [{"fingerprint": names[0], "text": GOOD, "model": "own", "usage": {"input": 3, "output": 4}},
              {"fingerprint": names[1], "text": "no"}, {"fingerprint": "f" * 64, "text": GOOD},
              {"fingerprint": names[2], "text": GOOD, "finish_reason": "length"}, {"fingerprint": names[3]},
-             {"fingerprint": names[3], "text": GOOD, "usage": {"input": 3}}]  # fmt: skip
-    Path("answers.jsonl").write_text("\n" + "".join(json.dumps(line) + "\n" for line in lines))
-    result = confit("import", "answers.jsonl")
-    assert result.exit_code == 1 and "1 answers taken, 0 already there, 5 rejected" in result.output
-    for fault in (
-        f"line 3 ({waiting[1]['about']}): too short",
-        "line 4: no request",
-        "cut off",
-        "no text",
-        "usage is no mapping",
-    ):
-        assert fault in result.output
-    assert "3 requests in" in confit("requests", "--task", "echo", "--preset", "tiny").output
-    (entry,) = Store("records/llm/answers.jsonl")
+             {"fingerprint": names[3], "text": 5}]  # fmt: skip
+    store, taken, there, rejected = answers_in(tmp_path, *lines)
+    assert (taken, there, len(rejected)) == (1, 0, 5) and "line 3 (J1): too short" in rejected[0]
+    for fault, message in zip(("line 4: no request", "cut off", "empty reply", "no text"), rejected[1:], strict=True):
+        assert fault in message
+    (entry,) = store
     assert (entry["served_by"], entry["usage"], entry["origin"]) == ("own", {"input": 3, "output": 4}, "import")
-    assert confit("requests", "--task", "nothing").exit_code == 1
+    assert answers_in(tmp_path, lines[0])[1:] == (0, 1, [])
 
 
-def test_commands_find_the_projects_store_and_requests_from_a_folder_below(task, project, monkeypatch):
+def test_a_batch_goes_out_and_comes_back_in_the_providers_format(tmp_path):
+    made = waiting(tmp_path, 2)
+    write_requests(tmp_path / "batch.jsonl", "echo", made, batch=True)
+    sent = read_entries(tmp_path / "batch.jsonl")
+    assert [line["body"] for line in sent] == [request.body() for request in made]
+    assert all(line["method"] == "POST" and line["url"] == "/v1/chat/completions" for line in sent)
+    bodies = [completion(), {"error": {"message": "no luck"}}]
+    lines = [{"custom_id": one["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
+             for one, body in zip(sent, bodies, strict=True)]  # fmt: skip
+    store, taken, _, rejected = answers_in(tmp_path, *lines)
+    assert taken == 1 and "line 3 (J1): no luck" in rejected[0]
+    assert run(Client(store), made)[0].text == GOOD and next(iter(store))["origin"] == "batch"
+
+
+def test_an_altered_file_of_requests_is_refused(tmp_path):
+    waiting(tmp_path)
+    path = tmp_path / "requests.jsonl"
+    for line, fault in ((path.read_text().replace("Job", "Jobs", 1), "altered"), ('{"model": "m"}\n', "not a request")):
+        path.write_text("\n" + line)
+        with pytest.raises(ValueError, match=f"line 2: {fault}"):
+            read_requests(path)
+
+
+def test_commands_write_requests_of_a_task_and_take_its_answers(project, monkeypatch):
     monkeypatch.chdir(project / "notebooks")
-    assert confit("requests", "--task", "echo", "--preset", "tiny").exit_code == 0
-    name = read_entries(project / "records/pending/echo_tiny.jsonl")[0]["fingerprint"]
-    Path("answers.jsonl").write_text(json.dumps({"fingerprint": name, "text": GOOD}) + "\n")
-    assert confit("import", "answers.jsonl").exit_code == 0
+    result = confit("requests", "--task", "hyde", "--preset", "tiny", "--model", "gpt-4o-mini", "--format", "batch")
+    assert result.exit_code == 0 and "calls to make, 0 recorded" in result.output, result.output
+    path = project / "build/requests/hyde_tiny_0.jsonl"
+    lines, sent = read_entries(path), read_entries(path.with_suffix(".batch.jsonl"))
+    assert [line["fingerprint"] for line in lines] == [line["custom_id"] for line in sent]
+    assert f"{len(lines)} requests in" in result.output and f"{len(lines)} calls to make" in result.output
+    Path("answers.jsonl").write_text(json.dumps({"fingerprint": lines[0]["fingerprint"], "text": GOOD}) + "\n")
+    result = confit("import", "answers.jsonl", "--requests", path)
+    assert result.exit_code == 0 and "1 answers taken, 0 already there, 0 rejected" in result.output
     assert len(Store(project / "records/llm/answers.jsonl")) == 1
-    assert confit("import", "answers.jsonl", "--store", "own.jsonl").exit_code == 0
+    assert confit("import", "answers.jsonl", "--requests", path, "--store", "own.jsonl").exit_code == 0
     assert len(Store(project / "notebooks/own.jsonl")) == 1
+    again = confit("requests", "--task", "hyde", "--preset", "tiny", "--model", "gpt-4o-mini", "--out", "open.jsonl")
+    assert f"{len(lines) - 1} requests in" in again.output and "1 recorded" in again.output
+    Path("answers.jsonl").write_text(json.dumps({"fingerprint": lines[1]["fingerprint"], "text": "no"}) + "\n")
+    assert confit("import", "answers.jsonl", "--requests", path).exit_code == 1
+    assert "use one of hyre" in confit("requests", "--task", "nothing").output
 
 
-def test_an_altered_file_of_requests_is_refused(task):
-    confit("requests", "--task", "echo", "--preset", "tiny")
-    path = Path("records/pending/echo_tiny.jsonl")
-    path.write_text("\n" + path.read_text().replace("Job", "Jobs", 1))
-    Path("answers.jsonl").write_text("")
-    assert "line 2: altered" in confit("import", "answers.jsonl").output
-
-
-def test_stores_are_counted_verified_merged_and_exported(tmp_path):
-    for name, question in (("a", "one"), ("b", "two")):
-        store = Store(tmp_path / f"{name}.jsonl")
+def test_stores_are_counted_and_joined_by_appending(tmp_path):
+    for name, question, origin in (("a", "one", "api"), ("b", "two", "batch")):
         usage = {"input": 1_000_000, "output": 0}
-        store.add(Request("gpt-4o-mini", prompt(question)), text=GOOD, finish_reason="stop", usage=usage)
+        request = Request("gpt-4o-mini", prompt(question))
+        Store(tmp_path / f"{name}.jsonl").add(request, text=GOOD, finish_reason="stop", usage=usage, origin=origin)
     a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    assert "1 new replies" in confit("merge", a, b).output and "0 new replies" in confit("merge", a, b).output
-    assert "gpt-4o-mini: 2 (2 stop); 2,000,000 + 0 tokens, $0.3000" in confit("stats", a).output
-    assert confit("verify", a).exit_code == 0
-    assert confit("export", a, "--out", tmp_path / "a.csv").exit_code == 0
-    assert GOOD in (tmp_path / "a.csv").read_text()
-    a.write_text(a.read_text().replace("one", "uno"))
-    assert confit("verify", a).exit_code == 1 and confit("stats", tmp_path / "c.jsonl").exit_code == 1
-
-
-class BatchApi:
-    """The routes of the Batch API, for a server of the tests: what was uploaded, made, and made ready."""
-
-    def __init__(self, server: Server) -> None:
-        self.uploads: list[bytes] = []
-        self.made: list[dict] = []
-        self.ready = False
-        routes = server.routes
-        routes["POST", "/v1/files"] = self.upload
-        routes["POST", "/v1/batches"] = self.make
-        routes["GET", "/v1/batches"] = lambda _: json.dumps({"object": "list", "data": self.made}).encode()
-        routes["GET", "/v1/batches/b1"] = lambda _: json.dumps(self.state()).encode()
-        routes["GET", "/v1/files/out/content"] = self.output
-
-    def upload(self, content: bytes) -> bytes:
-        self.uploads.append(content)
-        return json.dumps({"id": f"file{len(self.uploads)}", "object": "file"}).encode()
-
-    def make(self, content: bytes) -> bytes:
-        self.made.append({"id": "b1", "object": "batch", "status": "validating", **json.loads(content)})
-        return json.dumps(self.made[-1]).encode()
-
-    def state(self) -> dict:
-        return {**self.made[0], **({"status": "completed", "output_file_id": "out"} if self.ready else {})}
-
-    def output(self, _: bytes) -> bytes:
-        sent = [json.loads(line) for line in self.uploads[0].decode().splitlines() if line.startswith('{"custom_id"')]
-        bodies = [completion(), {"error": {"message": "no luck"}}]
-        lines = [{"custom_id": one["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
-                 for one, body in zip(sent, bodies, strict=True)]  # fmt: skip
-        return "".join(json.dumps(line) + "\n" for line in lines).encode()
-
-
-def test_a_batch_is_handed_in_once_resumed_and_collected(tmp_path):
-    with Server() as server:
-        api, client = BatchApi(server), client_of(server, tmp_path)
-        job = batch.submit(client, asked("a", "b"))
-        assert job.id == "b1" and batch.submit(client, asked("b", "a")) is None, "an open batch is not paid for twice"
-        (resumed,) = batch.jobs(Store(tmp_path / "s.jsonl"))
-        assert resumed == job and batch.collect(client, resumed).status == "validating"
-        api.ready = True
-        assert batch.collect(client, resumed).status == "collected"
-        assert resumed.failures == {asked("b")[0].fingerprint(): "no luck"}
-        assert run(client, asked("a"))[0].text == GOOD and not server.prompts
-        assert KEY not in Path(job.path).read_text()
-        with pytest.raises(ValueError, match="crosses the budget"):
-            batch.submit(client_of(server, tmp_path, budget=1e-6), asked("c"))
-
-
-def test_a_batch_that_was_turned_down_says_why(tmp_path):
-    with Server() as server:
-        api, client = BatchApi(server), client_of(server, tmp_path)
-        job = batch.submit(client, asked("a"))
-        why = {"object": "list", "data": [{"line": 1, "code": "x", "message": f"no such model for {KEY}"}]}
-        api.made[0] |= {"status": "failed", "errors": why}
-        assert batch.collect(client, job).status == "failed"
-        assert job.failures["line 1"].startswith("no such model") and KEY not in job.failures["line 1"]
-
-
-def test_open_batches_count_against_the_budget_until_their_replies_are_paid(tmp_path):
-    with Server() as server:
-        api, client = BatchApi(server), client_of(server, tmp_path)
-        client.budget = 1.2 * client.estimate(asked("a", "b"), batch=True).cost
-        job = batch.submit(client, asked("a", "b"))
-        with pytest.raises(ValueError, match="2 requests in open batches"):
-            batch.submit(client, asked("c"))
-        api.ready = True
-        batch.collect(client, job)
-        batch.collect(client, job)  # known by now: not counted again
-        assert client.spent == pytest.approx(0.5 * (10 * 1.0 + 5 * 2.0) / 1e6)  # of the one that was answered
-        assert batch.submit(client, asked("c")) is not None
-
-
-def test_a_batch_whose_id_was_lost_is_found_by_its_input(tmp_path):
-    with Server() as server:
-        api, client = BatchApi(server), client_of(server, tmp_path)
-        job = batch.submit(client, asked("a", "b"))
-        job.id, job.status = None, "new"
-        job.save()
-        (lost,) = batch.jobs(client.store)
-        assert batch.collect(client, lost).id == "b1" and len(api.made) == len(api.uploads) == 1
-
-
-def test_tasks_register_by_name(monkeypatch):
-    monkeypatch.setitem(TASKS, "x", None)
-    assert register(Task("x", lambda corpus, model, seed: [])) is TASKS["x"]
+    a.write_text(a.read_text() + b.read_text())
+    assert "gpt-4o-mini: 2 (2 stop); 2,000,000 + 0 tokens, $0.2250" in confit("stats", a).output
+    assert confit("stats", tmp_path / "c.jsonl").exit_code == 1

@@ -13,8 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from confitlib.llm import Client, Request, explain, prompt
-from confitlib.llm.store import verify
+from confitlib.llm import Client, Request, prompt
 
 pytest.importorskip("fastapi", reason="transformers[serving] is not installed")
 pytestmark = pytest.mark.slow
@@ -76,9 +75,8 @@ def test_an_independent_server_is_understood_and_its_replies_replay(peer, tmp_pa
     client = Client(tmp_path / "s.jsonl", base_url=url, concurrency=2, retries=1)
     requests = [Request(model, prompt(f"Write a resume for job {i}."), max_tokens=12) for i in range(3)]
     answers = client.complete(requests, progress=False)
-    assert "3 cut off at the token limit" in explain(answers), "a random model rambles until it is cut off"
-    assert all(answer.finish_reason == "length" and answer.usage.output == 2 * 12 for answer in answers)
-    assert all(answer.usage.input > 5 for answer in answers) and client.summary.called == 6
+    problems = [answer.problem for answer in answers]
+    assert problems == ["cut off at the token limit"] * 3, "a random model rambles until it is cut off"
+    assert client.summary.called == 6 and client.summary.usage.output == 6 * 12 and client.summary.usage.input > 30
     assert len(client.store) == 6 and all(entry["text"] and entry["served_by"] for entry in client.store)
-    replayed = Client(tmp_path / "s.jsonl").complete(requests, progress=False)
-    assert [one.problem for one in replayed] == [one.problem for one in answers] and not verify(tmp_path / "s.jsonl")
+    assert [one.problem for one in Client(tmp_path / "s.jsonl").complete(requests, progress=False)] == problems

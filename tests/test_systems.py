@@ -319,7 +319,7 @@ def test_openai_embeddings_are_replayed(small, tmp_path, monkeypatch):
 
 
 def encoded(vector):
-    from confitlib.llm.vectors import encode_vector
+    from confitlib.llm.client import encode_vector
 
     return encode_vector(vector)
 

@@ -1,21 +1,27 @@
 """Augmentation with and without an LLM: hypothetical documents, copies, synthetic negatives."""
 
-from confitlib.augment.documents import hyjob, hyre, paraphrase, synthetic_negatives
+from confitlib.augment.documents import (
+    Generator,
+    generate,
+    hyjob,
+    hyre,
+    paraphrase,
+    recorded_answers,
+    synthetic_negatives,
+)
 from confitlib.augment.edits import eda
-from confitlib.augment.offline import OfflineWriter
+from confitlib.augment.offline import hypothetical_offline
 from confitlib.augment.tasks import TASKS
-from confitlib.augment.writing import AnyWriter, write
-from confitlib.augment.written import Written
 
 __all__ = [
     "TASKS",
-    "AnyWriter",
-    "OfflineWriter",
-    "Written",
+    "Generator",
     "eda",
+    "generate",
     "hyjob",
+    "hypothetical_offline",
     "hyre",
     "paraphrase",
+    "recorded_answers",
     "synthetic_negatives",
-    "write",
 ]

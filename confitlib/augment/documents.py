@@ -2,46 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
 
-from confitlib.augment.copies import add_documents, draw_originals, side_name, with_copies
-from confitlib.augment.tasks import COPIES
-from confitlib.augment.writing import AnyWriter, write
-from confitlib.corpus import NEGATIVE_FOR, SIDES, Corpus, Side, other
-from confitlib.text import read_fields
+from confitlib.augment.offline import write_offline
+from confitlib.augment.tasks import COPIES, TASKS, Generations, PromptBuilder, draw_originals, task_named
+from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, Split, other
+from confitlib.llm.client import DEFAULT_MODEL, Client
+from confitlib.text import read_fields, texts, words
+from confitlib.util import project_root
+
+Generator = str | Client
+AUTO, OFFLINE = "auto", "offline"
+MODEL = DEFAULT_MODEL
 
 
-def hyre(
-    corpus: Corpus, writer: AnyWriter = "auto", *, seed: int = 0, shots: int = 1, official: bool = False
-) -> Corpus:
+def recorded_answers() -> Path:
+    """The committed store whose answers are replayed wherever no other is named."""
+    return project_root() / "records" / "llm" / "answers.jsonl"
+
+
+def generate(
+    task: str,
+    corpus: Corpus,
+    side: Side,
+    ids: Sequence[str],
+    *,
+    generator: Generator = AUTO,
+    variants: int = 1,
+    seed: int = 0,
+    official: bool = False,
+) -> Generations:
+    """Texts for documents of a side, by task (`TASKS`) and generator.
+
+    `generator`: a `Client` asks its model, and only it may call a server; the name of a model replays its recorded
+    answers; "offline" needs no LLM; "auto" replays the answers of the official model (gpt-4o-mini) and is "offline"
+    where none is recorded. A document without a usable answer gets no text and is reported, never given another
+    generator's. `official`: see `PromptBuilder`; it concerns the LLM only. Raises ValueError for a task that is
+    unknown or not for this side.
+    """
+    if side not in task_named(task).sides:
+        raise ValueError(f"task {task!r} is asked for {TASKS[task].sides[0]}s, not for {side}s")
+    if generator == OFFLINE or (generator == AUTO and not recorded_answers().is_file()):
+        return write_offline(task, corpus, side, ids, variants, seed)
+    # 1. the client: a replay of the recorded answers, unless one is given
+    client = generator
+    if not isinstance(client, Client):
+        client = Client(recorded_answers(), model=MODEL if generator == AUTO else str(generator), offline=True)
+    # 2. the prompts and their answers
+    builder = PromptBuilder(TASKS[task], corpus, side, seed, official)
+    requests = builder.requests(ids, client.model, variants)
+    answers = client.complete(requests, check=builder.check, progress=client.live)
+    if generator == AUTO and all(answer.text is None for answer in answers):
+        return write_offline(task, corpus, side, ids, variants, seed)
+    # 3. the texts by document, or the first reason for having none
+    written: dict[str, list[str]] = {}
+    problems: dict[str, str] = {}
+    for answer in answers:
+        if answer.text is None:
+            problems.setdefault(answer.request.about, str(answer.problem))
+        else:
+            written.setdefault(answer.request.about, []).append(builder.document_in(answer.text))
+    sources = {name: builder.examples(name)["partner"].tolist() for name in written}
+    problems = {name: problem for name, problem in problems.items() if name not in written}
+    return Generations(f"LLM {client.model}", written, problems, sources)
+
+
+def hypothetical_documents(task: str, corpus: Corpus, side: Side, generator: Generator, **options: Any) -> Corpus:
+    """A corpus whose documents of a side carry a hypothetical document of the other side, written by `generate`."""
+    written = generate(task, corpus, side, corpus.documents(side).index.tolist(), generator=generator, **options)
+    note = f"hypothetical {other(side)}s ({task}) for {written.report()}"
+    return replace(corpus.with_hypothetical(side, written.first()), notes=(*corpus.notes, note))
+
+
+def hyre(corpus: Corpus, generator: Generator = AUTO, *, seed: int = 0, official: bool = False) -> Corpus:
     """HyRe: every job carries a hypothetical resume, appended wherever `texts` or an encoder reads jobs.
 
-    `writer`: see `write`. `shots`: accepted training pairs that an LLM is shown, drawn for each job by the seed and
-    never the job's own; `official`: the released prompt (one pair) and its clean-up. Source: ConFit v2;
-    src/utils/convert_by_llm.py and merge_json.py of the official code.
+    `generator`: see `generate`. An LLM is shown one accepted training pair, drawn for each job by the seed and never
+    the job's own. `official`: the released prompt and its clean-up. Source: ConFit v2; src/utils/convert_by_llm.py
+    and merge_json.py of the official code.
     """
-    return _with_hypothetical("hyre", corpus, "job", writer, seed=seed, shots=shots, official=official)
+    return hypothetical_documents("hyre", corpus, "job", generator, seed=seed, official=official)
 
 
-def hyjob(corpus: Corpus, writer: AnyWriter = "auto", *, seed: int = 0, shots: int = 1) -> Corpus:
+def hyjob(corpus: Corpus, generator: Generator = AUTO, *, seed: int = 0) -> Corpus:
     """HyJob: every resume carries a hypothetical job post; the mirror image of `hyre`, ours."""
-    return _with_hypothetical("hyjob", corpus, "resume", writer, seed=seed, shots=shots)
-
-
-def _with_hypothetical(task: str, corpus: Corpus, side: Side, writer: AnyWriter, **options: Any) -> Corpus:
-    written = write(task, corpus, side, list(corpus.documents(side).index), writer=writer, **options)
-    note = f"hypothetical {other(side)}s ({task}) for {written.report()}"
-    told = corpus.with_hypothetical(side, written.first())
-    return replace(told, notes=(*corpus.notes, note))
+    return hypothetical_documents("hyjob", corpus, "resume", generator, seed=seed)
 
 
 def paraphrase(
     corpus: Corpus,
-    writer: AnyWriter = "auto",
+    generator: Generator = AUTO,
     *,
     count: int | None = COPIES,
     seed: int = 0,
@@ -52,7 +110,8 @@ def paraphrase(
     Source: ConFit v1 (500 resumes and 500 jobs rewritten by ChatGPT; its prompt is not published, this one is ours).
     """
     for side in sides:
-        written = write("paraphrase", corpus, side, draw_originals(corpus, side, count, seed), writer=writer, seed=seed)
+        originals = draw_originals(corpus, side, count, seed)
+        written = generate("paraphrase", corpus, side, originals, generator=generator, seed=seed)
         fields = {name: read_fields(text, corpus.fields(side), side) for name, text in written.first().items()}
         corpus = with_copies(corpus, side, fields, "paraphrase", f"paraphrased {side}s: {written.report()}")
     return corpus
@@ -60,7 +119,7 @@ def paraphrase(
 
 def synthetic_negatives(
     corpus: Corpus,
-    writer: AnyWriter = "auto",
+    generator: Generator = AUTO,
     *,
     n: int = 1,
     count: int | None = None,
@@ -75,14 +134,86 @@ def synthetic_negatives(
     """
     for target in targets:
         queries = draw_originals(corpus, other(target), count, seed)
-        written = write("syneg", corpus, other(target), queries, writer=writer, variants=n, seed=seed)
-        texts = {(query, i): text for query, options in written.texts.items() for i, text in enumerate(options)}
-        fields = [read_fields(text, corpus.fields(target), target) for text in texts.values()]
-        names = [f"syneg-{query}-{i}" for query, i in texts]
-        frame = corpus.documents(target)
+        written = generate("syneg", corpus, other(target), queries, generator=generator, variants=n, seed=seed)
+        made = [
+            (query, f"syneg-{query}-{i}", text) for query, all_ in written.texts.items() for i, text in enumerate(all_)
+        ]
+        fields = [read_fields(text, corpus.fields(target), target) for _, _, text in made]
+        frame, names = corpus.documents(target), [name for _, name, _ in made]
         rows = pd.DataFrame(fields, index=pd.Index(names, name=frame.index.name), columns=corpus.fields(target))
-        rows = rows.assign(split="train", **{NEGATIVE_FOR: [query for query, _ in texts]})
+        rows = rows.assign(split="train", **{NEGATIVE_FOR: [query for query, _, _ in made]})
         rows = rows.reindex(columns=list(dict.fromkeys([*frame.columns, NEGATIVE_FOR]))).fillna("")
-        note = f"synthetic negatives: {side_name(target, len(rows))}; for {written.report()}"
-        corpus = add_documents(corpus, target, rows, corpus.labels.iloc[:0], None, note)
+        note = f"synthetic negatives: {counted(len(rows), target)}; for {written.report()}"
+        corpus = _add_documents(corpus, target, rows, corpus.labels.iloc[:0], None, note)
     return corpus
+
+
+def with_copies(corpus: Corpus, side: Side, fields: Mapping[str, Mapping[str, str]], tag: str, note: str) -> Corpus:
+    """A corpus with one more training document for every original in `fields` (id to its rewritten fields).
+
+    A copy is called `{tag}-{original}`, names its original in `copy_of` and repeats its training labels; fields
+    that are not rewritten are kept. On a market, a copy is suitable for whatever its original is suitable for.
+    Source: ConFit v1, where an augmented document inherits the labels of its original. Raises ValueError where
+    an id is taken.
+    """
+    frame, originals, column = corpus.documents(side), list(fields), f"{side}_id"
+    names = {name: f"{tag}-{name}" for name in originals}
+    taken = frame.index.intersection(list(names.values()))
+    if len(taken):
+        raise ValueError(f"{side} {taken[0]!r} is there already: these copies were made before, use another tag")
+    rows = frame.loc[originals].assign(split="train", **{COPY_OF: originals})
+    rows.update(pd.DataFrame.from_dict(dict(fields), orient="index"))
+    rows.index = pd.Index(list(names.values()), name=frame.index.name)
+    labels = corpus.labelled("train")
+    inherited = labels[labels[column].isin(originals)]
+    inherited = inherited.assign(**{column: inherited[column].map(names)})
+    return _add_documents(corpus, side, rows, inherited, corpus.positions(side, originals), note)
+
+
+def _add_documents(
+    corpus: Corpus, side: Side, rows: pd.DataFrame, labels: pd.DataFrame, like: NDArray[np.intp] | None, note: str
+) -> Corpus:
+    """A corpus with more documents and labels; truth repeats that of the documents `like`, or says unsuitable."""
+    frame, truth = pd.concat([corpus.documents(side), rows]), corpus.truth
+    for column in {COPY_OF, NEGATIVE_FOR} & set(frame.columns):
+        frame[column] = frame[column].fillna("")
+    if truth is not None:  # [documents of the side, documents of the other side]
+        by_side = csr_array(truth if side == "resume" else truth.T)
+        more = csr_array((len(rows), by_side.shape[1]), dtype=bool) if like is None else by_side[like]
+        grown = csr_array(vstack([by_side, more]))
+        truth = csr_array(grown if side == "resume" else grown.T)
+    labels = pd.concat([corpus.labels, labels], ignore_index=True)
+    return replace(corpus.with_documents(side, frame, labels=labels, truth=truth), notes=(*corpus.notes, note))
+
+
+def counted(count: int, side: Side) -> str:
+    """ "1 resume", "500 jobs"."""
+    return f"{count:,} {side}{'' if count == 1 else 's'}"
+
+
+def shared_words(corpus: Corpus, resume_ids: Sequence[str], job_ids: Sequence[str], hyre: bool = False) -> np.ndarray:
+    """For pairs of ids, the share of the job's distinct words that the resume holds, `[n]`.
+
+    `hyre`: count the words of hypothetical texts as well.
+    """
+    resumes, jobs = texts(corpus, "resume", hyre=hyre), texts(corpus, "job", hyre=hyre)
+    spoken = {name: set(words(resumes[name])) for name in set(resume_ids)}
+    asked = {name: set(words(jobs[name])) for name in set(job_ids)}
+    pairs = zip(resume_ids, job_ids, strict=True)
+    return np.array([len(asked[job] & spoken[resume]) / max(1, len(asked[job])) for resume, job in pairs])
+
+
+def vocabulary_gap(corpus: Corpus, split: Split = "test", n: int = 500, seed: int = 0) -> pd.DataFrame:
+    """Shared words of matching pairs and of as many others: columns `pairs`, `resume_id`, `job_id`, `shared`.
+
+    Matching pairs are at most `n` accepted ones of a split, drawn by seed; the others put the same resumes to the
+    same jobs in another order and hold no accepted pair.
+    """
+    rng, accepted = np.random.default_rng(seed), corpus.labelled(split, 1)[["resume_id", "job_id"]]
+    matching = accepted.iloc[np.sort(rng.choice(len(accepted), min(n, len(accepted)), replace=False))]
+    shuffled = matching.assign(job_id=rng.permutation(matching["job_id"].to_numpy()))
+    accepted_ids = set(map(tuple, accepted.to_numpy()))
+    others = shuffled[[pair not in accepted_ids for pair in map(tuple, shuffled.to_numpy())]]
+    table = pd.concat({"matching": matching, "other": others}, names=["pairs"]).reset_index(level=0)
+    shared = shared_words(corpus, table["resume_id"].tolist(), table["job_id"].tolist())
+    return table.assign(shared=shared).reset_index(drop=True)

@@ -1,128 +1,183 @@
-"""Hypothetical documents without an LLM: retrieved from the training split and recombined section by section."""
+"""The tasks without a language model: training documents retrieved and recombined. Ours; stand-ins named as such."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from confitlib.augment.pairs import AcceptedPairs
-from confitlib.augment.written import OFFLINE, Written
+from confitlib.augment.tasks import AcceptedPairs, Generations
 from confitlib.corpus import Corpus, Side, other
+from confitlib.mining.task import generator_of
 from confitlib.text import TEXT, join_fields, texts, words
 
-Section = tuple[str, str]
+OFFLINE = "offline writer (retrieval, no LLM)"
 ROWS = 512
+LIKE, EQUAL = 0.3, 0.9  # cosines between which a line may stand in for another
+STRANGERS = 10
+
+Section = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class OfflineWriter:
-    """Writes what the nearest training documents were accepted with, recombined section by section.
+def write_offline(
+    task: str, corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0
+) -> Generations:
+    """`variants` texts for each document by the offline stand-in of a task."""
+    if task == "paraphrase":
+        return paraphrase_offline(corpus, side, ids, variants)
+    if task == "syneg":
+        return synthetic_offline(corpus, side, ids, variants, seed)
+    return hypothetical_offline(corpus, side, ids, variants)
+
+
+def hypothetical_offline(
+    corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, neighbours: int = 5
+) -> Generations:
+    """What the nearest training documents were accepted with, recombined section by section.
 
     For a job: the `neighbours` nearest distinct resumes, taken from the accepted pairs of the training jobs most
     similar to it (cosine of TF-IDF); then, for each section of the nearest, that section of whichever of them is
-    most similar to the job. A section is a field, or a paragraph (a line, if there are no blank lines) of a single
-    text, known by its place. Variant number i takes the i-th `neighbours` resumes. A document never sees the pairs
-    of its own (`AcceptedPairs`). Works the same for resumes. Ours; it draws nothing, so it needs no seed.
+    most similar to the job. Variant i takes the i-th `neighbours` resumes; there are fewer where the training split
+    has no more to offer. A document never sees the pairs of its own (`AcceptedPairs`). Works the same for resumes.
+    It draws nothing, so it needs no seed.
     """
+    if neighbours < 1:
+        raise ValueError(f"neighbours={neighbours} must be at least 1")
+    accepted = AcceptedPairs(corpus, side)
+    partner = accepted.pairs["partner"].to_numpy()
+    # 1. TF-IDF of the documents [n, words], of the sections that may be used [sections, words]
+    own, theirs = texts(corpus, side, hyre=False), texts(corpus, other(side), hyre=False)
+    sections = sections_of(corpus, other(side), list(dict.fromkeys(partner)))
+    vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True)
+    vectorizer.fit([*own.loc[corpus.pool(side, "train")], *theirs.loc[list(sections)]])
+    vectors = csr_array(vectorizer.transform(own))
+    parts = csr_array(vectorizer.transform([text for one in sections.values() for _, text in one]))
+    stops = dict(zip(sections, np.cumsum([len(one) for one in sections.values()]).tolist(), strict=True))
+    # 2. cosines with the training documents that were accepted with somebody [rows, training documents]
+    names, place = np.unique(accepted.pairs["own"], return_inverse=True)
+    pool = vectors[own.index.get_indexer(pd.Index(names))].T
+    rows = own.index.get_indexer(pd.Index(ids))
+    written: dict[str, list[str]] = {name: [] for name in ids}
+    sources: dict[str, list[str]] = {}
+    for i, name in enumerate(ids):
+        if i % ROWS == 0:
+            similar = (vectors[rows[i : i + ROWS]] @ pool).toarray()
+        # 3. the nearest partners, each once
+        allowed = accepted.allowed(name)
+        order = allowed[np.argsort(-similar[i % ROWS][place[allowed]], kind="stable")]
+        sources[name] = list(dict.fromkeys(partner[order].tolist()))[: neighbours * variants]
+        # 4. each section of the first of them, in the version that is most similar to the document
+        for start in range(0, len(sources[name]), neighbours):
+            best: dict[str, tuple[float, str]] = {}
+            nearest = sources[name][start : start + neighbours]
+            for one in nearest:
+                likeness = parts[stops[one] - len(sections[one]) : stops[one]] @ vectors[rows[[i]]].T
+                for (key, text), score in zip(sections[one], likeness.toarray()[:, 0].tolist(), strict=True):
+                    if key not in best or score > best[key][0]:
+                        best[key] = score, text
+            written[name].append(
+                join_sections(corpus, other(side), [(key, best[key][1]) for key, _ in sections[nearest[0]]])
+            )
+    problems = {name: "no training pair it may see" for name, options in written.items() if not options}
+    return Generations(OFFLINE, {name: options for name, options in written.items() if options}, problems, sources)
 
-    neighbours: int = 5
 
-    def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise ValueError(f"neighbours={self.neighbours} must be at least 1")
+def paraphrase_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1) -> Generations:
+    """Every line of a document replaced by the most similar line that the same field of another one holds.
 
-    @property
-    def name(self) -> str:
-        """Who writes, as tables and notes say it."""
-        return OFFLINE
+    Lines are those of training documents; a line stays where none has a TF-IDF cosine from 0.3 up to 0.9 with it
+    (a more similar one differs in a number at most). Variant i takes the i-th such line. This keeps the subject, not
+    every fact. It draws nothing.
+    """
+    frame, fields = corpus.documents(side).fillna(""), corpus.fields(side)
+    training = frame.loc[corpus.pool(side, "train")]
+    swaps = {field: _similar_lines(frame.loc[list(ids), field], training[field], variants) for field in fields}
 
-    def write(self, corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1) -> Written:
-        """`variants` texts of the other side for every id, fewer where the training split has no more to offer."""
-        library = _Library(AcceptedPairs(corpus, side))
-        found = dict(zip(ids, library.nearest(ids, self.neighbours * variants), strict=True))
-        written = {}
-        for name, partners in found.items():
-            parts = [partners[start : start + self.neighbours] for start in range(0, len(partners), self.neighbours)]
-            written[name] = [library.compose(name, part) for part in parts]
-        problems = {name: "no training pair it may see" for name, options in written.items() if not options}
-        return Written(self.name, {name: options for name, options in written.items() if options}, problems, found)
+    def rewritten(name: str, field: str, i: int) -> str:
+        return "\n".join(swaps[field].get((line, i), line) for line in str(frame.loc[name, field]).split("\n"))
+
+    written = {
+        name: [join_fields({field: rewritten(name, field, i) for field in fields}, side) for i in range(variants)]
+        for name in ids
+    }
+    return Generations(OFFLINE, written)
 
 
-class _Library:
-    """The training documents as TF-IDF vectors: whole ones to retrieve by, sections to recombine."""
+def _similar_lines(documents: pd.Series, training: pd.Series, most: int) -> dict[tuple[str, int], str]:
+    """The i-th training line that may stand in for a line of the documents, by line and i."""
+    asked, pool = (
+        list(dict.fromkeys(line for text in part.astype(str) for line in text.split("\n") if line.strip()))
+        for part in (documents, training)
+    )
+    try:
+        vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(pool)
+    except ValueError:  # a field without words
+        return {}
+    vectors = vectorizer.transform(pool).T
+    similar: dict[tuple[str, int], str] = {}
+    for start in range(0, len(asked), ROWS):
+        likeness = (vectorizer.transform(asked[start : start + ROWS]) @ vectors).toarray()
+        likeness[likeness > EQUAL] = 0
+        order = np.argsort(-likeness, axis=1, kind="stable")[:, :most]
+        for line, row, best in zip(asked[start : start + ROWS], likeness, order, strict=True):
+            similar |= {(line, i): pool[place] for i, place in enumerate(best) if row[place] >= LIKE}
+    return similar
 
-    def __init__(self, pairs: AcceptedPairs) -> None:
-        corpus, self.pairs, self.side = pairs.corpus, pairs, pairs.side
-        self.own, self.partner = (texts(corpus, side, hyre=False) for side in (self.side, other(self.side)))
-        training = [self.own.loc[corpus.pool(self.side, "train")], self.partner.loc[self._partners]]
-        self.vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True)
-        self.vectorizer.fit([text for part in training for text in part])
 
-    @cached_property
-    def _partners(self) -> list[str]:
-        return list(dict.fromkeys(self.pairs.pairs["partner"]))
+def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0) -> Generations:
+    """Near misses: an accepted document with half of its sections taken from a similar stranger.
 
-    @cached_property
-    def _vectors(self) -> csr_array:
-        return csr_array(self.vectorizer.transform(self.own))
+    For a query of `side`: one of the documents it was accepted with and a stranger, drawn by seed from the ten
+    accepted documents of other queries that are most similar to it (TF-IDF). Every second section comes from the
+    stranger. Self-check: the result must be less similar to the query than the accepted document it was made from,
+    else the query gets none.
+    """
+    accepted = AcceptedPairs(corpus, side)
+    own, theirs = texts(corpus, side, hyre=False), texts(corpus, other(side), hyre=False)
+    partner = accepted.pairs["partner"].to_numpy()
+    pool = list(dict.fromkeys(partner))
+    sections = sections_of(corpus, other(side), pool)
+    vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(theirs.loc[pool])
+    vectors = vectorizer.transform(theirs.loc[pool])
 
-    @cached_property
-    def sections(self) -> dict[str, list[Section]]:
-        """The sections of every document that was accepted, by id."""
-        frame, fields = self.pairs.corpus.documents(other(self.side)), self.pairs.corpus.fields(other(self.side))
-        if fields == [TEXT]:
-            return {name: split_text(str(frame.loc[name, TEXT])) for name in self._partners}
-        rows = frame.loc[self._partners, fields].astype("str").fillna("")
-        return {str(name): list(zip(fields, row, strict=True)) for name, *row in rows.itertuples(name=None)}
+    def near_miss(name: str, rng: np.random.Generator) -> str | None:
+        bases, foreign = partner[accepted.pairs["own"] == name], set(partner[accepted.allowed(name)])
+        # 1. one of the accepted documents, and the strangers that are most like it
+        base = bases[rng.integers(len(bases))]
+        likeness = (vectors @ vectors[[pool.index(base)]].T).toarray()[:, 0]
+        order = np.argsort(-likeness, kind="stable").tolist()
+        strangers = [pool[place] for place in order if pool[place] in foreign][:STRANGERS]
+        if not strangers:
+            return None
+        # 2. every second section of the one replaced by that of a stranger
+        stranger = dict(sections[strangers[rng.integers(len(strangers))]])
+        mixed = [(key, stranger.get(key, text) if i % 2 else text) for i, (key, text) in enumerate(sections[base])]
+        made = join_sections(corpus, other(side), mixed)
+        # 3. self-check
+        query, crossed, original = vectorizer.transform([own[name], made, theirs[base]])
+        return made if float((query @ crossed.T).sum()) < float((query @ original.T).sum()) else None
 
-    @cached_property
-    def _section_vectors(self) -> dict[str, csr_array]:
-        flat = [text for sections in self.sections.values() for _, text in sections]
-        matrix, stops = csr_array(self.vectorizer.transform(flat)), np.cumsum([len(s) for s in self.sections.values()])
-        return {
-            name: matrix[stop - len(sections) : stop]
-            for (name, sections), stop in zip(self.sections.items(), stops.tolist(), strict=True)
-        }
+    written, problems, answered = {}, {}, set(accepted.pairs["own"])
+    for name in ids:
+        rng = generator_of(seed, name)
+        made = [near_miss(name, rng) for _ in range(variants)] if name in answered else []
+        written[name] = [text for text in made if text]
+        if not written[name]:
+            reason = "no near miss that passes the self-check"
+            problems[name] = reason if name in answered else "no accepted document to start from"
+    return Generations(OFFLINE, {name: options for name, options in written.items() if options}, problems)
 
-    def nearest(self, ids: Sequence[str], most: int) -> Iterator[list[str]]:
-        """For every id the distinct partners of its nearest neighbours, at most `most`, nearest first."""
-        own, place = np.unique(self.pairs.pairs["own"], return_inverse=True)
-        pool = self._vectors[self.own.index.get_indexer(pd.Index(own))]
-        rows = self.own.index.get_indexer(pd.Index(ids))
-        for start in range(0, len(ids), ROWS):
-            similar = (self._vectors[rows[start : start + ROWS]] @ pool.T).toarray()
-            for name, scores in zip(ids[start : start + ROWS], similar, strict=True):
-                yield self._closest_partners(name, scores[place], most)
 
-    def _closest_partners(self, name: str, scores: NDArray[np.float64], most: int) -> list[str]:
-        allowed = self.pairs.allowed(name)
-        order = allowed[np.argsort(-scores[allowed], kind="stable")]
-        ranked = self.pairs.pairs["partner"].to_numpy()[order]
-        return list(dict.fromkeys(ranked.tolist()))[:most]
-
-    def compose(self, name: str, partners: Sequence[str]) -> str:
-        """Each section of the first partner, in the version of whichever partner is most similar to the document."""
-        wanted = self._vectors[self.own.index.get_indexer(pd.Index([name]))]
-        scored: dict[str, list[tuple[float, str]]] = {}
-        for partner in partners:
-            likeness = (self._section_vectors[partner] @ wanted.T).toarray()[:, 0]
-            for (key, text), score in zip(self.sections[partner], likeness, strict=True):
-                scored.setdefault(key, []).append((float(score), text))
-        best = {key: max(options, key=lambda option: option[0])[1] for key, options in scored.items()}
-        return self._joined([(key, best[key]) for key, _ in self.sections[partners[0]]])
-
-    def _joined(self, sections: Sequence[Section]) -> str:
-        fields = self.pairs.corpus.fields(other(self.side))
-        if fields == [TEXT]:
-            return "\n".join(text for _, text in sections).strip()
-        return join_fields(dict(sections), other(self.side))
+def sections_of(corpus: Corpus, side: Side, ids: Sequence[str]) -> dict[str, list[Section]]:
+    """The sections of documents: their fields, or the paragraphs of a single text, each known by its place."""
+    fields = corpus.fields(side)
+    rows = corpus.documents(side).loc[list(ids), fields].astype("str").fillna("").to_numpy().tolist()
+    if fields == [TEXT]:
+        return {name: split_text(text) for name, (text,) in zip(ids, rows, strict=True)}
+    return {name: list(zip(fields, row, strict=True)) for name, row in zip(ids, rows, strict=True)}
 
 
 def split_text(text: str) -> list[Section]:
@@ -131,3 +186,10 @@ def split_text(text: str) -> list[Section]:
     if len(parts) == 1:
         parts = text.split("\n")
     return [(str(place), part) for place, part in enumerate(part for part in parts if part.strip())]
+
+
+def join_sections(corpus: Corpus, side: Side, sections: Sequence[Section]) -> str:
+    """The text of a document made of sections."""
+    if corpus.fields(side) == [TEXT]:
+        return "\n".join(text for _, text in sections).strip()
+    return join_fields(dict(sections), side)

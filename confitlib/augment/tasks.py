@@ -1,102 +1,273 @@
-"""What can be written for a document: one task each, with the examples it needs and its offline stand-in."""
+"""What can be written for a document: one task each, its prompt with examples, and the checks of its replies."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from string import Template
+from typing import Literal
 
-from confitlib.augment.copies import draw_originals
-from confitlib.augment.lines import paraphrase_offline
-from confitlib.augment.offline import OfflineWriter
-from confitlib.augment.syneg import read_self_check, synthetic_offline
-from confitlib.augment.written import Written
-from confitlib.corpus import SIDES, Corpus, Side, other
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-Offline = Callable[[Corpus, Side, Sequence[str], int, int], Written]
-Chooser = Callable[[Corpus, Side, int], list[str]]
+from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, duplicate_groups, other
+from confitlib.llm.requests import RUN, Check, Request, common, escape, fence, not_empty, prompt, runs
+from confitlib.mining.task import generator_of
+from confitlib.text import SOURCES, Language, language_of, texts, words
 
-COPIES = 500
+COPIES = 500  # documents of a side that ConFit v1 had rewritten
+LEAKED = 0.3
+NOUNS: dict[Language, dict[Side, str]] = {
+    "en": {"resume": "resume", "job": "job post"},
+    "zh": {"resume": "简历", "job": "职位描述"},
+}
+EXAMPLE = re.compile(r"\[The start of the example \w+\]\n(.*?)\n?\[The end of the example \w+\]", re.DOTALL)
+SOURCE = "|".join(source for by_language in SOURCES.values() for source in by_language.values())
+HEADING = re.compile(rf"^(?:{SOURCE}): section [^:\n]*:", re.MULTILINE)
+FENCED = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
+VERDICT = re.compile(r"\n\s*(?:Self-check|自检)\s*[::：]\s*(.*)\s*$", re.IGNORECASE)
+UNSUITABLE = re.compile(r"unsuitable|不合适|不符合", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Task:
     """One kind of writing.
 
-    `sides`: whose documents it is asked for. `offline`: what writes without an LLM. `documents`: those it is asked
-    for by default, and `variants` how often. `shots`: accepted pairs that the prompt shows. `same_side`: the reply
-    rewrites the document; else it is a document of the other side. `checked`: the prompt shows what the document was
-    accepted with, and the reply ends in a self-check.
+    `sides`: whose documents it is asked for. `pool`: for which of them by default (`count` of the training ones, drawn
+    by seed), and `variants` how often. `shots`: accepted pairs that the prompt shows. `same_side`: the reply rewrites
+    the document; else it is a document of the other side. `checked`: the prompt shows what the document was accepted
+    with, and the reply ends in a self-check.
     """
 
     name: str
-    sides: tuple[Side, ...]
-    offline: Offline
-    documents: Chooser
+    sides: tuple[Side, ...] = SIDES
+    pool: Literal["all", "held out", "training"] = "all"
+    count: int | None = None
     variants: int = 1
     shots: int = 0
     same_side: bool = False
     checked: bool = False
 
-    def writes(self, side: Side) -> Side:
-        """The side of the reply to a document of `side`."""
-        return side if self.same_side else other(side)
+    def documents(self, corpus: Corpus, side: Side, seed: int) -> list[str]:
+        """The documents of a side that the task is asked for by default."""
+        if self.pool == "training":
+            return draw_originals(corpus, side, self.count, seed)
+        if self.pool == "held out":
+            return list(dict.fromkeys([*corpus.pool(side, "valid"), *corpus.pool(side, "test")]))
+        return corpus.documents(side).index.tolist()
+
+    def check(self, request: Request, reply: str) -> str | None:
+        """What is wrong with a reply to a request of the task, or None."""
+        fault = common(request, reply) or no_example(request, reply)
+        if self.checked:
+            fault = fault or read_self_check(reply)[1]
+        if self.checked or self.same_side:
+            fault = fault or sections_kept(request, reply)
+        return fault
 
     def document_in(self, reply: str) -> str:
-        """The document of a checked reply, without self-check, code fence and blank lines around it."""
+        """The document of a reply, without self-check, code fence and blank lines around it."""
         return without_fence(read_self_check(reply)[0] if self.checked else reply)
-
-
-def without_fence(reply: str) -> str:
-    """A reply without the code fence and blank lines that models like to put around it."""
-    fenced = re.fullmatch(r"```[\w-]*\n(.*?)\n?```", reply.strip(), flags=re.DOTALL)
-    return (fenced[1] if fenced else reply).strip()
-
-
-def _hypothetical(corpus: Corpus, side: Side, ids: Sequence[str], variants: int, seed: int) -> Written:
-    return OfflineWriter().write(corpus, side, ids, variants)
-
-
-def every(corpus: Corpus, side: Side, seed: int) -> list[str]:
-    """All documents of a side."""
-    return corpus.documents(side).index.tolist()
-
-
-def held_out(corpus: Corpus, side: Side, seed: int) -> list[str]:
-    """The documents of a side that validation and test use."""
-    return list(dict.fromkeys([*corpus.pool(side, "valid"), *corpus.pool(side, "test")]))
-
-
-def some_training(corpus: Corpus, side: Side, seed: int) -> list[str]:
-    """500 training documents of a side, drawn by seed (as many as ConFit v1 had rewritten)."""
-    return draw_originals(corpus, side, COPIES, seed)
-
-
-def all_training(corpus: Corpus, side: Side, seed: int) -> list[str]:
-    """All training documents of a side."""
-    return draw_originals(corpus, side, None, seed)
 
 
 TASKS = {
     task.name: task
     for task in (
-        Task("hyre", ("job",), _hypothetical, every, shots=1),
-        Task("hyjob", ("resume",), _hypothetical, every, shots=1),
-        Task("hyde", SIDES, _hypothetical, held_out, variants=8),
-        Task("hyqe", SIDES, _hypothetical, held_out),
-        Task("paraphrase", SIDES, paraphrase_offline, some_training, same_side=True),
-        Task("syneg", SIDES, synthetic_offline, all_training, shots=1, checked=True),
+        Task("hyre", ("job",), shots=1),
+        Task("hyjob", ("resume",), shots=1),
+        Task("hyde", pool="held out", variants=8),
+        Task("hyqe", pool="held out"),
+        Task("paraphrase", pool="training", count=COPIES, same_side=True),
+        Task("syneg", pool="training", shots=1, checked=True),
     )
 }
 
 
-def task_named(name: str, side: Side) -> Task:
-    """A task by name; raises ValueError if there is none, or not for documents of this side."""
+def task_named(name: str) -> Task:
+    """A task by name; raises ValueError if there is none."""
     if name not in TASKS:
         raise ValueError(f"task {name!r} is unknown: use one of {', '.join(TASKS)}")
-    if side not in TASKS[name].sides:
-        raise ValueError(f"task {name!r} is asked for {TASKS[name].sides[0]}s, not for {side}s")
     return TASKS[name]
+
+
+@dataclass(frozen=True)
+class Generations:
+    """Texts written for documents, by id; a document that none could be written for is in `problems` with the reason.
+
+    `generator` labels who wrote. `sources` names, by id, the documents that the generator was shown or took from.
+    """
+
+    generator: str
+    texts: Mapping[str, Sequence[str]]
+    problems: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def first(self) -> dict[str, str]:
+        """The first text of every document that has one."""
+        return {name: options[0] for name, options in self.texts.items() if options}
+
+    def report(self) -> str:
+        """One line: how many documents by whom, and why the others have none."""
+        done, reasons = len(self.first()), Counter(problem.split(":")[0] for problem in self.problems.values())
+        missing = "".join(f"; {count:,} without: {reason}" for reason, count in reasons.most_common())
+        return f"{done:,} documents by the {self.generator}{missing}"
+
+
+def draw_originals(corpus: Corpus, side: Side, count: int | None, seed: int) -> list[str]:
+    """`count` training documents of a side drawn with a seed (None, or more than there are: all), in frame order.
+
+    Copies and synthetic documents are no originals.
+    """
+    frame = corpus.documents(side).loc[corpus.pool(side, "train")]
+    ids = frame.index[is_original(frame, COPY_OF, NEGATIVE_FOR)].to_numpy()
+    if count is not None and count < len(ids):
+        ids = ids[np.sort(np.random.default_rng([seed, SIDES.index(side)]).choice(len(ids), count, replace=False))]
+    return list(ids)
+
+
+def is_original(frame: pd.DataFrame, *columns: str) -> NDArray[np.bool_]:
+    """Which documents have nothing in the given columns."""
+    marks = frame[[column for column in columns if column in frame.columns]]
+    return np.asarray((marks.fillna("") == "").all(axis=1))
+
+
+class AcceptedPairs:
+    """Accepted training pairs of original documents, seen from one side: `own` is of that side, `partner` of the other.
+
+    Labels of validation and test are never read. `allowed` leaves out the pairs that would tell a document its own
+    answer: its own, those of its copies and duplicates, and every pair with a partner that they were accepted with.
+    Raises ValueError for a corpus without an accepted training pair.
+    """
+
+    def __init__(self, corpus: Corpus, side: Side) -> None:
+        labels = corpus.labelled("train", 1)
+        pairs = pd.DataFrame({"own": labels[f"{side}_id"], "partner": labels[f"{other(side)}_id"]})
+        for column, one in (("own", side), ("partner", other(side))):
+            frame = corpus.documents(one)
+            pairs = pairs[pairs[column].isin(frame.index[is_original(frame, COPY_OF)])]
+        if pairs.empty:
+            raise ValueError(f"corpus {corpus.name!r} has no accepted training pair to write from")
+        self.corpus, self.side, self.pairs = corpus, side, pairs.reset_index(drop=True)
+        # documents that are one, as numbers: of all documents of the side, and of both columns of the pairs
+        own, partner = duplicate_groups(corpus, side), duplicate_groups(corpus, other(side))
+        self._groups = pd.Series(pd.factorize(own)[0], index=own.index)
+        self._own = self._groups.loc[self.pairs["own"]].to_numpy()
+        self._partner = pd.Series(pd.factorize(partner)[0], index=partner.index).loc[self.pairs["partner"]].to_numpy()
+
+    def allowed(self, name: str) -> NDArray[np.intp]:
+        """Rows of `pairs` that document `name` may see, in label order."""
+        same = self._own == self._groups[name]
+        return np.flatnonzero(~same & ~np.isin(self._partner, self._partner[same]))
+
+
+@cache
+def load_prompt(task: str, version: str) -> dict[str, Template]:
+    """The parts of a prompt (`# part` in its file) by name; `version` is a language, or "official" for released HyRe.
+
+    Raises ValueError for a prompt that is not there.
+    """
+    parts = re.split(r"^# (\w+)\n", prompt_markdown(task, version), flags=re.MULTILINE)
+    return {name: Template(text.strip("\n")) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def prompt_markdown(task: str, version: str) -> str:
+    """The file of a prompt, `prompts/{task}.{version}.md`."""
+    path = files("confitlib") / "prompts" / f"{task}.{version}.md"
+    if not path.is_file():
+        raise ValueError(f"no prompt {path.name}: task {task!r} has no version {version!r}")
+    return path.read_text(encoding="utf-8")
+
+
+def language_of_corpus(corpus: Corpus, side: Side, sample: int = 50) -> Language:
+    """The language of most of the first documents of a side."""
+    frame = corpus.documents(side).head(sample)[corpus.fields(side)].astype("str").fillna("")
+    chinese = sum(language_of(" ".join(row)) == "zh" for row in frame.itertuples(index=False))
+    return "zh" if 2 * chinese > len(frame) else "en"
+
+
+class PromptBuilder:
+    """Builds the prompts of a task for documents of one side.
+
+    Examples are accepted training pairs, drawn for each document by `seed`, never its own. `official`: the released
+    HyRe prompt and clean-up instead of the kit's. Raises ValueError where the task has no official form.
+    """
+
+    def __init__(self, task: Task, corpus: Corpus, side: Side, seed: int = 0, official: bool = False) -> None:
+        if official and task.name != "hyre":
+            raise ValueError(f"official=True is the released HyRe prompt, not {task.name!r}")
+        self.task, self.side, self.seed, self.official = task, side, seed, official
+        self.texts = {one: texts(corpus, one, hyre=False) for one in SIDES}
+        self.language = language_of_corpus(corpus, side)
+        self.parts = load_prompt(task.name, "official" if official else self.language)
+        self.pairs = AcceptedPairs(corpus, side) if task.shots else None
+        self.check: Check = not_empty if official else task.check  # the released code looks at nothing
+        self.document_in = official_clean if official else task.document_in
+
+    def requests(self, ids: Sequence[str], model: str, variants: int = 1) -> list[Request]:
+        """`variants` requests for every document in a row; sampling is left to the server, as in the released code."""
+        prompts = {name: prompt(self.prompt(name)) for name in ids}
+        return [
+            Request(model, prompts[name], sample=sample, about=name, source=str(self.texts[self.side][name]))
+            for name in ids
+            for sample in range(variants)
+        ]
+
+    def prompt(self, name: str) -> str:
+        """The prompt for one document; texts of documents are fenced and cannot close their fence."""
+        shown = []
+        for own, partner in self.examples(name).itertuples(index=False):
+            pair = {self.side: own, other(self.side): partner}
+            shown.append(
+                {f"example_{one}": fence(f"example {one}", str(self.texts[one][i])) for one, i in pair.items()}
+            )
+        document = str(self.texts[self.side][name])
+        if self.official and not shown:
+            raise ValueError(f"the released prompt needs an example, and {self.side} {name!r} may see no accepted pair")
+        if self.official:
+            return self.parts["user"].substitute(shown[0], document=escape(document))
+        nouns, writes = NOUNS[self.language], self.side if self.task.same_side else other(self.side)
+        values = {"given": nouns[self.side], "wanted": nouns[writes]}
+        values["document"] = fence(f"target {self.side}", document)
+        if self.task.checked:
+            values["example"] = shown[0][f"example_{writes}"] if shown else ""
+        elif self.task.shots:
+            values["examples"] = "\n\n".join(self.parts["example"].substitute(pair) for pair in shown)
+        return self.parts["user"].substitute(values)
+
+    def examples(self, name: str) -> pd.DataFrame:
+        """The pairs shown with a document (`own`, `partner`): drawn by seed and its id alone, whoever else is asked.
+
+        For `syneg` a pair of its own; for all others one that it may see (`AcceptedPairs`).
+        """
+        if self.pairs is None:
+            return pd.DataFrame(columns=["own", "partner"])
+        table = self.pairs.pairs
+        options = np.flatnonzero(table["own"] == name) if self.task.checked else self.pairs.allowed(name)
+        rng = generator_of(self.seed, name)
+        return table.iloc[rng.choice(options, min(self.task.shots, len(options)), replace=False)]
+
+
+def requests_of(task: Task, corpus: Corpus, model: str, seed: int) -> list[Request]:
+    """All requests of a task about a corpus: the documents and variants that its augmentation asks for by default."""
+    requests: list[Request] = []
+    for side in task.sides:
+        builder = PromptBuilder(task, corpus, side, seed)
+        requests += builder.requests(task.documents(corpus, side, seed), model, task.variants)
+    return requests
+
+
+# Reading replies
+
+
+def without_fence(reply: str) -> str:
+    """A reply without the code fence and blank lines that models like to put around it."""
+    fenced = FENCED.fullmatch(reply.strip())
+    return (fenced[1] if fenced else reply).strip()
 
 
 def official_clean(reply: str) -> str:
@@ -107,3 +278,37 @@ def official_clean(reply: str) -> str:
     """
     whole = re.sub(r"\n?\[The (?:start|end) of [^\]\n]*\]\n?", "", reply)
     return re.sub(r"\n?\[The (?:start|end) of ", "", whole)
+
+
+def read_self_check(reply: str) -> tuple[str, str | None]:
+    """The document of a SyNeg reply, and what is wrong: no self-check, or one that calls the document suitable."""
+    verdict = VERDICT.search("\n" + reply)
+    if verdict is None:
+        return reply, "no self-check at the end"
+    document = ("\n" + reply)[: verdict.start()].strip()
+    return document, None if UNSUITABLE.search(verdict[1]) else "the self-check calls it suitable"
+
+
+def no_example(request: Request, reply: str) -> str | None:
+    """A reply repeats less than 30 % of the word runs (five long) of any example in its prompt (our choice)."""
+    shown = EXAMPLE.findall(request.messages[0]["content"])
+    return "the reply repeats the example" if any(overlap(text, reply) > LEAKED for text in shown) else None
+
+
+def overlap(text: str, within: str) -> float:
+    """The share of a text's runs of five words (or of all its words, if it has fewer) that `within` holds too."""
+    tokens = words(text)
+    size = min(RUN, len(tokens))
+    wanted = runs(tokens, size)
+    return len(wanted & runs(words(within), size)) / max(1, len(wanted))
+
+
+def sections_kept(request: Request, reply: str) -> str | None:
+    """A reply opens with and has the section headings of its model: the accepted document shown, or the source."""
+    shown = EXAMPLE.findall(request.messages[0]["content"])
+    wanted = HEADING.findall(shown[0] if shown else request.source)
+    document = without_fence(read_self_check(reply)[0])
+    headings = HEADING.findall(document)
+    if headings != wanted or (wanted and not document.startswith(wanted[0])):
+        return f"sections not kept: {headings} instead of {wanted}"
+    return None

@@ -1,25 +1,43 @@
-"""What is asked of a language model and what came back, named by a fingerprint that knows no endpoint."""
+"""What is asked of a language model and what came back: requests, replies and their checks, files of both."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from confitlib.text import Language, language_of
+from confitlib.util import atomic, numbered_entries
+
+if TYPE_CHECKING:
+    from confitlib.llm.store import Store
 
 Message = Mapping[str, str]
-Origin = Literal["recorded", "called"]
+Entry = dict[str, Any]
 
 CHAT, EMBEDDING = "chat", "embedding"
-ROLES = ("system", "user", "assistant")
-SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
+SAMPLING = ("temperature", "max_tokens")
+BATCH_URL = "/v1/chat/completions"
 REPAIR: dict[Language, str] = {
     "en": "Your reply cannot be used ({problem}). Write it again in full, without that fault and without any comment.",
     "zh": "你的回复不能使用（{problem}）。请避免该问题，重新完整地写一遍，不要附加任何说明。",
 }
+REFUSED, CUT = "refused", "cut off at the token limit"
+SHORTEST, LONGEST, COPIED, RUN = 20, 20_000, 0.8, 5
+
+OPENING = "[\\[\uff3b\u3010\u3014]"  # square brackets, also full-width ones, as a document may imitate them
+MARKER = re.compile(OPENING + r"(?=\s*(?:/\s*)?(?:the\s+)?(?:start|end|beginning)\s+of\b|\s*example\s+resume\b)", re.I)
+EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+URL = re.compile(r"(?:https?://|www\.)[^\s<>\"'）】，。]+|\b(?:linkedin|github)\.com/[^\s<>\"'）】，。]+", re.I)
+PHONE = re.compile(r"(?<![\w.-])(?:\+|00)?\(?\d(?:[ ().-]{0,3}\d){8,14}(?![\w-])")
+NO_PHONE = re.compile(
+    r"(?:(?:19|20)\d\d(?:[./-]\d{1,2}){0,2}\D*)+"  # dates and spans of them
+    r"|[1-9]\d{3,5} ?- ?[1-9]\d{3,5}"  # a pay range
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,6 @@ class Request:
 
     `sample` tells repeated draws of one prompt apart. `about` (whose document this is) and `source` (its
     text, for the checks) stay on this machine and do not count: requests that differ in them alone are equal.
-    Raises ValueError on messages without a known role or text.
     """
 
     model: str
@@ -36,48 +53,24 @@ class Request:
     temperature: float | None = None
     max_tokens: int | None = None
     sample: int = 0
-    top_p: float | None = None
-    stop: Sequence[str] | None = None
-    seed: int | None = None
     about: str = field(default="", compare=False)
     source: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        messages = tuple(dict(message) for message in self.messages)
-        for number, message in enumerate(messages):
-            if set(message) != {"role", "content"} or message["role"] not in ROLES:
-                raise ValueError(f"message {number} of a request needs a role of {ROLES} and a content")
-        if not messages or not self.model:
-            raise ValueError("a request needs a model and at least one message")
-        object.__setattr__(self, "messages", messages)
-        object.__setattr__(self, "stop", None if self.stop is None else tuple(self.stop))
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint())
-
-    def payload(self) -> dict[str, Any]:
-        """All that decides the reply, as JSON; parameters left to the server are left out."""
-        return {"kind": CHAT, **self.body(), "sample": self.sample}
+        object.__setattr__(self, "messages", tuple(dict(message) for message in self.messages))
 
     def body(self) -> dict[str, Any]:
-        """The arguments of the chat-completions endpoint."""
-        chosen = {name: getattr(self, name) for name in SAMPLING if getattr(self, name) is not None}
-        if "stop" in chosen:
-            chosen["stop"] = list(chosen["stop"])
-        return {"model": self.model, "messages": [dict(message) for message in self.messages], **chosen}
+        """The arguments of the chat-completions endpoint; parameters left to the server are left out."""
+        sampling = {name: getattr(self, name) for name in SAMPLING if getattr(self, name) is not None}
+        return {"model": self.model, "messages": list(self.messages), **sampling}
+
+    def payload(self) -> dict[str, Any]:
+        """All that decides the reply, as JSON."""
+        return {"kind": CHAT, **self.body(), "sample": self.sample}
 
     def fingerprint(self) -> str:
         """The sha256 of the payload: the same for every endpoint, another for every sample."""
         return fingerprint_of(self.payload())
-
-    @classmethod
-    def from_payload(cls, payload: Mapping[str, Any], about: str = "", source: str = "") -> Request:
-        """The request that a store or a file of pending requests holds; raises ValueError if it is none."""
-        known = {item.name for item in fields(cls)} - {"about", "source"}
-        values = {name: value for name, value in payload.items() if name != "kind"}
-        if payload.get("kind") != CHAT or set(values) - known or not {"model", "messages"} <= set(values):
-            raise ValueError(f"not a chat request: its parameters are {sorted(payload)}")
-        return cls(**values, about=about, source=source)
 
 
 @dataclass(frozen=True)
@@ -96,6 +89,70 @@ class EmbeddingRequest:
         return fingerprint_of(self.payload())
 
 
+def fingerprint_of(payload: Mapping[str, Any]) -> str:
+    """The sha256 of a request's payload in one canonical spelling."""
+    canonical = json.dumps(payload, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def prompt(text: str) -> list[Message]:
+    """The messages of a prompt in one turn."""
+    return [{"role": "user", "content": text}]
+
+
+def repair(request: Request, reply: str, problem: str) -> Request:
+    """The request to write a reply again: the conversation so far, and what was wrong with it."""
+    answer = [{"role": "assistant", "content": reply}] if reply.strip() else []
+    language = language_of(str(request.messages[-1]["content"]))
+    complaint = {"role": "user", "content": REPAIR[language].format(problem=problem)}
+    return replace(request, messages=[*request.messages, *answer, complaint])
+
+
+# Documents inside prompts: fenced so that they stay data, and rid of contact details before they leave.
+
+
+def fence(name: str, text: str) -> str:
+    """A document between start and end markers that it cannot close: `[The start of the {name}]`, text, end.
+
+    The markers are those of the official prompt (ConFit-v2, src/utils/convert_by_llm.py).
+    """
+    return f"[The start of the {name}]\n{escape(text)}\n[The end of the {name}]"
+
+
+def escape(text: str) -> str:
+    """A text in which whatever looks like a marker begins with a round bracket instead."""
+    return MARKER.sub("(", text)
+
+
+def leaked(text: str) -> str | None:
+    """The first marker of a prompt in a reply, or None."""
+    marker = MARKER.search(text)
+    return None if marker is None else text[marker.start() :].splitlines()[0][:40]
+
+
+def mask(text: str) -> str:
+    """A text with e-mail addresses, web addresses and phone numbers as `[email]`, `[url]`, `[phone]`.
+
+    Phone numbers are runs of 9 to 15 digits with the usual separators; dates and pay ranges are none.
+    Masking a masked text changes nothing.
+    """
+    text = EMAIL.sub("[email]", text)
+    text = URL.sub("[url]", text)
+    return PHONE.sub(lambda match: match[0] if NO_PHONE.fullmatch(match[0]) else "[phone]", text)
+
+
+def masked(request: Request) -> Request:
+    """A request whose messages are masked; `about` and `source` stay as they are."""
+    messages = [{**message, "content": mask(message["content"])} for message in request.messages]
+    return replace(request, messages=messages)
+
+
+# Replies, and what is wrong with them. The words of a problem stand in the repair request, so they decide its
+# fingerprint: to change them is to pay for every repair again.
+
+Check = Callable[[Request, str], str | None]  # what is wrong with a reply to a request, or None
+
+
 @dataclass(frozen=True)
 class Usage:
     """Tokens that a call was billed for, as the server counted them."""
@@ -107,45 +164,175 @@ class Usage:
         return Usage(self.input + other.input, self.output + other.output)
 
 
+def read_chat(content: Any) -> Entry:
+    """What a store keeps of a chat completion; raises ValueError if there is no choice with a message in it."""
+    try:
+        choice = content["choices"][0]
+        text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError("no choice with a message") from error
+    if not (text is None or isinstance(text, str)):
+        raise ValueError("the message is no text")
+    return {
+        "text": storable(text or ""),
+        "finish_reason": storable(choice.get("finish_reason")),
+        "refusal": None if refusal is None else storable(str(refusal)),
+        "usage": read_usage(content),
+        "served_by": storable(content.get("model")),
+    }
+
+
+def storable(text: Any) -> Any:
+    """A text with a question mark for each half of a broken emoji, which UTF-8 cannot hold; None if it is no text."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else None
+
+
+def read_usage(content: Mapping[str, Any]) -> dict[str, int | None]:
+    """The billed tokens in a response, or in an entry of a store; None where the server gives no number from 0 up."""
+    usage = content.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    counts = {"input": usage.get("prompt_tokens", usage.get("input"))}
+    counts["output"] = usage.get("completion_tokens", usage.get("output"))
+    return {name: int(n) if isinstance(n, int | float) and 0 <= n < 1e15 else None for name, n in counts.items()}
+
+
+def usage_of(entry: Entry) -> Usage:
+    """The billed tokens of a stored reply; what is unknown counts as none."""
+    return Usage(*(count or 0 for count in read_usage(entry).values()))
+
+
+def judge(request: Request, entry: Entry, check: Check | None) -> str | None:
+    """What keeps a reply from being used, or None. Before any colon stands the kind of problem."""
+    text = entry.get("text", "").strip()
+    if entry.get("refusal") or entry.get("finish_reason") == "content_filter":
+        return f"{REFUSED}: {entry.get('refusal') or 'content filter'}"
+    if not text:
+        return "empty reply"
+    if entry.get("finish_reason") == "length":
+        return CUT
+    return check(request, text) if check is not None else None
+
+
+def not_empty(request: Request, text: str) -> str | None:
+    """A reply has text."""
+    return None if text.strip() else "empty reply"
+
+
+def common(request: Request, text: str) -> str | None:
+    """What every task asks of a reply: text without markers of the prompt, in the language of `source`, and new.
+
+    Its length is 20 to 20,000 characters, and less than 80 % of its runs of five words stand in `source` (our choice).
+    """
+    if not text.strip():
+        return "empty reply"
+    if marker := leaked(text):
+        return f"leaked marker: {marker}"
+    expected, language = language_of(request.source), language_of(text)
+    if request.source and language != expected:
+        return f"wrong language: {language} instead of {expected}"
+    size = len(text.strip())
+    if not SHORTEST <= size <= LONGEST:
+        fault = "too short" if size < SHORTEST else "too long"
+        return f"{fault}: {size} characters, {SHORTEST} to {LONGEST} expected"
+    here, there = (_runs_of(one) for one in (text, request.source))
+    copied = len(here & there) / len(here)
+    return f"copy of the input: {copied:.0%} of it" if copied >= COPIED else None
+
+
+def _runs_of(text: str) -> set[tuple[str, ...]]:
+    return runs(list("".join(text.split())) if language_of(text) == "zh" else text.lower().split())
+
+
+def runs(tokens: Sequence[str], size: int = RUN) -> set[tuple[str, ...]]:
+    """The runs of `size` tokens; fewer tokens are one run, none are no run."""
+    return {tuple(tokens[i : i + size]) for i in range(max(len(tokens) - size + 1, 1))} if tokens else set()
+
+
 @dataclass(frozen=True)
 class Answer:
     """The usable text for a request, or the problem that leaves it without one.
 
-    `text` is None exactly when `problem` says why. `fingerprint` names the stored reply (the second one
-    if the first was `repaired`); `usage` counts every reply to the request, stored or new.
+    `text` is None exactly when `problem` says why; `repaired`: the text is the second reply, the first was at fault.
     """
 
     request: Request
     text: str | None
-    problem: str | None
-    fingerprint: str
-    finish_reason: str | None = None
-    usage: Usage = Usage()
-    origin: Origin = "recorded"
+    problem: str | None = None
     repaired: bool = False
 
-    def __post_init__(self) -> None:
-        if (self.text is None) == (self.problem is None):
-            raise ValueError("an answer has a text or a problem")
+
+# Files of requests that wait for an answer, and of answers: for whoever has a model elsewhere.
 
 
-Check = Callable[[Request, str], str | None]
+def write_requests(path: Path, task: str, requests: Iterable[Request], batch: bool = False) -> int:
+    """Write requests as JSON lines of fingerprint, task, about, source (masked) and payload; returns how many.
+
+    `batch`: write, instead, the input file of OpenAI's Batch API, with the fingerprint as `custom_id`.
+    """
+    lines: list[dict[str, Any]] = []
+    for request in requests:
+        if batch:
+            name = {"custom_id": request.fingerprint(), "method": "POST", "url": BATCH_URL}
+            lines.append({**name, "body": request.body()})
+        else:
+            about = {"task": task, "about": request.about, "source": mask(request.source)}
+            lines.append({"fingerprint": request.fingerprint(), **about, **request.payload()})
+    with atomic(path) as partial:
+        partial.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines), encoding="utf-8")
+    return len(lines)
 
 
-def prompt(text: str) -> list[Message]:
-    """The messages of a prompt in one turn."""
-    return [{"role": "user", "content": text}]
+def read_requests(path: Path) -> dict[str, tuple[str, Request]]:
+    """The task and request of each line by fingerprint; raises ValueError naming file and line for an altered one."""
+    requests = {}
+    for number, line in numbered_entries(path).items():
+        name, task, kind = (str(line.pop(key, "")) for key in ("fingerprint", "task", "kind"))
+        try:
+            request = Request(**line)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}: not a request ({error})") from error
+        if kind != CHAT or request.fingerprint() != name:
+            raise ValueError(f"{path}, line {number}: altered, as the fingerprint shows. Write the file anew.")
+        requests[name] = task, request
+    return requests
 
 
-def repair(request: Request, reply: str, problem: str) -> Request:
-    """The request to write a reply again: the conversation so far, and what was wrong with it."""
-    said = [{"role": "assistant", "content": reply}] if reply.strip() else []
-    language = language_of(str(request.messages[-1]["content"]))
-    ask = {"role": "user", "content": REPAIR[language].format(problem=problem)}
-    return replace(request, messages=[*request.messages, *said, ask])
+def import_answers(
+    store: Store, requests: Mapping[str, tuple[str, Request]], path: Path, check_of: Callable[[str], Check]
+) -> tuple[int, int, list[str]]:
+    """Take a file of answers into a store, each checked by its task, and at most once.
+
+    Lines are {fingerprint, text[, model, usage, finish_reason]}, or those of an output file of the Batch API.
+    Returns how many were taken, how many were there already, and for each other line what is wrong with it.
+    """
+    taken, there, rejected = 0, 0, []
+    for number, line in numbered_entries(path).items():
+        name = str(line.get("custom_id", line.get("fingerprint")))
+        if name in store:
+            there += 1
+            continue
+        task, request = requests.get(name, ("", None))
+        try:
+            entry = _read_answer(line)
+            problem = judge(request, entry, check_of(task)) if request else "no request waits for this fingerprint"
+        except ValueError as error:
+            problem = str(error)
+        if problem or request is None:
+            about = f" ({request.about})" if request and request.about else ""
+            rejected.append(f"{path}, line {number}{about}: {problem}")
+        else:
+            store.add(request, **entry)
+            taken += 1
+    return taken, there, rejected
 
 
-def fingerprint_of(payload: Mapping[str, Any]) -> str:
-    """The sha256 of a request's payload in one canonical spelling."""
-    canonical = json.dumps(payload, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def _read_answer(line: Mapping[str, Any]) -> Entry:
+    """The reply in a line of answers; raises ValueError, in the server's words if it gave any, where there is none."""
+    if "custom_id" not in line:
+        choice = {"message": {"content": line.get("text")}, "finish_reason": line.get("finish_reason", "stop")}
+        return {**read_chat({**line, "choices": [choice]}), "origin": "import"}
+    body = (line.get("response") or {}).get("body") or {}
+    try:
+        return {**read_chat(body), "origin": "batch"}
+    except ValueError as error:
+        raise ValueError((line.get("error") or body.get("error") or {}).get("message") or str(error)) from error

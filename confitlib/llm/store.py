@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from confitlib.llm.requests import EMBEDDING, EmbeddingRequest, Request, fingerprint_of
-from confitlib.util import lock, numbered_entries, parsed, repair_end, write_line
-
-Entry = dict[str, Any]
+from confitlib.llm.requests import EmbeddingRequest, Entry, Request, fingerprint_of
+from confitlib.util import lock, parsed, repair_end, write_line
 
 
 class Store:
@@ -50,73 +47,42 @@ class Store:
         """The reply to a fingerprint, or None."""
         return self._entries.get(fingerprint)
 
-    def refresh(self) -> None:
-        """Read what other processes have appended since."""
-        if self.path.is_file():
-            with self.path.open("rb") as file:
-                self._catch_up(file)
-
     def add(self, request: Request | EmbeddingRequest, **reply: Any) -> Entry:
         """Append a reply; returns the one that counts, which is an earlier one if there is one by now."""
         payload = request.payload()
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-        return self.append({"fingerprint": fingerprint_of(payload), "request": payload, **reply, "time": stamp})
-
-    def append(self, entry: Entry) -> Entry:
-        """Append a whole line unless its fingerprint is answered; returns the line that counts."""
+        name, time = fingerprint_of(payload), datetime.now(UTC).isoformat(timespec="milliseconds")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             lock(file)
             repair_end(file, self.path)
-            self._catch_up(file)
-            known = self._entries.get(entry["fingerprint"])
-            if known is not None:
-                return known
-            write_line(file, entry, self.fsync)
-            self._catch_up(file)
-        return self._entries[entry["fingerprint"]]
+            self._read_on(file)
+            if name not in self:
+                write_line(file, {"fingerprint": name, "request": payload, **reply, "time": time}, self.fsync)
+                self._read_on(file)
+        return self._entries[name]
 
-    def _catch_up(self, file: IO[bytes]) -> None:
+    def refresh(self) -> None:
+        """Read what other processes have appended since."""
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                self._read_on(file)
+
+    def _read_on(self, file: IO[bytes]) -> None:
         """Take in the complete lines behind those already read."""
         if file.seek(0, os.SEEK_END) < self._offset:
             raise ValueError(f"{self.path} became shorter while it was open. Open the store again.")
         file.seek(self._offset)
-        content = file.read()
-        end = content.rfind(b"\n") + 1
-        for line in content[:end].splitlines():
+        *lines, torn = file.read().split(b"\n")
+        for line in lines:
             self._lines += 1
-            if line.strip():
-                self._take(line)
-        self._offset += end
-        if content[end:]:
+            self._offset += len(line) + 1
+            if not line.strip():
+                continue
+            entry = parsed(line) or {}
+            if "request" not in entry or fingerprint_of(entry["request"]) != entry.get("fingerprint"):
+                where = f"{self.path}, line {self._lines}"
+                raise ValueError(f"{where} is not a reply to its request. Restore the file, or remove the line.")
+            self.duplicates += entry["fingerprint"] in self
+            self._entries.setdefault(entry["fingerprint"], entry)
+        if torn:
             warnings.warn(f"{self.path}: the last line is torn (a writer was killed): left out", stacklevel=3)
-
-    def _take(self, line: bytes) -> None:
-        entry = parsed(line)
-        if entry is None or not isinstance(entry.get("fingerprint"), str):
-            where = f"{self.path}, line {self._lines}"
-            raise ValueError(f"{where} is not a reply. Restore the file, or remove the line and pay for it again.")
-        self.duplicates += entry["fingerprint"] in self._entries
-        self._entries.setdefault(entry["fingerprint"], entry)
-
-    def merge(self, other: Store) -> int:
-        """Append the replies that only another store has; returns how many."""
-        missing = [entry for entry in other if entry["fingerprint"] not in self]
-        for entry in missing:
-            self.append(entry)
-        return len(missing)
-
-
-def verify(path: str | Path) -> list[str]:
-    """What is wrong with a store: fingerprints that do not fit their request, lines without a reply, repeats."""
-    problems, seen = [], Counter[str]()
-    for number, entry in numbered_entries(Path(path)).items():
-        seen[str(entry.get("fingerprint"))] += 1
-        if not isinstance(entry.get("request"), Mapping) or fingerprint_of(entry["request"]) != entry["fingerprint"]:
-            problems.append(f"{path}, line {number}: the fingerprint is not that of the request")
-        needed = ("vector",) if (entry.get("request") or {}).get("kind") == EMBEDDING else ("text", "finish_reason")
-        absent = [name for name in needed if name not in entry]
-        if absent:
-            problems.append(f"{path}, line {number}: without {' and '.join(absent)}")
-    repeated = sum(count - 1 for count in seen.values())
-    return [*problems, *([f"{path}: {repeated} repeated replies (the first of each counts)"] if repeated else [])]

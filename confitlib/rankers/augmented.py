@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from confitlib.augment import TASKS, AnyWriter, write
+from confitlib.augment import TASKS, Generator, generate
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.encoder import TextEncoder
 from confitlib.rankers.base import Scores
@@ -20,11 +20,11 @@ Hypotheses = tuple[NDArray[np.intp], Vectors]
 class _Hypothesising(RawEmbed):
     """An untrained encoder that has documents written for those of the validation and test splits.
 
-    `writer`, `seed`: see `confitlib.augment.write`; a saved ranker keeps the name of its writer.
+    `writer`, `seed`: see `confitlib.augment.generate`; a saved ranker keeps the name of its writer.
     """
 
     task: str
-    writer: AnyWriter
+    writer: Generator
     n: int
     seed: int
 
@@ -39,7 +39,7 @@ class _Hypothesising(RawEmbed):
     def _written(self, corpus: Corpus, side: Side, model: TextEncoder) -> Hypotheses:
         """Row numbers of documents of a side, one for every text written for them, and unit vectors of the texts."""
         ids = TASKS[self.task].documents(corpus, side, self.seed)
-        written = write(self.task, corpus, side, ids, writer=self.writer, variants=self.n, seed=self.seed)
+        written = generate(self.task, corpus, side, ids, generator=self.writer, variants=self.n, seed=self.seed)
         self.reports[side] = written.report()
         flat = [(name, text) for name, options in written.texts.items() for text in options]
         vectors = model.encode([text for _, text in flat], progress=False, cache=self._cache(model))
@@ -71,7 +71,7 @@ class HyDE(_Hypothesising):
         self,
         encoder: str = "minilm",
         max_length: int | None = None,
-        writer: AnyWriter = "auto",
+        writer: Generator = "auto",
         n: int = 8,
         seed: int = 0,
         cache: str | None = None,
@@ -114,7 +114,7 @@ class HyQE(_Hypothesising):
         self,
         encoder: str = "minilm",
         max_length: int | None = None,
-        writer: AnyWriter = "auto",
+        writer: Generator = "auto",
         n: int = 1,
         weight: float = 0.5,
         first_n: int = 30,

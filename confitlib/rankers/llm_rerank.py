@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from confitlib.augment.prompts import NOUNS, language_of_corpus, load_prompt
+from confitlib.augment.tasks import NOUNS, language_of_corpus, load_prompt
 from confitlib.corpus import Corpus, Side, other
 from confitlib.llm import Answer, Client, Request, prompt
-from confitlib.llm.safety import fence
+from confitlib.llm.requests import fence
 from confitlib.rankers.base import Ranker
 from confitlib.rankers.dense import RawEmbed
 from confitlib.rankers.rerank import Reranker
