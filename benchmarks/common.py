@@ -13,23 +13,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-
-from confitlib.scale.floors import bandwidth, product_rate
-
-__all__ = [
-    "arguments",
-    "bandwidth",
-    "clear_peak",
-    "environment",
-    "interleaved",
-    "product_rate",
-    "report",
-    "resident",
-    "shown",
-]
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -83,6 +70,19 @@ def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int = 3) -> 
             call()
             seconds[name].append(time.perf_counter() - start)
     return {name: median(times) for name, times in seconds.items()}
+
+
+def product_rate(rows: int, inner: int, columns: int, repeats: int = 20) -> float:
+    """Measured float32 operations a second of a matrix product of this shape: the floor of dense arithmetic."""
+    left, right = torch.rand(rows, inner), torch.rand(inner, columns)
+    left @ right  # the first one also starts the threads
+    return 2 * rows * inner * columns / interleaved({"product": lambda: left @ right}, repeats)["product"]
+
+
+def bandwidth(megabytes: int = 256, repeats: int = 5) -> float:
+    """Measured bytes a second read from memory: the floor of work that only passes over data."""
+    data = np.ones(megabytes * 2**20 // 8)
+    return data.nbytes / interleaved({"sum": data.sum}, repeats)["sum"]
 
 
 def clear_peak() -> None:
