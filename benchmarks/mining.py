@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from benchmarks.common import clear_peak, environment, parser_of, report, resident
-from confitlib.mining.band import band_window
+from confitlib.mining.ranking import band_window
 from confitlib.mining.kernel import select_band
 
 LO, HI, NEGATIVES = 0.03, 0.04, 8

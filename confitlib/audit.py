@@ -18,11 +18,11 @@ from confitlib.augment.prompts import language_of_corpus, load_prompt
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.llm import Client, Request, prompt
 from confitlib.llm.safety import fence
-from confitlib.mining.band import band_window
+from confitlib.mining.ranking import band_window
 from confitlib.mining.kernel import full_ranking
 from confitlib.mining.negatives import Negatives, mined_counts, score_gaps
-from confitlib.mining.registry import mine
-from confitlib.mining.removal import codes_at
+from confitlib.mining.strategies import mine
+from confitlib.mining.strategies import codes_at
 from confitlib.mining.task import DocumentSet, Embeddings, Task, document_ids
 from confitlib.text import texts
 

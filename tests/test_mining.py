@@ -13,7 +13,7 @@ from pandas.testing import assert_frame_equal
 
 from confitlib.corpus import LABEL_COLUMNS, RANKING_COLUMNS, Corpus, other
 from confitlib.mining import STRATEGIES, Embeddings, Negatives, check_mining, mine, read_official, write_official
-from confitlib.mining.band import band, band_window
+from confitlib.mining.strategies import band, band_window
 from confitlib.mining.task import Task, document_ids
 
 FIXED = ("in_batch", "top", "positive_aware", "bm25", "passage_bm25")  # nothing is drawn

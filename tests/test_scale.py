@@ -22,7 +22,7 @@ from confitlib import cli, sweeps
 from confitlib.encoder import load_encoder
 from confitlib.market import compose_to_parquet
 from confitlib.mining import sift
-from confitlib.mining.band import band
+from confitlib.mining.strategies import band
 from confitlib.mining.kernel import UNRANKED, Picks, _Sizes, concatenate, select_band
 from confitlib.mining.task import Embeddings, Task, document_ids
 from confitlib.records import read_entries

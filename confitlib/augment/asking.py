@@ -21,7 +21,7 @@ from confitlib.llm.requests import Check, Request, prompt
 from confitlib.llm.safety import escape, fence
 from confitlib.llm.tasks import Task as RequestTask
 from confitlib.llm.tasks import register
-from confitlib.mining.task import generator_of
+from confitlib.util import generator_of
 from confitlib.text import SOURCES, Language, texts, words
 
 SHINGLE = 5

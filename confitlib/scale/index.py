@@ -18,7 +18,7 @@ from confitlib import readers
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
 from confitlib.market import PRESETS, compose
-from confitlib.mining.kernel import FloatArray
+from confitlib.mining.ranking import FloatArray
 from confitlib.scale.encoding import encode_shards
 from confitlib.scale.engine import Engine
 from confitlib.scale.shards import DocumentShards, VectorShards, split_vectors

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from confitlib.mining.band import band_window
+from confitlib.mining.ranking import band_window
 from confitlib.mining.kernel import CACHED, IntArray, Picks, asked, chunks, concatenate, finite, padded
 from confitlib.mining.sift import Bracket, Sieve, decoded, in_order
 from confitlib.mining.task import Selection, Task

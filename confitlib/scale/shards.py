@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from confitlib.corpus import RESERVED, Side, blank_documents
-from confitlib.mining.kernel import FloatArray, IntArray
+from confitlib.mining.ranking import FloatArray, IntArray
 from confitlib.readers._tables import as_text
 from confitlib.text import serialise
 from confitlib.util import atomic
