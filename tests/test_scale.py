@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from confitlib import cli, sweeps
 from confitlib.encoder import load_encoder
 from confitlib.market import compose_to_parquet
-from confitlib.mining import sift
-from confitlib.mining.strategies import band
-from confitlib.mining.kernel import UNRANKED, Picks, _Sizes, concatenate, select_band
-from confitlib.mining.task import Embeddings, Task, document_ids
+from confitlib.mining import Embeddings, kernel
+from confitlib.mining.kernel import UNRANKED, Sizes, select_band
+from confitlib.mining.ranking import Hits, concatenate
+from confitlib.mining.strategies import MiningProblem, band, document_ids
 from confitlib.records import read_entries
 from confitlib.scale import (
     DocumentShards,
@@ -56,7 +56,7 @@ def read(folder: Path, table: str) -> pd.DataFrame:
     return pd.concat(map(pd.read_parquet, sorted((folder / table).glob("*.parquet"))), ignore_index=True)
 
 
-def same(left: Picks, right: Picks) -> bool:
+def same(left: Hits, right: Hits) -> bool:
     names = ("query", "item", "rank", "score")
     pairs = [(getattr(left, name), getattr(right, name)) for name in names]
     return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
@@ -195,8 +195,8 @@ def test_sharded_windows_equal_a_full_ranking_ties_included(tmp_path_factory, se
     expected = concatenate(select_band(queries, pool, removed, start, stop))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mining, "SAMPLE", sample)
-        patch.setattr(sift, "CERTAINTY", 0.0)  # brackets that often miss
-        patch.setattr(mining, "CACHED", _Sizes(4, 7, 0))
+        patch.setattr(kernel, "CERTAINTY", 0.0)  # brackets that often miss
+        patch.setattr(mining, "CACHED", Sizes(4, 7, 0))
         shards = split_vectors(queries, folder / "q", 3), split_vectors(pool, folder / "p", 4)
         found = sharded_band(*shards, removed, start, stop)
         ranks = np.where(start < stop, start, UNRANKED)[:, None]
@@ -210,9 +210,9 @@ def test_the_band_of_real_vectors_is_the_same_to_the_last_bit(target, tiny, tmp_
     embeddings = Embeddings.of_corpus(load_encoder("static", device="cpu"), tiny)
     other = "job" if target == "resume" else "resume"
     queries, pool = document_ids(tiny, other, "train"), document_ids(tiny, target, "train")
-    task = Task(tiny, target, queries, pool, embeddings, n=2, seed=5)
+    task = MiningProblem(tiny, target, queries, pool, embeddings, n=2, seed=5)
     expected, found = band(task, 0.05, 0.2), band_on(task, tmp_path, LocalEngine(), 0.05, 0.2, shards=3)
-    assert same(found.picks, expected.picks)
+    assert same(found.hits, expected.hits)
     assert np.array_equal(found.candidates, expected.candidates) and np.array_equal(found.removed, expected.removed)
     with pytest.raises(ValueError, match="0 <= lo < hi <= 1"):
         band_on(task, tmp_path, LocalEngine(), 0.5, 0.2)
@@ -263,7 +263,7 @@ class Doomed:
     number: int
 
 
-def mine_or_die(doomed: Doomed) -> Picks:
+def mine_or_die(doomed: Doomed) -> Hits:
     attempt = len(list(doomed.marks.glob(f"{doomed.number}-*")))
     (doomed.marks / f"{doomed.number}-{attempt}").write_text(str(os.getpid()))
     found = mine_task(doomed.task)
@@ -300,7 +300,7 @@ def test_a_killed_worker_changes_no_bit_of_the_result(ray_engine, tmp_path):
     results = ray_engine.map(mine_or_die, tasks)
     assert len(list(marks.glob("1-*"))) == 2, "the killed task ran a second time"
     assert len({mark.read_text() for mark in marks.iterdir()}) >= 2, "another worker went on"
-    found = concatenate(Picks(one.query + 10 * i, one.item, one.rank, one.score) for i, one in enumerate(results))
+    found = concatenate(Hits(one.query + 10 * i, one.item, one.rank, one.score) for i, one in enumerate(results))
     assert same(found, sharded_band(*shards, removed, start, stop, LocalEngine()))
     assert same(found, sharded_band(*shards, removed, start, stop, ray_engine))
     assert same(found, concatenate(select_band(queries, pool, removed, start, stop)))

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from confitlib.mining.ranking import band_window
-from confitlib.mining.kernel import CACHED, IntArray, Picks, asked, chunks, concatenate, finite, padded
-from confitlib.mining.sift import Bracket, Sieve, decoded, in_order
-from confitlib.mining.task import Selection, Task
+from confitlib.mining.kernel import CACHED, Sieve, asked, chunks, decoded, finite, sample_places
+from confitlib.mining.ranking import Hits, IntArray, band_window, concatenate, inner_products
+from confitlib.mining.strategies import MiningProblem, Selection
 from confitlib.scale.engine import Engine, LocalEngine
 from confitlib.scale.shards import VectorShards, split_vectors
 
@@ -56,8 +55,8 @@ def sharded_band(
     stop: IntArray,
     engine: Engine | None = None,
     ranks: IntArray | None = None,
-) -> Picks:
-    """Ranks `[start, stop)` of every query's ranking of the pool: what `select_band` picks, ties included.
+) -> Hits:
+    """Ranks `[start, stop)` of every query's ranking of the pool: what `select_band` finds, ties included.
 
     One task a file of queries; each streams the files of the pool. removed: `[Q, N]`, nonzero entries take no rank;
     start, stop: `[Q]`, stop at most the number of items left; ranks: `[Q, n]`, only these ranks of the window, as in
@@ -72,67 +71,66 @@ def sharded_band(
         )
         for path, a, b in zip(queries.paths, sizes, sizes[1:], strict=False)
     ]
+    if (stop > len(pool) - np.diff(removed.indptr)).any():
+        raise ValueError("a window ends behind the last item that is left: check stop")
     if not len(pool):
         return concatenate([])
     found = (engine or LocalEngine()).map(mine_task, tasks, "mining")
     return concatenate(
-        Picks(part.query + first, part.item, part.rank, part.score)
+        Hits(part.query + first, part.item, part.rank, part.score)
         for first, part in zip(sizes, found, strict=False)
     )  # fmt: skip
 
 
-def band_on(task: Task, folder: Path, engine: Engine, lo: float = 0.03, hi: float = 0.04, shards: int = 4) -> Selection:
-    """The strategy `band` of a mining task on an engine: the same selection; `folder` receives the vectors.
+def band_on(
+    problem: MiningProblem, folder: Path, engine: Engine, lo: float = 0.03, hi: float = 0.04, shards: int = 4
+) -> Selection:
+    """The strategy `band` of a mining problem on an engine: the same selection; `folder` receives the vectors.
 
     Raises ValueError where `band` does, and for the official procedure, which only `mine` follows.
     """
-    if task.official or not 0 <= lo < hi <= 1:
-        raise ValueError(f"a band needs 0 <= lo < hi <= 1 and official=False, got lo={lo}, hi={hi}, {task.official}")
-    start, stop = band_window(task.candidates, lo, hi)
+    if problem.official or not 0 <= lo < hi <= 1:
+        raise ValueError(f"a band needs 0 <= lo < hi <= 1 and official=False, got lo={lo}, hi={hi}, {problem.official}")
+    start, stop = band_window(problem.candidates, lo, hi)
     queries, pool = (split_vectors(part, folder.resolve() / name, shards)
-                     for part, name in zip(task.vectors, ("queries", "pool"), strict=True))  # fmt: skip
-    ranks = task.draw_ranks(start, stop)
-    return task.from_pool(sharded_band(queries, pool, task.known, start, stop, engine, ranks))
+                     for part, name in zip(problem.vectors, ("queries", "pool"), strict=True))  # fmt: skip
+    ranks = problem.draw_ranks(start, stop)
+    return problem.selection(sharded_band(queries, pool, problem.known_positives, start, stop, engine, ranks))
 
 
-def mine_task(task: BandTask) -> Picks:
-    """The picks of one task, query by query in order; query positions count from the task's first."""
+def mine_task(task: BandTask) -> Hits:
+    """The hits of one task, query by query in order; query positions count from the task's first."""
     sample = torch.as_tensor(task.pool.sample(SAMPLE))
-    picks = concatenate(_mined(task, np.flatnonzero(task.start < task.stop), sample))
-    return picks.take(np.argsort(picks.query, kind="stable"))
+    hits = concatenate(_mined(task, np.flatnonzero(task.start < task.stop), sample))
+    return hits.take(np.argsort(hits.query, kind="stable"))
 
 
-def _mined(task: BandTask, queries: IntArray, sample: torch.Tensor, margin: float = 1.0) -> Iterator[Picks]:
+def _mined(task: BandTask, queries: IntArray, sample: torch.Tensor, margin: float = 1.0) -> Iterator[Hits]:
     """The windows of some queries, those whose first bracket misses last."""
-    bracket, missed = Bracket.of(task.start, task.stop, len(sample), len(task.pool), margin), queries[:0]
-    for rows in chunks(queries, min(CACHED.rows, KEYS // bracket.capacity)):
-        sieve = _sifted(task, rows, bracket, sample)
+    capacity = sample_places(task.start, task.stop, len(sample), len(task.pool), margin)[2]
+    missed = queries[:0]
+    for rows in chunks(queries, min(CACHED.rows, KEYS // capacity)):
+        sieve = _sifted(task, rows, sample, margin)
         held = sieve.holds(task.start[rows], task.stop[rows])
         row, rank = asked(task.start[rows], task.stop[rows], None if task.ranks is None else task.ranks[rows])
         row, rank = row[held[row]], rank[held[row]]
         item, score = decoded(sieve.at(row, rank))
-        yield Picks(rows[row], np.array(item), rank, np.array(score))
+        yield Hits(rows[row], np.array(item), rank, np.array(score))
         missed = np.append(missed, rows[~held])
-    if ((bracket.top[missed] < 0) & (bracket.bottom[missed] == len(sample))).any():  # they kept everything
-        raise ValueError("a window ends behind the last item that is left: check stop")
     if len(missed):
         yield from _mined(task, missed, sample, WIDER * margin)
 
 
-def _sifted(task: BandTask, queries: IntArray, bracket: Bracket, sample: torch.Tensor) -> Sieve:
+def _sifted(task: BandTask, queries: IntArray, sample: torch.Tensor, margin: float) -> Sieve:
     """One pass over the pool: what it leaves of the scores of some queries."""
     vectors, removed = task.vectors[torch.from_numpy(queries)], task.removed[queries].tocoo()
     order = np.argsort(removed.col, kind="stable")
     row, column = removed.row[order], removed.col[order]
-    sieve = bracket.sieve(in_order(products(vectors, sample)), queries)
+    window = task.start[queries], task.stop[queries]
+    sieve = Sieve.of(inner_products(vectors, sample), *window, len(task.pool), margin)
     for first, tile in task.pool.blocks(CACHED.columns):
-        scores = products(vectors, finite(tile, "pool", first))
+        scores = inner_products(vectors, finite(tile, "pool", first))
         a, b = np.searchsorted(column, (first, first + len(tile)))
         scores[row[a:b], column[a:b] - first] = -torch.inf  # after everything else
         sieve.add(scores, first, 1)
     return sieve
-
-
-def products(queries: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """Inner products `[q, n]`, each the same whatever the other rows are: see `SMALLEST` of the kernel."""
-    return torch.mm(padded(queries), padded(vectors).T)[: len(queries), : len(vectors)]
