@@ -15,8 +15,8 @@ import pandas as pd
 from benchmarks.common import arguments, environment, interleaved, report
 from confitlib.corpus import SIDES
 from confitlib.market import PRESETS, compose, compose_to_parquet
-from confitlib.mining.band import band_window
 from confitlib.mining.kernel import UNRANKED
+from confitlib.mining.ranking import band_window
 from confitlib.rankers import ConFitV2
 from confitlib.records import peak_memory
 from confitlib.scale import (

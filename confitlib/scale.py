@@ -28,8 +28,8 @@ from confitlib import readers
 from confitlib.corpus import RESERVED, SIDES, Corpus, Side, blank_documents
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.market import PRESETS, compose
-from confitlib.mining.kernel import FloatArray, IntArray, Picks, asked, chunks, concatenate, finite, padded
-from confitlib.mining.sift import Bracket, decoded, in_order
+from confitlib.mining.kernel import Sieve, asked, chunks, decoded, finite, sample_places
+from confitlib.mining.ranking import FloatArray, Hits, IntArray, concatenate, inner_products
 from confitlib.readers._tables import as_text
 from confitlib.text import TEXT, serialise, texts
 from confitlib.util import atomic
@@ -352,7 +352,7 @@ def sharded_band(
     stop: IntArray,
     engine: RayEngine | None = None,
     ranks: IntArray | None = None,
-) -> Picks:
+) -> Hits:
     """Ranks `[start, stop)` of every query's ranking of the pool: what `select_band` gives, ties included.
 
     One task a file of queries; each streams the files of the pool. known_positives: `[Q, N]`, nonzero entries take no
@@ -361,6 +361,8 @@ def sharded_band(
     only where a query scores far more than a window's worth of the pool equally. Raises ValueError for a row that is
     not finite or a window beyond the pool.
     """
+    if (stop > len(pool) - np.diff(known_positives.indptr)).any():
+        raise ValueError("a window ends behind the last document that is left: check stop")
     if not len(pool):
         return concatenate([])
     cuts = np.cumsum([0, *queries.sizes])
@@ -376,10 +378,10 @@ def sharded_band(
         for path, a, b in zip(queries.paths, cuts, cuts[1:], strict=False)
     ]
     parts = zip(cuts, _map(engine, mine_task, tasks, "mining"), strict=False)
-    return concatenate(Picks(part.query + first, part.item, part.rank, part.score) for first, part in parts)
+    return concatenate(Hits(part.query + first, part.item, part.rank, part.score) for first, part in parts)
 
 
-def mine_task(task: BandTask) -> Picks:
+def mine_task(task: BandTask) -> Hits:
     """The windows of one task, query by query in order; query positions count from the task's first.
 
     As in `confitlib.mining.kernel` a sample of the pool bounds every window, one pass keeps the scores within the
@@ -390,42 +392,37 @@ def mine_task(task: BandTask) -> Picks:
     queries: IntArray = np.flatnonzero(task.start < task.stop)
     margin, parts = 1.0, []
     while len(queries):
-        bracket, missed = Bracket.of(task.start, task.stop, len(sample), len(task.pool), margin), []
-        for rows in chunks(queries, min(TILE[0], KEYS // bracket.capacity)):
-            hits, complete = _windows(task, rows, vectors[torch.from_numpy(rows)], sample, bracket)
+        capacity = sample_places(task.start[queries], task.stop[queries], len(sample), len(task.pool), margin)[2]
+        missed = []
+        for rows in chunks(queries, min(TILE[0], KEYS // capacity)):
+            hits, complete = _windows(task, rows, vectors[torch.from_numpy(rows)], sample, margin)
             parts.append(hits)
             missed.append(rows[~complete])
         queries, margin = np.concatenate(missed), margin * WIDER
-        if ((bracket.top[queries] < 0) & (bracket.bottom[queries] == len(sample))).any():  # they kept everything
-            raise ValueError("a window ends behind the last item that is left: check stop")
     hits = concatenate(parts)
     return hits.take(np.argsort(hits.query, kind="stable"))
 
 
 def _windows(
-    task: BandTask, rows: IntArray, vectors: torch.Tensor, sample: torch.Tensor, bracket: Bracket
-) -> tuple[Picks, NDArray[np.bool_]]:
+    task: BandTask, rows: IntArray, vectors: torch.Tensor, sample: torch.Tensor, margin: float
+) -> tuple[Hits, NDArray[np.bool_]]:
     """The windows of some queries `[q]` that one pass over the pool completes, and which those are."""
     # 1. bounds of each window from the scores of the sample  [q, sampled]
-    sieve = bracket.sieve(in_order(products(vectors, sample)), rows)
-    positives = task.known_positives[rows].tocsc().tocoo()  # by rising pool position
+    start, stop = task.start[rows], task.stop[rows]
+    sieve = Sieve.of(inner_products(vectors, sample), start, stop, len(task.pool), margin)
     # 2. one pass: each tile of scores, known positives behind everything else  [q, tile]
+    positives = task.known_positives[rows].tocsc().tocoo()  # by rising pool position
     for first, tile in task.pool.blocks(TILE[1]):
-        scores = products(vectors, finite(tile, "pool", first))
+        scores = inner_products(vectors, finite(tile, "pool", first))
         here = slice(*np.searchsorted(positives.col, (first, first + len(tile))))
         scores[positives.row[here], positives.col[here] - first] = -torch.inf
         sieve.add(scores, first, 1)
     # 3. the ranks that are wanted, of windows that lie within the bounds
-    complete = sieve.holds(task.start[rows], task.stop[rows])
-    row, rank = asked(task.start[rows], task.stop[rows], None if task.ranks is None else task.ranks[rows])
+    complete = sieve.holds(start, stop)
+    row, rank = asked(start, stop, None if task.ranks is None else task.ranks[rows])
     row, rank = row[complete[row]], rank[complete[row]]
     item, score = decoded(sieve.at(row, rank))
-    return Picks(rows[row], np.array(item), rank, np.array(score)), complete
-
-
-def products(queries: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """Inner products `[q, n]`, each the same whatever the other rows are: see `SMALLEST` of the kernel."""
-    return torch.mm(padded(queries), padded(vectors).T)[: len(queries), : len(vectors)]
+    return Hits(rows[row], np.array(item), rank, np.array(score)), complete
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import numpy as np
+
 if sys.platform != "win32":
     import fcntl
 
@@ -189,6 +191,12 @@ def files_hash(*paths: Path) -> str:
                 with file.open("rb") as content:
                     digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def generator_of(seed: int, name: str) -> np.random.Generator:
+    """A generator of a seed and a name alone: what is drawn for one does not depend on the others."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest)])
 
 
 def check_range(

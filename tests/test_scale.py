@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 from confitlib import cli, scale, sweeps
 from confitlib.encoder import load_encoder
 from confitlib.market import compose_to_parquet
-from confitlib.mining import sift
-from confitlib.mining.kernel import UNRANKED, Picks, concatenate, select_band
+from confitlib.mining import kernel
+from confitlib.mining.kernel import UNRANKED, select_band
+from confitlib.mining.ranking import Hits, concatenate
 from confitlib.records import read_entries
 from confitlib.scale import (
     BandTask,
@@ -55,7 +56,7 @@ def read(folder: Path, table: str) -> pd.DataFrame:
     return pd.concat(map(pd.read_parquet, sorted((folder / table).glob("*.parquet"))), ignore_index=True)
 
 
-def same(left: Picks, right: Picks) -> bool:
+def same(left: Hits, right: Hits) -> bool:
     names = ("query", "item", "rank", "score")
     pairs = [(getattr(left, name), getattr(right, name)) for name in names]
     return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
@@ -194,7 +195,7 @@ def test_sharded_windows_equal_a_full_ranking_ties_included(tmp_path_factory, se
     expected = concatenate(select_band(queries, pool, removed, start, stop))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scale, "SAMPLE", sample)
-        patch.setattr(sift, "CERTAINTY", 0.0)  # bounds that often miss
+        patch.setattr(kernel, "CERTAINTY", 0.0)  # bounds that often miss
         patch.setattr(scale, "TILE", (4, 7))
         shards = split_vectors(queries, folder / "q", 3), split_vectors(pool, folder / "p", 4)
         found = sharded_band(*shards, removed, start, stop)
@@ -217,8 +218,8 @@ def test_real_vectors_rank_the_same_to_the_last_bit(tmp_path):
 
 def test_one_pass_suffices_and_keeps_little_more_than_the_window(tmp_path, monkeypatch):
     pool = np.random.default_rng(0).normal(size=(40_000, 8)).astype(np.float32)
-    passes, at = [], sift.Sieve.at
-    monkeypatch.setattr(sift.Sieve, "at", lambda sieve, *a: passes.append(sieve) or at(sieve, *a))
+    passes, at = [], kernel.Sieve.at
+    monkeypatch.setattr(kernel.Sieve, "at", lambda sieve, *a: passes.append(sieve) or at(sieve, *a))
     shards = split_vectors(pool[:20], tmp_path / "q", 1), split_vectors(pool, tmp_path / "p", 5)
     start, stop = np.full(20, 1200), np.full(20, 1600)
     sharded_band(*shards, csr_array((20, 40_000), dtype=bool), start, stop)
@@ -227,7 +228,7 @@ def test_one_pass_suffices_and_keeps_little_more_than_the_window(tmp_path, monke
 
 
 @pytest.mark.parametrize(("stop", "value", "message"), [
-    (31, 1.0, "a window ends behind the last item that is left"),
+    (31, 1.0, "a window ends behind the last document that is left"),
     (20, np.nan, r"pool row 17 holds NaN, infinite or overflowing values"),
 ])  # fmt: skip
 def test_what_cannot_be_ranked_is_an_error_not_an_endless_search(stop, value, message, tmp_path):
@@ -260,7 +261,7 @@ class Doomed:
     number: int
 
 
-def mine_or_die(doomed: Doomed) -> Picks:
+def mine_or_die(doomed: Doomed) -> Hits:
     attempt = len(list(doomed.marks.glob(f"{doomed.number}-*")))
     (doomed.marks / f"{doomed.number}-{attempt}").write_text(str(os.getpid()))
     found = mine_task(doomed.task)
@@ -297,7 +298,7 @@ def test_a_killed_worker_changes_no_bit_of_the_result(ray_engine, tmp_path):
     results = ray_engine.map(mine_or_die, tasks)
     assert len(list(marks.glob("1-*"))) == 2, "the killed task ran a second time"
     assert len({mark.read_text() for mark in marks.iterdir()}) >= 2, "another worker went on"
-    found = concatenate(Picks(one.query + 10 * i, one.item, one.rank, one.score) for i, one in enumerate(results))
+    found = concatenate(Hits(one.query + 10 * i, one.item, one.rank, one.score) for i, one in enumerate(results))
     assert same(found, sharded_band(*shards, removed, start, stop))
     assert same(found, sharded_band(*shards, removed, start, stop, ray_engine))
     assert same(found, concatenate(select_band(queries, pool, removed, start, stop)))

@@ -21,8 +21,8 @@ from confitlib.llm.requests import Check, Request, prompt
 from confitlib.llm.safety import escape, fence
 from confitlib.llm.tasks import Task as RequestTask
 from confitlib.llm.tasks import register
-from confitlib.mining.task import generator_of
 from confitlib.text import SOURCES, Language, texts, words
+from confitlib.util import generator_of
 
 SHINGLE = 5
 LEAKED = 0.3

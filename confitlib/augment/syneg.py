@@ -13,8 +13,8 @@ from confitlib.augment.offline import split_text
 from confitlib.augment.pairs import AcceptedPairs
 from confitlib.augment.written import OFFLINE, Written
 from confitlib.corpus import Corpus, Side, other
-from confitlib.mining.task import generator_of
 from confitlib.text import TEXT, join_fields, texts, words
+from confitlib.util import generator_of
 
 VERDICT = re.compile(r"\n\s*(?:Self-check|自检)\s*[::：]\s*(.*)\s*$", re.IGNORECASE)
 UNSUITABLE = re.compile(r"unsuitable|不合适|不符合", re.IGNORECASE)

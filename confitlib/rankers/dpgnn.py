@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
-from confitlib.mining.removal import codes_at, removal
+from confitlib.mining.removal import known_positive_mask
+from confitlib.mining.strategies import codes_at
 from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.sampling import Rows
 from confitlib.text import texts
@@ -125,7 +126,7 @@ class DPGNN(Ranker):
 
     def _train(self, pairs: dict[Side, Rows], corpus: Corpus) -> None:
         config, rng = self.config, np.random.default_rng(self.config.seed)
-        known, losses = removal(corpus, "job"), []
+        known, losses = known_positive_mask(corpus, "job"), []
         pools = {side: np.arange(len(self.known[side])) for side in SIDES}
         optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         bar = tqdm(range(config.epochs), desc=f"{self.name}: train", unit="epoch", delay=2)

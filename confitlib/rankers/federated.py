@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import load_encoder
 from confitlib.mining import Embeddings
-from confitlib.mining.removal import removal
+from confitlib.mining.removal import known_positive_mask
 from confitlib.rankers.base import VectorRanker, named_for_jobs, trained_weights
 from confitlib.rankers.federation import Adapter, FederatedConfig, LocalClient, Server
 from confitlib.text import texts
@@ -72,7 +72,7 @@ class FedPJF(VectorRanker):
                 "federated training needs two; pass another column or a mapping of job ids"
             )
         rows = {side: corpus.positions(side, table[f"{side}_id"]) for side in SIDES}
-        vectors, known = self._vectors(corpus), removal(corpus, "job")
+        vectors, known = self._vectors(corpus), known_positive_mask(corpus, "job")
         made = {}
         for number, (name, places) in enumerate(sorted(owners.groupby(owners).indices.items())):
             own = {side: rows[side][places] for side in SIDES}

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from confitlib.corpus import SIDES, Corpus, Side, Split
-from confitlib.mining.removal import codes_at, removal
+from confitlib.mining.removal import known_positive_mask
+from confitlib.mining.strategies import codes_at
 
 Rows = NDArray[np.intp]
 
@@ -40,7 +41,7 @@ class PairBatches:
         judged = corpus.labelled(split) if rejections else corpus.labelled(split, 1)
         self.rows: dict[Side, Rows] = {side: corpus.positions(side, judged[f"{side}_id"]) for side in SIDES}
         self.labels = judged["label"].to_numpy(np.float32)
-        self.known, self.size, self.sampled = removal(corpus, "job"), size, sampled
+        self.known, self.size, self.sampled = known_positive_mask(corpus, "job"), size, sampled
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.size)

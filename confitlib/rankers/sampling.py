@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from confitlib.corpus import SIDES, Corpus, Side, Split
-from confitlib.mining.removal import codes_at, removal
+from confitlib.mining.removal import known_positive_mask
+from confitlib.mining.strategies import codes_at
 
 Rows = NDArray[np.intp]
 
@@ -71,7 +72,7 @@ def _random_negatives(
     draws_job = rng.random(len(kept["job"])) < 0.5
     resumes = np.where(draws_job, kept["resume"], drawn["resume"])
     jobs = np.where(draws_job, drawn["job"], kept["job"])
-    unknown = codes_at(removal(corpus, "job"), resumes, jobs) == 0
+    unknown = codes_at(known_positive_mask(corpus, "job"), resumes, jobs) == 0
     rows: dict[Side, Rows] = {"resume": resumes[unknown], "job": jobs[unknown]}
     return JudgedPairs(rows, np.zeros(int(unknown.sum()), dtype=np.float32))
 

@@ -15,7 +15,7 @@ from confitlib.corpus import SIDES, Corpus, Side, Split, other
 from confitlib.encoder import TextEncoder
 from confitlib.encoder.batching import length_sorted_batches
 from confitlib.mining import Negatives
-from confitlib.mining.removal import removal
+from confitlib.mining.removal import known_positive_mask
 from confitlib.text import texts
 
 FILLER = -1  # stands for no pair, where the last batches of several processes have too few
@@ -185,7 +185,7 @@ class PairCollator:
 
     def __init__(self, stores: Mapping[Side, Store], corpus: Corpus, negatives_per_batch: int | None) -> None:
         self.stores, self.cap, self.n_jobs = stores, negatives_per_batch, len(corpus.jobs)
-        known = removal(corpus, "job").tocoo()
+        known = known_positive_mask(corpus, "job").tocoo()
         self.known = np.sort(self._pair_keys(*(rows.astype(np.intp) for rows in known.coords)))
 
     def __call__(self, items: list[dict[str, Any] | None]) -> dict[str, Any]:
