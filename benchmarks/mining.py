@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from benchmarks.common import clear_peak, environment, parser_of, report, resident
-from confitlib.mining.band import band_window
 from confitlib.mining.kernel import select_band
+from confitlib.mining.ranking import band_window
 
 LO, HI, NEGATIVES = 0.03, 0.04, 8
 FLOOR = "bare product"

@@ -18,12 +18,10 @@ from confitlib.augment.tasks import language_of_corpus, load_prompt
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.llm import Client, Request, prompt
 from confitlib.llm.requests import fence
-from confitlib.mining.band import band_window
-from confitlib.mining.kernel import full_ranking
+from confitlib.mining.embeddings import Embeddings
 from confitlib.mining.negatives import Negatives, mined_counts, score_gaps
-from confitlib.mining.registry import mine
-from confitlib.mining.removal import codes_at
-from confitlib.mining.task import DocumentSet, Embeddings, Task, document_ids
+from confitlib.mining.ranking import band_window
+from confitlib.mining.strategies import DocumentSet, MiningProblem, codes_at, document_ids, mine
 from confitlib.text import texts
 
 Z_95 = 1.959963984540054
@@ -34,9 +32,9 @@ VERDICT = re.compile(r"\W*(?:(yes|是)|(no|否))\W*", re.IGNORECASE)
 class FalseNegatives:
     """The share of negatives that are truly suitable, over all queries.
 
-    `rate` with its 95 % interval `low` to `high` (see `clustered_wilson`); `hardness` is the mean score gap
+    `rate` with its 95 % interval `low` to `high` (see `clustered_wilson`); `score_gap` is the mean score gap
     from a query's training positives to its negatives (NaN without scores). `per_query`: the same counts, rate
-    and hardness a query.
+    and score gap a query.
     """
 
     negatives: int
@@ -44,7 +42,7 @@ class FalseNegatives:
     rate: float
     low: float
     high: float
-    hardness: float
+    score_gap: float
     per_query: pd.DataFrame
 
     def summary(self) -> dict[str, float]:
@@ -67,10 +65,10 @@ def false_negatives(negatives: Negatives, corpus: Corpus) -> FalseNegatives:
     per_query = pd.DataFrame({"negatives": mined_counts(table, queries)})
     per_query["suitable"] = grouped["suitable"].sum().reindex(queries.index, fill_value=0)
     per_query["rate"] = per_query["suitable"] / per_query["negatives"]
-    per_query["hardness"] = grouped["gap"].mean()
+    per_query["score_gap"] = grouped["gap"].mean()
     rate, low, high = clustered_wilson(per_query["suitable"].to_numpy(), per_query["negatives"].to_numpy())
-    hardness = float(gap.mean())
-    return FalseNegatives(len(table), int(suitable.sum()), rate, low, high, hardness, per_query)
+    score_gap = float(gap.mean())
+    return FalseNegatives(len(table), int(suitable.sum()), rate, low, high, score_gap, per_query)
 
 
 def audit_bands(
@@ -81,22 +79,21 @@ def audit_bands(
     *,
     pool: DocumentSet = "train",
     queries: DocumentSet = "labelled",
-    block: int | None = None,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """False-negative rate, hardness and mean score of the percentile bands between rising `edges`, in one pass.
+    """False-negative rate, score gap and mean score of the percentile bands between rising `edges`, in one pass.
 
-    A row a band: `lo, hi, negatives, suitable, rate, low, high, hardness, score`; each band holds what
+    A row a band: `lo, hi, negatives, suitable, rate, low, high, score_gap, score`; each band holds what
     `mine("band", lo=lo, hi=hi)` returns. Raises ValueError on unusable edges or a corpus without truth.
     """
     if len(edges) < 2 or not (edges[0] >= 0 and edges[-1] <= 1 and (np.diff(edges) > 0).all()):
         raise ValueError(f"edges must rise between 0 and 1, got {list(edges)}")
     query_ids, pool_ids = document_ids(corpus, other(target), queries), document_ids(corpus, target, pool)
-    task = Task(corpus, target, query_ids, pool_ids, embeddings, None, 0, block=block, device=device)
-    windows = [band_window(task.candidates, lo, hi) for lo, hi in pairwise(edges)]
+    problem = MiningProblem(corpus, target, query_ids, pool_ids, embeddings, None, 0, device=device)
+    windows = [band_window(problem.candidates, lo, hi) for lo, hi in pairwise(edges)]
     start, stop = (np.array(bounds) for bounds in zip(*windows, strict=True))
-    suitable, score = _totals(task, start, stop)
-    positive = task.mean_positive_scores()
+    suitable, score = _totals(problem, start, stop)
+    positive = problem.mean_positive_scores()
     rows = [_band_row(*counts, positive) for counts in zip(stop - start, suitable, score, strict=True)]
     return pd.DataFrame(rows).assign(lo=edges[:-1], hi=edges[1:])[["lo", "hi", *rows[0]]]
 
@@ -227,16 +224,23 @@ def _truth(corpus: Corpus, target: Side) -> csr_array:
 
 
 def _totals(
-    task: Task, start: NDArray[np.intp], stop: NDArray[np.intp]
+    problem: MiningProblem, start: NDArray[np.intp], stop: NDArray[np.intp]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Suitable documents and summed scores in the windows `[bands, Q]` of each query's ranking."""
-    truth = _truth(task.corpus, task.target)[task.corpus.positions(other(task.target), task.query_ids)]
-    truth = truth[:, task.corpus.positions(task.target, task.pool_ids)]
+    truth = _truth(problem.corpus, problem.target)
+    truth = truth[problem.corpus.positions(other(problem.target), problem.query_ids)]
+    truth = truth[:, problem.corpus.positions(problem.target, problem.pool_ids)]
     suitable, score = np.zeros(start.shape, dtype=np.int64), np.zeros(start.shape)
-    for rows, items, scores in full_ranking(*task.vectors, task.known, task.block, task.device):
-        fits = np.take_along_axis(truth[rows].toarray(), items, axis=1)
-        suitable[:, rows] = _window_sums(fits.astype(np.int64), start[:, rows], stop[:, rows])
-        score[:, rows] = _window_sums(scores.astype(np.float64), start[:, rows], stop[:, rows])
+    for hits in problem.ranked(np.zeros_like(problem.candidates), problem.candidates):
+        if not len(hits.query):
+            continue
+        # the block's rankings side by side  [block, N]
+        rows = slice(int(hits.query[0]), int(hits.query[-1]) + 1)
+        places = hits.query - rows.start, hits.rank
+        fits, scores = (np.zeros((rows.stop - rows.start, truth.shape[1]), dtype=kind) for kind in (np.int64, float))
+        fits[places], scores[places] = codes_at(truth, hits.query, hits.item), hits.score
+        suitable[:, rows] = _window_sums(fits, start[:, rows], stop[:, rows])
+        score[:, rows] = _window_sums(scores, start[:, rows], stop[:, rows])
     return suitable, score
 
 
@@ -252,10 +256,10 @@ def _band_row(
 ) -> dict[str, float]:
     rate, low, high = clustered_wilson(suitable, sizes)
     scored = (sizes > 0) & ~np.isnan(positive)  # a query without training positives has no gap
-    hardness = _ratio((positive * sizes - score)[scored].sum(), sizes[scored].sum())
+    score_gap = _ratio((positive * sizes - score)[scored].sum(), sizes[scored].sum())
     counts = {"negatives": int(sizes.sum()), "suitable": int(suitable.sum())}
     interval = {"rate": rate, "low": low, "high": high}
-    return counts | interval | {"hardness": hardness, "score": _ratio(score.sum(), sizes.sum())}
+    return counts | interval | {"score_gap": score_gap, "score": _ratio(score.sum(), sizes.sum())}
 
 
 def _ratio(total: float, count: int) -> float:

@@ -186,7 +186,7 @@ def sweep(
     if engine == "local":
         runs = notebooks.run_sweep(file, workers)
     else:
-        from confitlib.scale.engine import RayEngine
+        from confitlib.scale import RayEngine
 
         with RayEngine(address, workers, gpus=gpus) as cluster:
             runs = notebooks.run_sweep(file, workers, cluster.call)
@@ -208,7 +208,7 @@ def index(
     seed: Annotated[int, typer.Option(help="Of a market preset.")] = 0,
 ) -> None:
     """Encode the jobs of a corpus and write a FAISS index, e.g. `confit index laptop build/jobs --kind hnsw`."""
-    from confitlib.scale.index import index_documents, open_documents
+    from confitlib.scale import index_documents, open_documents
 
     made = index_documents(open_documents(source, side, seed), side, model, kind, folder)
     typer.echo(f"[OK] {folder}: {len(made)} {side}s, {kind}, encoder {model}")
@@ -222,7 +222,7 @@ def search(
     top: Annotated[int, typer.Option(min=1, help="How many jobs.")] = 10,
 ) -> None:
     """Print the jobs that fit a resume best, e.g. `confit search --resume cv.txt --jobs build/jobs`."""
-    from confitlib.scale.index import VectorIndex, read_document, search_text
+    from confitlib.scale import VectorIndex, read_document, search_text
 
     index = VectorIndex.load(jobs)
     if index.side != "job":

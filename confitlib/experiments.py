@@ -109,7 +109,7 @@ def _audit(ranker: Ranker, corpus: Corpus) -> dict[str, float]:
     if not mined or corpus.truth is None:
         return {}
     audits = [false_negatives(mined[side], corpus) for side in SIDES]
-    means = [np.mean([getattr(audit, name) for audit in audits]) for name in ("rate", "hardness")]
+    means = [np.mean([getattr(audit, name) for audit in audits]) for name in ("rate", "score_gap")]
     return dict(zip(OF_NEGATIVES, map(float, means), strict=True))
 
 

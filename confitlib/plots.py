@@ -27,7 +27,8 @@ QUANTITIES = {
     "resume recall@100": "recall@100, ranking resumes",
     "job ndcg@10": "nDCG@10, ranking jobs",
     "job recall@10": "recall@10, ranking jobs",
-    "hardness": "score gap (small: hard)",
+    "hardness": "score gap (small: hard)",  # its name in records
+    "score_gap": "score gap (small: hard)",
     "false negatives": "false negatives (share)",
 }
 

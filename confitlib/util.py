@@ -15,6 +15,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import numpy as np
 import yaml
 from yaml.error import MarkedYAMLError
 
@@ -211,6 +212,12 @@ def files_hash(*paths: Path) -> str:
                 with file.open("rb") as content:
                     digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def generator_of(seed: int, name: str) -> np.random.Generator:
+    """A generator of a seed and a name alone: what is drawn for one does not depend on the others."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest)])
 
 
 def check_range(

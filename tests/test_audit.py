@@ -66,13 +66,13 @@ def test_false_negatives_are_counted_exactly(labelled, embeddings, target):
     assert audit.suitable == audit.per_query["suitable"].sum() > 0
     assert audit.rate == audit.suitable / audit.negatives
     assert audit.low < audit.rate < audit.high
-    assert audit.hardness == pytest.approx(mined.hardness)
-    assert set(audit.summary()) == {"negatives", "suitable", "rate", "low", "high", "hardness"}
+    assert audit.score_gap == pytest.approx(mined.score_gap)
+    assert set(audit.summary()) == {"negatives", "suitable", "rate", "low", "high", "score_gap"}
 
 
 @pytest.mark.parametrize("target", ["resume", "job"])
 def test_bands_hold_what_mining_returns(labelled, embeddings, target):
-    bands = audit_bands(labelled, embeddings, target, EDGES, block=7)
+    bands = audit_bands(labelled, embeddings, target, EDGES)
     assert len(bands) == len(EDGES) - 1
     for band in bands.itertuples():
         mined = mine("band", labelled, embeddings=embeddings, target=target, lo=band.lo, hi=band.hi)
@@ -80,7 +80,7 @@ def test_bands_hold_what_mining_returns(labelled, embeddings, target):
         figures = {name: getattr(band, name) for name in audit.summary()}
         assert figures == pytest.approx(audit.summary(), abs=1e-6)
         assert band.score == pytest.approx(mined.table["score"].mean(), abs=1e-6)
-    assert bands["hardness"].is_monotonic_increasing
+    assert bands["score_gap"].is_monotonic_increasing
 
 
 def test_queries_without_negatives_have_no_rate(labelled):
@@ -90,7 +90,7 @@ def test_queries_without_negatives_have_no_rate(labelled):
     assert idle
     assert audit.per_query.loc[idle, "rate"].isna().all()
     assert (audit.suitable, audit.rate) == (0, 0.0)
-    assert np.isnan(audit.hardness)
+    assert np.isnan(audit.score_gap)
 
 
 def test_no_negatives_at_all(labelled, embeddings):

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from confitlib.mining.sift import Sieve, decoded, encoded, in_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from confitlib.mining import kernel, sift
 from confitlib.mining.kernel import UNRANKED, concatenate, full_ranking, select_band
-from confitlib.mining.sift import Sieve, decoded, encoded, in_order
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from fractions import Fraction
@@ -16,13 +17,20 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from confitlib.corpus import SIDES, SPLITS, Corpus, Side
 from confitlib.market import PRESETS, Market, compose
-from confitlib.market.composition import Dice
+from confitlib.market.__main__ import card_table, statistics
 from confitlib.market.labels import degrees
-from confitlib.market.phrases import TRAIN_PHRASES, load_bank, phrases
-from confitlib.market.statistics import card_table, statistics
-from confitlib.market.world import LEVELS
+from confitlib.market.texts import TRAIN_PHRASES, Dice, load_bank, phrases
+from confitlib.market.world import LEVELS, fit
 
 CARD = Path(__file__).parents[1] / "docs" / "data_card.md"
+# The first 16 hex digits of the SHA-256 of all job posts as CSV; they change only with RESULTS_VERSION["market"].
+JOB_POSTS = {
+    ("tiny", 0): "fcd5f986d9de3a1c",
+    ("laptop", 0): "bbd29ad0ed6bfbe8",
+    ("laptop", 1): "1251a03f9fa7a00c",
+    ("intellipro", 0): "0759a01a6309ea85",
+    ("aliyun", 0): "f26671c0ca0b57cf",
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +54,13 @@ def fragment(phrase: str) -> str:
 
 def fragments(held_out: bool) -> list[str]:
     bank = load_bank()
-    owners: list[tuple[str, Iterable[object]]] = [
-        *((kind, bank.skills) for kind in ("bullets", "requirements")),
-        *((kind, bank.occupations) for kind in ("summaries", "responsibilities")),
-    ]
+    owners = {"bullets": bank.skills, "requirements": bank.skills}
+    owners |= {"summaries": bank.occupations, "responsibilities": bank.occupations}
     return [
         fragment(phrase)
-        for kind, entries in owners
+        for kind, entries in owners.items()
         for entry in entries
-        for phrase in phrases(getattr(entry, kind), kind, held_out)
+        for phrase in phrases(entry, kind, held_out)
     ]
 
 
@@ -85,6 +91,12 @@ def test_same_seed_same_corpus(market: Market) -> None:
     pd.testing.assert_frame_equal(again.resumes, market.resumes)
 
 
+@pytest.mark.parametrize(("preset", "seed"), JOB_POSTS)
+def test_job_posts_are_those_of_every_version(preset: str, seed: int) -> None:
+    jobs = compose(preset, seed=seed).corpus.jobs.to_csv()
+    assert hashlib.sha256(jobs.encode()).hexdigest()[:16] == JOB_POSTS[preset, seed]
+
+
 def test_another_seed_changes_everything(market: Market) -> None:
     changed = compose("tiny", seed=1)
     ours, theirs = market.corpus, changed.corpus
@@ -111,13 +123,15 @@ def test_truth_follows_the_definition(market: Market) -> None:
 
 def test_coverage_and_fit_are_exact(market: Market) -> None:
     resumes, jobs = market.resumes.index[[5, 0, 300]], market.jobs.index[[7, 150]]
-    coverage, fit = market.coverage(resumes, jobs), market.fit(resumes, jobs)
+    rows = [market.corpus.positions(side, ids) for side, ids in (("resume", resumes), ("job", jobs))]
+    fits = fit(market.latents["resume"].rows(rows[0]), market.latents["job"].rows(rows[1]))
+    coverage = market.coverage(resumes, jobs)
     for row, resume in enumerate(market.resumes.loc[resumes].itertuples()):
         for column, job in enumerate(market.jobs.loc[jobs].itertuples()):
             covered = len(set(resume.skills) & set(job.skills)) / len(job.skills)
             gap = abs(LEVELS.index(resume.level) - LEVELS.index(job.level))
             assert coverage[row, column] == pytest.approx(covered, abs=1e-6)
-            assert fit[row, column] == pytest.approx(covered - 0.15 * gap, abs=1e-6)
+            assert fits[row, column] == pytest.approx(covered - 0.15 * gap, abs=1e-6)
 
 
 def test_about_one_pair_in_a_hundred_is_suitable(laptop: Market) -> None:

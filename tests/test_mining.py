@@ -7,14 +7,14 @@ import faiss
 import numpy as np
 import pandas as pd
 import pytest
+from confitlib.mining.task import Task, document_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from confitlib.corpus import LABEL_COLUMNS, RANKING_COLUMNS, Corpus, other
 from confitlib.mining import STRATEGIES, Embeddings, Negatives, check_mining, mine, read_official, write_official
-from confitlib.mining.band import band, band_window
-from confitlib.mining.task import Task, document_ids
+from confitlib.mining.strategies import band, band_window
 
 FIXED = ("in_batch", "top", "positive_aware", "bm25", "passage_bm25")  # nothing is drawn
 OF_THEIR_OWN = ("chosen_band", "synthetic")  # need a validation split, or written negatives: see test_strategies.py

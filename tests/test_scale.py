@@ -1,4 +1,4 @@
-"""Past memory and past one machine: shards, exact sharded mining, lost workers, indexes, cost curves."""
+"""Past memory and past one machine: shards, exact sharded mining, lost workers, indexes."""
 
 import json
 import os
@@ -18,29 +18,29 @@ from miniature import make_project
 from scipy.sparse import csr_array, random_array
 from typer.testing import CliRunner
 
-from confitlib import cli, notebooks
+from confitlib import cli, notebooks, scale
 from confitlib.encoder import load_encoder
 from confitlib.market import compose_to_parquet
-from confitlib.mining import sift
-from confitlib.mining.band import band
-from confitlib.mining.kernel import UNRANKED, Picks, _Sizes, concatenate, select_band
-from confitlib.mining.task import Embeddings, Task, document_ids
+from confitlib.mining import kernel
+from confitlib.mining.kernel import UNRANKED, select_band
+from confitlib.mining.ranking import Hits, concatenate
 from confitlib.scale import (
+    BandTask,
     DocumentShards,
-    LocalEngine,
     RayEngine,
+    VectorIndex,
     VectorShards,
-    band_on,
+    build_index,
     encode_shards,
+    index_documents,
     known_positives,
-    mining,
+    mine_task,
+    open_documents,
+    read_document,
     sharded_band,
     split_vectors,
+    write_vectors,
 )
-from confitlib.scale.curves import extrapolate, fit_power_laws, measure_costs
-from confitlib.scale.index import VectorIndex, build_index, index_documents, open_documents, read_document, recall
-from confitlib.scale.mining import BandTask, mine_task
-from confitlib.scale.shards import write_vectors
 from confitlib.text import texts
 from confitlib.util import read_entries
 
@@ -56,7 +56,7 @@ def read(folder: Path, table: str) -> pd.DataFrame:
     return pd.concat(map(pd.read_parquet, sorted((folder / table).glob("*.parquet"))), ignore_index=True)
 
 
-def same(left: Picks, right: Picks) -> bool:
+def same(left: Hits, right: Hits) -> bool:
     names = ("query", "item", "rank", "score")
     pairs = [(getattr(left, name), getattr(right, name)) for name in names]
     return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
@@ -194,9 +194,9 @@ def test_sharded_windows_equal_a_full_ranking_ties_included(tmp_path_factory, se
     start, stop = windows(rng, removed)
     expected = concatenate(select_band(queries, pool, removed, start, stop))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mining, "SAMPLE", sample)
-        patch.setattr(sift, "CERTAINTY", 0.0)  # brackets that often miss
-        patch.setattr(mining, "CACHED", _Sizes(4, 7, 0))
+        patch.setattr(scale, "SAMPLE", sample)
+        patch.setattr(kernel, "CERTAINTY", 0.0)  # bounds that often miss
+        patch.setattr(scale, "TILE", (4, 7))
         shards = split_vectors(queries, folder / "q", 3), split_vectors(pool, folder / "p", 4)
         found = sharded_band(*shards, removed, start, stop)
         ranks = np.where(start < stop, start, UNRANKED)[:, None]
@@ -205,32 +205,30 @@ def test_sharded_windows_equal_a_full_ranking_ties_included(tmp_path_factory, se
     assert same(firsts, expected.take(expected.rank == start[expected.query]))
 
 
-@pytest.mark.parametrize("target", ["resume", "job"])
-def test_the_band_of_real_vectors_is_the_same_to_the_last_bit(target, tiny, tmp_path):
-    embeddings = Embeddings.of_corpus(load_encoder("static", device="cpu"), tiny)
-    other = "job" if target == "resume" else "resume"
-    queries, pool = document_ids(tiny, other, "train"), document_ids(tiny, target, "train")
-    task = Task(tiny, target, queries, pool, embeddings, n=2, seed=5)
-    expected, found = band(task, 0.05, 0.2), band_on(task, tmp_path, LocalEngine(), 0.05, 0.2, shards=3)
-    assert same(found.picks, expected.picks)
-    assert np.array_equal(found.candidates, expected.candidates) and np.array_equal(found.removed, expected.removed)
-    with pytest.raises(ValueError, match="0 <= lo < hi <= 1"):
-        band_on(task, tmp_path, LocalEngine(), 0.5, 0.2)
+def test_real_vectors_rank_the_same_to_the_last_bit(tmp_path):
+    rng = np.random.default_rng(7)
+    queries, pool = (rng.normal(size=(n, 128)).astype(np.float32) for n in (21, 500))
+    removed = csr_array(random_array((21, 500), density=0.01, rng=rng) > 0)
+    start, stop = np.full(21, 15), np.full(21, 60)
+    found = sharded_band(
+        split_vectors(queries, tmp_path / "q", 3), split_vectors(pool, tmp_path / "p", 3), removed, start, stop
+    )
+    assert same(found, concatenate(select_band(queries, pool, removed, start, stop)))
 
 
 def test_one_pass_suffices_and_keeps_little_more_than_the_window(tmp_path, monkeypatch):
     pool = np.random.default_rng(0).normal(size=(40_000, 8)).astype(np.float32)
-    passes, sifted = [], mining._sifted
-    monkeypatch.setattr(mining, "_sifted", lambda *a: passes.append(sifted(*a)) or passes[-1])
+    passes, at = [], kernel.Sieve.at
+    monkeypatch.setattr(kernel.Sieve, "at", lambda sieve, *a: passes.append(sieve) or at(sieve, *a))
     shards = split_vectors(pool[:20], tmp_path / "q", 1), split_vectors(pool, tmp_path / "p", 5)
     start, stop = np.full(20, 1200), np.full(20, 1600)
     sharded_band(*shards, csr_array((20, 40_000), dtype=bool), start, stop)
-    assert len(passes) == 1, "a bracket missed"
+    assert len(passes) == 1, "bounds missed"
     assert 400 <= passes[0].keys.shape[1] <= 3 * 400
 
 
 @pytest.mark.parametrize(("stop", "value", "message"), [
-    (31, 1.0, "a window ends behind the last item that is left"),
+    (31, 1.0, "a window ends behind the last document that is left"),
     (20, np.nan, r"pool row 17 holds NaN, infinite or overflowing values"),
 ])  # fmt: skip
 def test_what_cannot_be_ranked_is_an_error_not_an_endless_search(stop, value, message, tmp_path):
@@ -263,7 +261,7 @@ class Doomed:
     number: int
 
 
-def mine_or_die(doomed: Doomed) -> Picks:
+def mine_or_die(doomed: Doomed) -> Hits:
     attempt = len(list(doomed.marks.glob(f"{doomed.number}-*")))
     (doomed.marks / f"{doomed.number}-{attempt}").write_text(str(os.getpid()))
     found = mine_task(doomed.task)
@@ -300,8 +298,8 @@ def test_a_killed_worker_changes_no_bit_of_the_result(ray_engine, tmp_path):
     results = ray_engine.map(mine_or_die, tasks)
     assert len(list(marks.glob("1-*"))) == 2, "the killed task ran a second time"
     assert len({mark.read_text() for mark in marks.iterdir()}) >= 2, "another worker went on"
-    found = concatenate(Picks(one.query + 10 * i, one.item, one.rank, one.score) for i, one in enumerate(results))
-    assert same(found, sharded_band(*shards, removed, start, stop, LocalEngine()))
+    found = concatenate(Hits(one.query + 10 * i, one.item, one.rank, one.score) for i, one in enumerate(results))
+    assert same(found, sharded_band(*shards, removed, start, stop))
     assert same(found, sharded_band(*shards, removed, start, stop, ray_engine))
     assert same(found, concatenate(select_band(queries, pool, removed, start, stop)))
 
@@ -311,7 +309,7 @@ def test_a_killed_worker_changes_no_bit_of_the_result(ray_engine, tmp_path):
 def test_ray_encodes_the_same_vectors(ray_engine, folder, tmp_path):
     documents = DocumentShards.of_folder(folder, "job")
     here, there = (encode_shards(documents, "static", tmp_path / name, engine)
-                   for name, engine in (("here", LocalEngine()), ("there", ray_engine)))  # fmt: skip
+                   for name, engine in (("here", None), ("there", ray_engine)))  # fmt: skip
     assert [path.name for path in here.paths] == [path.name for path in there.paths]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(here.paths, there.paths, strict=True))
 
@@ -328,25 +326,13 @@ def unit_vectors() -> np.ndarray:
 def test_an_index_finds_the_exact_neighbours_and_survives_saving(kind, least, unit_vectors, tmp_path):
     shards = split_vectors(unit_vectors, tmp_path / "v", 3)
     documents = pd.DataFrame({"id": [f"J{i}" for i in range(3000)], "title": ""})
-    made = VectorIndex(kind, "job", "static", "0", documents, build_index(shards, kind))
+    made = VectorIndex("job", "static", "0", documents, build_index(shards, kind))
     exact = np.argsort(-(unit_vectors[:50] @ unit_vectors.T), axis=1, kind="stable")[:, :10]
     found, scores = made.search(unit_vectors[:50], 10)
-    assert recall(found, exact) >= least
+    assert np.mean([np.isin(e, f).mean() for f, e in zip(found, exact, strict=True)]) >= least
     assert np.allclose(scores, np.take_along_axis(unit_vectors[:50] @ unit_vectors.T, found, axis=1), atol=1e-5)
     loaded = VectorIndex.load(made.save(tmp_path / "index"))
     assert np.array_equal(loaded.search(unit_vectors[:50], 10)[0], found) and loaded.documents.equals(documents)
-
-
-def test_more_effort_finds_more(unit_vectors, tmp_path):
-    shards = split_vectors(unit_vectors, tmp_path / "v", 1)
-    made = VectorIndex("ivf", "job", "static", "0", pd.DataFrame({"id": range(3000)}), build_index(shards, "ivf"))
-    exact = np.argsort(-(unit_vectors[:50] @ unit_vectors.T), axis=1, kind="stable")[:, :10]
-    recalls = [recall(made.search(unit_vectors[:50], 10, effort)[0], exact) for effort in (1, 10, 219)]
-    assert recalls[0] < recalls[1] <= recalls[2] == 1.0
-
-
-def test_recall_counts_neighbours_in_any_order():
-    assert recall(np.array([[2, 1, -1], [0, 1, 2]]), np.array([[1, 2, 3], [0, 1, 2]])) == pytest.approx(5 / 6)
 
 
 def confit(*arguments: object):
@@ -433,7 +419,7 @@ def test_files_that_cannot_be_indexed_are_refused_by_name_and_row(frames, messag
 def test_a_file_that_is_no_parquet_is_named(tmp_path):
     source = shards(tmp_path, jobs(("1", "a")))
     source.paths[0].write_bytes(b"PAR1 no more")
-    for read in (source.ids, source.fields, lambda path: list(source.texts(path)), lambda _: len(source)):
+    for read in (source.ids, lambda path: list(source.texts(path)), lambda _: len(source)):
         with pytest.raises(ValueError, match=r"0\.parquet cannot be read as Parquet"):
             read(source.paths[0])
 
@@ -477,30 +463,3 @@ def test_a_sweep_on_ray_records_what_a_local_one_does(ray_engine, tmp_path, monk
     entries = read_entries(tmp_path / "records/rates.jsonl")
     assert sorted(entry["metrics"]["value"] for entry in entries) == [3.0, 3.5]
     assert [run.seconds for run in notebooks.run_sweep(sweep)] == [0, 0]  # what Ray did, a local sweep knows
-
-
-def costs_of(**laws: tuple[float, float]) -> pd.DataFrame:
-    rows = [{"step": step, "documents": n, "seconds": factor * n**power, "floor": factor * n**power / 4}
-            for step, (factor, power) in laws.items() for n in (1000, 2000, 8000)]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def test_a_power_law_is_recovered_and_needs_two_sizes():
-    laws = fit_power_laws(costs_of(encode=(0.5, 1.0), mine=(1e-6, 2.0)))
-    assert np.allclose(laws, [[0.5, 1.0, 4.0], [1e-6, 2.0, 4.0]])
-    with pytest.raises(ValueError, match="'mine' was measured at one size"):
-        fit_power_laws(costs_of(mine=(1.0, 1.0))[:1])
-
-
-def test_an_estimate_grows_with_the_order_of_the_step():
-    hours = extrapolate(costs_of(encode=(0.45, 1.0), mine=(1e-6, 1.5)), {"encode": 1, "mine": 2}, [8000, 80_000], 2)
-    assert hours.loc["encode"].tolist() == pytest.approx([0.5, 5.0])
-    assert hours.loc["mine", 80_000] == pytest.approx(100 * 1e-6 * 8000**1.5 / 2 / 3600)
-
-
-@pytest.mark.slow
-def test_costs_are_measured_for_every_step_and_size():
-    costs = measure_costs([60, 120])
-    assert costs["step"].tolist() == ["encode", "mine", "train", "evaluate"] * 2
-    assert costs["documents"].tolist() == [60] * 4 + [120] * 4
-    assert (costs[["seconds", "floor"]] > 0).all(axis=None)

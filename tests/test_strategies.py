@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from confitlib.mining.head import weighted_draw
+from confitlib.mining.task import Task, document_ids
 from pandas.testing import assert_frame_equal
 from test_mining import brute_rankings, make_corpus, random_case
 
@@ -10,9 +12,7 @@ from confitlib.augment import synthetic_negatives
 from confitlib.corpus import NEGATIVE_FOR, other
 from confitlib.encoder import load_encoder
 from confitlib.mining import STRATEGIES, Embeddings, choose_band, mine
-from confitlib.mining.head import weighted_draw
 from confitlib.mining.kernel import Picks
-from confitlib.mining.task import Task, document_ids
 from confitlib.rankers import InBatch
 from confitlib.text import words
 from confitlib.training import TrainingConfig

@@ -27,9 +27,10 @@ def rank_metrics(
     they are (pass `2.0**grade - 1` for exponential gains), the other metrics count every gain > 0.
     Returns one row a query: `candidates`, `positives`, then `recall@k`, `ndcg@k` for each k, `map`
     (the query's average precision) and `mrr` (its reciprocal rank). A query without positives has
-    NaN metrics. recall@k = hits in the top k / number of positives (ConFit v2, `eval.py`).
+    NaN metrics. Raises ValueError for NaN scores, negative gains, shapes that differ and k < 1.
 
-    Raises ValueError for NaN scores, negative gains, shapes that differ and k < 1.
+    >>> rank_metrics([[0.9, 0.5, 0.5]], [[0, 1, 0]], ks=[2])[["recall@2", "mrr"]].round(3).to_dict("list")
+    {'recall@2': [0.5], 'mrr': [0.417]}
     """
     if len(scores) != len(relevant):
         raise ValueError(f"scores hold {len(scores)} queries, relevant {len(relevant)}: give one row a query to both")
@@ -38,8 +39,14 @@ def rank_metrics(
     index = pd.RangeIndex(len(scores)) if query_ids is None else pd.Index(query_ids)
     if len(index) != len(scores):
         raise ValueError(f"query_ids names {len(index)} queries, scores hold {len(scores)}")
-    parts = [slice(start, start + BLOCK) for start in range(0, len(scores), BLOCK)] or [slice(0, 0)]
-    frames = [_block_metrics(scores[part], relevant[part], ks, index[part]) for part in parts]
+    frames = []
+    for part in [slice(start, start + BLOCK) for start in range(0, len(scores), BLOCK)] or [slice(0, 0)]:
+        ties = TieGroups.of(scores[part], relevant[part], index[part])
+        columns: dict[str, NDArray[Any]] = {"candidates": ties.candidates, "positives": ties.positives}
+        for k in ks:
+            columns |= {f"recall@{k}": recall(ties, k), f"ndcg@{k}": ndcg(ties, k)}
+        columns |= {"map": average_precision(ties), "mrr": reciprocal_rank(ties)}
+        frames.append(pd.DataFrame(columns, index=index[part]))
     return pd.concat(frames).rename_axis("query_id")
 
 
@@ -50,22 +57,52 @@ def random_baseline(
     return rank_metrics([np.zeros(len(row), np.float32) for row in relevant], relevant, ks, query_ids)
 
 
-def _block_metrics(scores: Rows, relevant: Rows, ks: Sequence[int], index: pd.Index) -> pd.DataFrame:
-    rows = [_relevant_places(*pair) for pair in zip(scores, relevant, index, strict=True)]
-    lengths = np.array([len(row) for row in scores], dtype=np.int64)
-    ties = TieGroups.of(rows, longest=int(lengths.max(initial=0)))
-    columns: dict[str, NDArray[Any]] = {"candidates": lengths, "positives": ties.positives}
-    for k in ks:
-        columns[f"recall@{k}"] = ties.recall(k)
-        columns[f"ndcg@{k}"] = ties.dcg(k) / _ideal_dcg([gains for *_, gains in rows], k)
-    columns |= {"map": ties.average_precision(), "mrr": ties.reciprocal_rank()}
-    return pd.DataFrame(columns, index=index)
+@dataclass(frozen=True)
+class TieGroups:
+    """The groups of equally scored candidates that hold a positive, best first within each query.
+
+    By group: its `query`, how many candidates score higher (`above`), its `size`, how many of it are
+    `relevant`, their summed `gain`, and the positives of groups `before`. By query: `candidates`,
+    `positives`, and the `gains` of the positives. Every metric is the mean over all orders of the
+    tied candidates (McSherry and Najork, ECIR 2008).
+    """
+
+    query: NDArray[np.int64]
+    above: NDArray[np.int64]
+    size: NDArray[np.int64]
+    relevant: NDArray[np.int64]
+    gain: NDArray[np.float64]
+    before: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+    positives: NDArray[np.int64]
+    gains: list[NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, scores: Rows, relevant: Rows, query_ids: Sequence[object] | pd.Index) -> TieGroups:
+        """Group the relevant candidates of each query by their score."""
+        # 1. of each relevant candidate: how many score higher, how many score the same, and its gain
+        places = [_relevant_places(*row) for row in zip(scores, relevant, query_ids, strict=True)]
+        above, size, gain = (np.concatenate([row[part] for row in places] or [np.empty(0, int)]) for part in range(3))
+        candidates = np.array([len(row) for row in scores], dtype=np.int64)
+        positives = np.array([len(gains) for *_, gains in places], dtype=np.int64)
+        # 2. candidates of one query with equally many above them are tied
+        query = np.repeat(np.arange(len(places)), positives)
+        key = query * (candidates.max(initial=0) + 1) + above
+        _, first, group, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+        summed = np.bincount(group, weights=gain, minlength=len(first)).astype(np.float64)
+        before = np.cumsum(count) - count - (np.cumsum(positives) - positives)[query[first]]
+        gains = [row[2] for row in places]
+        return cls(query[first], above[first], size[first], count, summed, before, candidates, positives, gains)
+
+    def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum over the groups of each query `[Q]`; NaN without positives."""
+        summed = np.bincount(self.query, weights=values, minlength=len(self.positives)).astype(np.float64)
+        return np.where(self.positives > 0, summed, np.nan)
 
 
 def _relevant_places(
     scores: NDArray[Any], relevant: NDArray[Any], query: object
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Of each relevant candidate: how many score higher, how many score the same, and its gain."""
     scores, relevant = np.asarray(scores), np.asarray(relevant)
     if scores.ndim != 1 or scores.shape != relevant.shape:
         raise ValueError(f"query {query!r}: scores have shape {scores.shape}, relevant {relevant.shape}")
@@ -80,93 +117,58 @@ def _relevant_places(
     return len(scores) - up_to, up_to - below, relevant[hits].astype(np.float64)
 
 
-@dataclass(frozen=True)
-class TieGroups:
-    """The groups of equally scored candidates that hold a positive, best first within each query.
+def recall(ties: TieGroups, k: int) -> NDArray[np.float64]:
+    """Expected recall@k of every query `[Q]`: positives in the top k / positives (ConFit v2, `eval.py`).
 
-    Of each group: its `query`, how many candidates score higher (`above`), its `size`, how many of
-    it are `relevant`, their summed `gain`, and the positives of groups `before`. `positives` counts
-    by query; `longest` is the largest number of candidates. Every metric is the mean over all orders
-    of the tied candidates (McSherry and Najork, ECIR 2008).
+    Of a group that the cut divides, the share above the cut counts: the mean of the hypergeometric distribution.
     """
-
-    query: NDArray[np.int64]
-    above: NDArray[np.int64]
-    size: NDArray[np.int64]
-    relevant: NDArray[np.int64]
-    gain: NDArray[np.float64]
-    before: NDArray[np.int64]
-    positives: NDArray[np.int64]
-    longest: int
-
-    @classmethod
-    def of(cls, rows: Sequence[tuple[NDArray[Any], ...]], longest: int) -> TieGroups:
-        """Group the relevant candidates (above, size, gain) of each query by their score."""
-        positives = np.array([len(gains) for *_, gains in rows], dtype=np.int64)
-        query = np.repeat(np.arange(len(rows)), positives)
-        above, size, gain = (np.concatenate([row[part] for row in rows] or [np.empty(0, int)]) for part in range(3))
-        _, first, group, relevant = np.unique(
-            query * (longest + 1) + above, return_index=True, return_inverse=True, return_counts=True
-        )
-        gains = np.bincount(group, weights=gain, minlength=len(first)).astype(np.float64)
-        of_earlier_queries = (np.cumsum(positives) - positives)[query[first]]
-        before = np.cumsum(relevant) - relevant - of_earlier_queries
-        return cls(query[first], above[first], size[first], relevant, gains, before, positives, longest)
-
-    def recall(self, k: int) -> NDArray[np.float64]:
-        """Expected share of the positives in the top k (mean of the hypergeometric distribution)."""
-        places = np.clip(k - self.above, 0, self.size)
-        return self._sum(self.relevant * places / self.size) / self._divisor()
-
-    def dcg(self, k: int) -> NDArray[np.float64]:
-        """Expected discounted gain: each of a tied group has the group's mean gain."""
-        discount = _discounts(k, self.longest)
-        return self._sum(self.gain / self.size * (discount[self.above + self.size] - discount[self.above]))
-
-    def average_precision(self) -> NDArray[np.float64]:
-        """Expected average precision.
-
-        Place j of a group of t, with r positives, below a candidates with b positives, holds a
-        positive with chance r/t, and then has precision (b + 1 + (j-1)(r-1)/(t-1)) / (a + j).
-        """
-        harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, self.longest + 1))])
-        reciprocals = harmonic[self.above + self.size] - harmonic[self.above]
-        steps = self.size - (self.above + 1) * reciprocals
-        tied_density = (self.relevant - 1) / np.maximum(self.size - 1, 1)
-        precision = (self.before + 1) * reciprocals + tied_density * steps
-        return self._sum(self.relevant / self.size * precision) / self._divisor()
-
-    def reciprocal_rank(self) -> NDArray[np.float64]:
-        """Expected reciprocal rank of the first positive."""
-        best = self.before == 0
-        groups = zip(self.above[best], self.size[best], self.relevant[best], strict=True)
-        ranks = np.full(len(self.positives), np.nan)
-        ranks[self.query[best]] = [_expected_reciprocal(*group) for group in groups]
-        return ranks
-
-    def _sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(self.query, weights=values, minlength=len(self.positives)).astype(np.float64)
-
-    def _divisor(self) -> NDArray[np.float64]:
-        return np.where(self.positives > 0, self.positives, np.nan)
+    places = np.clip(k - ties.above, 0, ties.size)
+    return ties.sum(ties.relevant * places / ties.size) / ties.positives.clip(1)
 
 
-def _expected_reciprocal(above: int, size: int, relevant: int) -> float:
-    """Mean of 1 / rank of the first of `relevant` positives shuffled among `size`, below `above` others."""
-    step = np.arange(size - relevant)
-    moving_on = (size - relevant - step) / (size - 1 - step)  # P(first at place j + 1) / P(first at place j)
-    chance = relevant / size * np.concatenate([[1.0], np.cumprod(moving_on)])
-    return float(chance @ (1 / (above + 1 + np.arange(len(chance)))))
+def ndcg(ties: TieGroups, k: int) -> NDArray[np.float64]:
+    """Expected nDCG@k of every query `[Q]`, NaN without positives.
+
+    DCG@k = sum of gain(r) / log2(1 + r) over the ranks r <= k, and nDCG@k is its share of the DCG@k of the best order.
+    In a random order of tied candidates each rank of the group has the group's mean gain.
+    """
+    # 1. discount[n]: the summed discounts of ranks 1 … n, none beyond k  [C + 1]
+    ranks = np.arange(1, ties.candidates.max(initial=0) + 1)
+    discount = np.concatenate([[0.0], np.cumsum(np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0))])
+    # 2. a group takes the ranks above + 1 … above + size
+    dcg = ties.sum(ties.gain / ties.size * (discount[ties.above + ties.size] - discount[ties.above]))
+    # 3. the best order has the gains falling
+    best = [np.sort(gains)[::-1] @ np.diff(discount)[: len(gains)] for gains in ties.gains]
+    return dcg / np.where(ties.positives > 0, best, np.nan)
 
 
-def _ideal_dcg(gains: Sequence[NDArray[np.float64]], k: int) -> NDArray[np.float64]:
-    """The highest DCG@k that each query allows; NaN without positives."""
-    discount = np.diff(_discounts(k, max(map(len, gains), default=0)))
-    ideal = np.array([np.sort(gain)[::-1] @ discount[: len(gain)] for gain in gains])
-    return np.where([len(gain) > 0 for gain in gains], ideal, np.nan)
+def average_precision(ties: TieGroups) -> NDArray[np.float64]:
+    """Expected average precision of every query `[Q]`: the mean precision at the ranks of its positives.
+
+    Place j of a group of t, with r positives, below a candidates with b positives, holds a
+    positive with chance r/t, and then has precision (b + 1 + (j-1)(r-1)/(t-1)) / (a + j).
+    """
+    ranks = np.arange(1, ties.candidates.max(initial=0) + 1)
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / ranks)])
+    reciprocals = harmonic[ties.above + ties.size] - harmonic[ties.above]  # sum over j of 1 / (a + j)
+    steps = ties.size - (ties.above + 1) * reciprocals  # sum over j of (j - 1) / (a + j)
+    density = (ties.relevant - 1) / np.maximum(ties.size - 1, 1)
+    precision = (ties.before + 1) * reciprocals + density * steps
+    return ties.sum(ties.relevant / ties.size * precision) / ties.positives.clip(1)
 
 
-def _discounts(k: int, longest: int) -> NDArray[np.float64]:
-    """Summed discounts 1 / log2(1 + rank) of the first n ranks, none beyond k, for n = 0 … longest."""
-    ranks = np.arange(1, longest + 1)
-    return np.concatenate([[0.0], np.cumsum(np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0))])
+def reciprocal_rank(ties: TieGroups) -> NDArray[np.float64]:
+    """Expected 1 / rank of the first positive of every query `[Q]`, which stands in the query's best group.
+
+    The first of r positives shuffled among t stands at place j + 1 with the chance of place j times
+    (t - r - j + 1) / (t - j).
+    """
+    result = np.full(len(ties.positives), np.nan)
+    best = ties.before == 0
+    groups = zip(ties.query[best], ties.above[best], ties.size[best], ties.relevant[best], strict=True)
+    for query, above, size, relevant in groups:
+        step = np.arange(size - relevant)
+        moving_on = (size - relevant - step) / (size - 1 - step)
+        chance = relevant / size * np.concatenate([[1.0], np.cumprod(moving_on)])
+        result[query] = chance @ (1 / (above + 1 + np.arange(len(chance))))
+    return result

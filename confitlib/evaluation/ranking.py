@@ -1,28 +1,44 @@
-"""Rank resumes for a job or jobs for a resume, over full pools or over given candidate lists."""
+"""Evaluate a ranker on a corpus: rankings of pools or lists, classified pairs, and lists with human grades."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
+from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
 from confitlib.corpus import SIDES, Corpus, Side, Split, other
-from confitlib.evaluation.intervals import summarise
 from confitlib.evaluation.metrics import COUNTS, DEFAULT_KS, Rows, random_baseline, rank_metrics
-from confitlib.evaluation.scorer import Scorer, checked
+from confitlib.evaluation.statistics import bootstrap_interval, summarise
 
 Candidates = Literal["pool", "lists"]
 Relevance = Literal["truth", "labels"]
 
-Block = tuple[list[str], Rows, Rows]
+Block = tuple[list[str], Rows, Rows]  # query ids, and of each query the scores and relevance of its candidates
 
 BLOCK_CELLS = 2**24  # scores asked of a ranker at a time: 64 MiB of float32
+CLASSIFICATION = ["f1_weighted", "roc_auc", "precision", "recall"]
+
+
+class Scorer(Protocol):
+    """A ranker: it has a name and scores pairs of documents; higher scores are better."""
+
+    @property
+    def name(self) -> str: ...
+
+    def score(self, resume_ids: Sequence[str], job_ids: Sequence[str], target: Side = "resume") -> NDArray[Any]:
+        """Scores of every pair, `[len(resume_ids), len(job_ids)]`; `target` is the side that is ranked."""
+        ...
+
+    def score_pairs(self, resume_ids: Sequence[str], job_ids: Sequence[str]) -> NDArray[Any]:
+        """Scores of aligned pairs, `[len(resume_ids)]`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +65,6 @@ class RankingResult:
     def used(self) -> int:
         """Number of queries with positives: those the means are taken over."""
         return int((self.queries["positives"] > 0).sum())
-
-    @property
-    def skipped(self) -> int:
-        """Number of queries without positives."""
-        return len(self.queries) - self.used
 
     def means(self) -> dict[str, float]:
         """The mean of each metric over the queries with positives."""
@@ -90,97 +101,76 @@ def evaluate_ranking(
 
     Raises ValueError if nothing can be ranked, or for scores of the wrong shape or with NaN.
     """
-    for value, allowed in (
-        (target, SIDES),
-        (candidates, get_args(Candidates)),
-        (relevance, (None, *get_args(Relevance))),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{value!r} is unknown here: use one of {allowed}")
-    known = corpus.truth is not None and candidates == "pool"
-    relevance = relevance or ("truth" if known else "labels")
-    longest = _longest(corpus, target, split, candidates)
+    allowed = {target: SIDES, candidates: get_args(Candidates), relevance: (None, *get_args(Relevance))}
+    for value, values in allowed.items():
+        if value not in values:
+            raise ValueError(f"{value!r} is unknown here: use one of {values}")
+    relevance = relevance or ("truth" if corpus.truth is not None and candidates == "pool" else "labels")
+    rank = _rank_pool if candidates == "pool" else _rank_lists
+    longest, blocks = rank(ranker, corpus, target, split, relevance)
     wanted = DEFAULT_KS if ks is None else tuple(ks)
-    kept = [k for k in wanted if k <= longest]
-    blocks = (_pool_blocks if candidates == "pool" else _list_blocks)(ranker, corpus, target, split, relevance)
-    queries = pd.concat([rank_metrics(scores, relevant, kept, ids) for ids, scores, relevant in blocks])
-    notes = _notes(queries, wanted, longest)
-    return RankingResult(ranker.name, target, split, candidates, relevance, queries, notes)
+    possible = [k for k in wanted if k <= longest]
+    queries = pd.concat([rank_metrics(scores, relevant, possible, ids) for ids, scores, relevant in blocks])
+    notes = [f"k = {k} left out: no query has more than {longest} candidates" for k in wanted if k > longest]
+    notes += [f"recall@{k} is 1 for any order: no query has more candidates" for k in possible if k == longest]
+    if skipped := int((queries["positives"] == 0).sum()):
+        notes.append(f"{skipped} of {len(queries)} queries have no positive and are left out of the means")
+    return RankingResult(ranker.name, target, split, candidates, relevance, queries, tuple(notes))
 
 
-def _longest(corpus: Corpus, target: Side, split: Split, candidates: Candidates) -> int:
-    """The largest number of candidates of a query; an error that says what is missing if there is none."""
-    if candidates == "lists":
-        sizes = _listed(corpus, target, split)["query_id"].value_counts()
-        if sizes.empty:
-            what = f"corpus {corpus.name!r} has no {split} lists that rank {target}s"
-            raise ValueError(f"{what}: use candidates='pool', or a corpus with candidate lists")
-        return int(sizes.max())
+def _rank_pool(
+    ranker: Scorer, corpus: Corpus, target: Side, split: Split, relevance: Relevance
+) -> tuple[int, Iterator[Block]]:
+    """The size of the full pool, and its blocks: as many queries at a time as memory allows."""
     for side in SIDES:
         if corpus.pool(side, split).empty:
             raise ValueError(f"corpus {corpus.name!r} has no {side}s in split {split!r}: choose another split")
-    return len(corpus.pool(target, split))
+    pool, queries = list(corpus.pool(target, split)), list(corpus.pool(other(target), split))
+
+    def blocks() -> Iterator[Block]:
+        # 1. what is relevant, and what was accepted in another split and is no candidate  [queries, candidates]
+        judged = _judgements(corpus, relevance)
+        relevant = corpus.known_positives(split) if relevance == "labels" else judged
+        barred = judged > relevant
+        if target == "resume":
+            relevant, barred = relevant.T.tocsr(), barred.T.tocsr()
+        columns = corpus.positions(target, pool)
+        # 2. scores of a block
+        step = max(1, BLOCK_CELLS // len(pool))
+        starts = range(0, len(queries), step)
+        for start in tqdm(starts, desc=f"{ranker.name}: rank {target}s", unit="block", delay=2):
+            ids = queries[start : start + step]
+            scores: Rows = _scores(ranker, target, ids, pool)
+            rows = corpus.positions(other(target), ids)
+            hits: Rows = relevant[rows][:, columns].toarray()
+            stay = ~barred[rows][:, columns].toarray()
+            if not stay.all():
+                scores, hits = ([row[s] for row, s in zip(part, stay, strict=True)] for part in (scores, hits))
+            yield ids, scores, hits
+
+    return len(pool), blocks()
 
 
-def _notes(queries: pd.DataFrame, ks: Sequence[int], longest: int) -> tuple[str, ...]:
-    notes = [f"k = {k} left out: no query has more than {longest} candidates" for k in ks if k > longest]
-    notes += [f"recall@{k} is 1 for any order: no query has more candidates" for k in ks if k == longest]
-    skipped = int((queries["positives"] == 0).sum())
-    if skipped:
-        notes.append(f"{skipped} of {len(queries)} queries have no positive and are left out of the means")
-    return tuple(notes)
-
-
-def _list_blocks(ranker: Scorer, corpus: Corpus, target: Side, split: Split, relevance: Relevance) -> Iterator[Block]:
-    """Query ids, scores and relevance of the candidate lists, in one block."""
-    listed = _listed(corpus, target, split)
+def _rank_lists(
+    ranker: Scorer, corpus: Corpus, target: Side, split: Split, relevance: Relevance
+) -> tuple[int, Iterator[Block]]:
+    """The length of the longest candidate list, and all lists in one block."""
+    listed = corpus.rankings[(corpus.rankings["target"] == target) & (corpus.rankings["split"] == split)]
+    if listed.empty:
+        what = f"corpus {corpus.name!r} has no {split} lists that rank {target}s"
+        raise ValueError(f"{what}: use candidates='pool', or a corpus with candidate lists")
     relevant = (listed["label"] == 1).to_numpy()
     if relevance == "truth":
-        cells = corpus.positions("resume", listed["resume_id"]), corpus.positions("job", listed["job_id"])
-        relevant = np.asarray(_judgements(corpus, "truth")[cells])
-    lists = {str(query): entries for query, entries in listed.assign(relevant=relevant).groupby("query_id", sort=False)}
-    scores = [
-        _scores(ranker, target, [query], list(entries["candidate_id"]))[0]
-        for query, entries in tqdm(lists.items(), desc=f"{ranker.name}: rank {target}s", unit="list", delay=2)
-    ]
-    yield list(lists), scores, [entries["relevant"].to_numpy() for entries in lists.values()]
-
-
-def _pool_blocks(ranker: Scorer, corpus: Corpus, target: Side, split: Split, relevance: Relevance) -> Iterator[Block]:
-    """Query ids, scores and relevance of the full pool, as many queries at a time as memory allows."""
-    pool, queries = list(corpus.pool(target, split)), list(corpus.pool(other(target), split))
-    known = _judgements(corpus, relevance)
-    relevant = corpus.known_positives(split) if relevance == "labels" else known
-    barred = known > relevant
-    step = max(1, BLOCK_CELLS // len(pool))
-    starts = range(0, len(queries), step)
-    for start in tqdm(starts, desc=f"{ranker.name}: rank {target}s", unit="block", delay=2):
-        ids = queries[start : start + step]
-        blocks = (_block(matrix, corpus, target, ids, pool) for matrix in (relevant, barred))
-        yield ids, *_without(_scores(ranker, target, ids, pool), *blocks)
-
-
-def _scores(ranker: Scorer, target: Side, queries: list[str], pool: list[str]) -> NDArray[Any]:
-    """Scores `[queries, pool]`."""
-    resume_ids, job_ids = (pool, queries) if target == "resume" else (queries, pool)
-    scores = checked(ranker, ranker.score(resume_ids, job_ids, target=target), (len(resume_ids), len(job_ids)))
-    return np.ascontiguousarray(scores.T) if target == "resume" else scores
-
-
-def _block(matrix: csr_array, corpus: Corpus, target: Side, queries: list[str], pool: list[str]) -> NDArray[np.bool_]:
-    """The cells `[queries, pool]` of a matrix of all resumes by all jobs."""
-    if target == "resume":
-        return matrix[corpus.positions("resume", pool)][:, corpus.positions("job", queries)].toarray().T
-    return matrix[corpus.positions("resume", queries)][:, corpus.positions("job", pool)].toarray()
-
-
-def _without(scores: NDArray[Any], relevant: NDArray[np.bool_], barred: NDArray[np.bool_]) -> tuple[Rows, Rows]:
-    """Scores and relevance of the candidates that are not barred."""
-    if not barred.any():
-        return scores, relevant
-    kept = list(~barred)
-    scores_kept, relevant_kept = ([row[k] for row, k in zip(rows, kept, strict=True)] for rows in (scores, relevant))
-    return scores_kept, relevant_kept
+        ids = {target: listed["candidate_id"], other(target): listed["query_id"]}
+        rows, columns = (corpus.positions(side, ids[side]) for side in SIDES)
+        relevant = np.asarray(_judgements(corpus, "truth")[rows, columns])
+    lists = {str(query): part for query, part in listed.assign(relevant=relevant).groupby("query_id", sort=False)}
+    scores = (
+        _scores(ranker, target, [query], list(part["candidate_id"]))[0]
+        for query, part in tqdm(lists.items(), desc=f"{ranker.name}: rank {target}s", unit="list", delay=2)
+    )
+    longest = max(map(len, lists.values()))
+    return longest, iter([(list(lists), list(scores), [part["relevant"].to_numpy() for part in lists.values()])])
 
 
 def _judgements(corpus: Corpus, relevance: Relevance) -> csr_array:
@@ -192,9 +182,138 @@ def _judgements(corpus: Corpus, relevance: Relevance) -> csr_array:
     return corpus.truth
 
 
-def _listed(corpus: Corpus, target: Side, split: Split) -> pd.DataFrame:
-    """The candidate lists of one target and split, with the pair of each entry as `resume_id, job_id`."""
-    rankings = corpus.rankings
-    listed = rankings[(rankings["target"] == target) & (rankings["split"] == split)]
-    ends = {f"{target}_id": listed["candidate_id"], f"{other(target)}_id": listed["query_id"]}
-    return listed.assign(**ends)
+def _scores(ranker: Scorer, target: Side, queries: list[str], pool: list[str]) -> NDArray[Any]:
+    """Scores `[queries, pool]`."""
+    resume_ids, job_ids = (pool, queries) if target == "resume" else (queries, pool)
+    scores = _checked(ranker, ranker.score(resume_ids, job_ids, target=target), (len(resume_ids), len(job_ids)))
+    return np.ascontiguousarray(scores.T) if target == "resume" else scores
+
+
+def _checked(ranker: Scorer, scores: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    scores = np.asarray(scores)
+    if scores.shape != shape:
+        raise ValueError(f"ranker {ranker.name!r} gave scores of shape {scores.shape}, asked for {shape}")
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationResult:
+    """The labelled test pairs of one ranker (`resume_id, job_id, label, score, predicted`) and the threshold.
+
+    `notes` says which metrics are undefined, and why.
+    """
+
+    ranker: str
+    threshold: float
+    pairs: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    def means(self) -> dict[str, float]:
+        """Weighted F1, ROC-AUC, precision and recall of the positive class on the test pairs."""
+        return dict(zip(CLASSIFICATION, map(float, _pair_metrics(*self._columns(), axis=-1)), strict=True))
+
+    def summary(self, seed: int = 0) -> pd.DataFrame:
+        """Each metric with its 95 % bootstrap interval over pairs: rows `metric`, columns `mean, low, high`.
+
+        The threshold stays the same, so the interval holds the uncertainty of the test pairs alone.
+        """
+        low, high = bootstrap_interval(self._columns(), _pair_metrics, seed)
+        table = {"mean": list(self.means().values()), "low": low, "high": high}
+        return pd.DataFrame(table, index=pd.Index(CLASSIFICATION, name="metric"))
+
+    def _columns(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        order = rankdata(self.pairs["score"], method="dense").astype(np.int32)  # ranks again faster than floats
+        return self.pairs["label"].to_numpy(), order, self.pairs["predicted"].to_numpy()
+
+
+def evaluate_classification(ranker: Scorer, corpus: Corpus, official: bool = False) -> ClassificationResult:
+    """Classify the labelled test pairs by a threshold that maximises weighted F1 on the validation pairs.
+
+    A pair is accepted if its score is above the threshold. `official=True` searches the thresholds of
+    the released `eval.py` (lines 51-66), see `tune_threshold`.
+
+    Raises ValueError if validation or test has no labels, or for scores that are not finite.
+    """
+    valid, test = (_scored_pairs(ranker, corpus, split) for split in ("valid", "test"))
+    threshold = tune_threshold(valid["label"], valid["score"], official)
+    test["predicted"] = (test["score"] > threshold).astype(np.int64)
+    pairs = {"valid": valid, "test": test}
+    notes = [f"{split} labels hold one class" for split in pairs if pairs[split]["label"].nunique() < 2]
+    if not test["predicted"].any():
+        notes.append("no test pair is above the threshold: precision is undefined")
+    return ClassificationResult(ranker.name, threshold, test, tuple(notes))
+
+
+def _scored_pairs(ranker: Scorer, corpus: Corpus, split: Split) -> pd.DataFrame:
+    pairs = corpus.labelled(split)[["resume_id", "job_id", "label"]]
+    if pairs.empty:
+        what = f"corpus {corpus.name!r} has no {split} labels"
+        raise ValueError(f"{what}: classification needs labelled pairs to tune (valid) and to test (test)")
+    scores = ranker.score_pairs(list(pairs["resume_id"]), list(pairs["job_id"]))
+    scores = _checked(ranker, scores, (len(pairs),)).astype(np.float64)
+    if not np.isfinite(scores).all():
+        first = pairs.iloc[np.flatnonzero(~np.isfinite(scores))[0]]
+        raise ValueError(f"ranker {ranker.name!r} scores {first['resume_id']!r}, {first['job_id']!r} NaN or infinite")
+    return pairs.assign(score=scores)
+
+
+def tune_threshold(labels: ArrayLike, scores: ArrayLike, official: bool = False) -> float:
+    """The threshold whose predictions `score > threshold` have the highest weighted F1, in O(n log n).
+
+    Candidates lie midway between neighbouring scores, and at both ends (all or no pair accepted);
+    of equally good ones the lowest is taken. `official=True`: candidates are the scores themselves,
+    so the lowest pair is never accepted and the threshold clings to one validation pair.
+    """
+    label, score = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    levels = np.unique(score)
+    between = levels[:-1] + np.diff(levels) / 2
+    between = np.minimum(between, np.nextafter(levels[1:], -np.inf))  # neighbouring floats have no midpoint
+    candidates = levels if official else np.array([np.nextafter(levels[0], -np.inf), *between, levels[-1]])
+    positives, negatives = (np.sort(score[label == value]) for value in (1, 0))
+    hits = len(positives) - np.searchsorted(positives, candidates, side="right")
+    false_alarms = len(negatives) - np.searchsorted(negatives, candidates, side="right")
+    return float(candidates[np.argmax(_weighted_f1(hits, false_alarms, len(positives), len(negatives)))])
+
+
+def _pair_metrics(label: NDArray[Any], score: NDArray[Any], predicted: NDArray[Any], axis: int) -> NDArray[np.float64]:
+    """The metrics of `CLASSIFICATION` along the last axis, so that thousands of resamples take one call.
+
+    ROC-AUC is the share of pairs of a positive and a negative in which the positive scores higher (ties: half).
+    """
+    positives = label.sum(axis=axis)
+    negatives = label.shape[axis] - positives
+    hits = (label * predicted).sum(axis=axis)
+    false_alarms = predicted.sum(axis=axis) - hits
+    wins = (rankdata(score, axis=axis) * label).sum(axis=axis) - positives * (positives + 1) / 2
+    ratios = [(wins, positives * negatives), (hits, hits + false_alarms), (hits, positives)]
+    defined = [np.where(whole > 0, part / np.maximum(whole, 1), np.nan) for part, whole in ratios]
+    return np.stack([_weighted_f1(hits, false_alarms, positives, negatives), *defined])
+
+
+def _weighted_f1(hits: Any, false_alarms: Any, positives: Any, negatives: Any) -> NDArray[np.float64]:
+    """F1 of both classes, weighted by their share of the pairs; a class nobody has or predicts counts 0."""
+    rejected = negatives - false_alarms
+    accepted_f1 = 2 * hits / np.maximum(hits + false_alarms + positives, 1)
+    rejected_f1 = 2 * rejected / np.maximum(rejected + positives - hits + negatives, 1)
+    return (positives * accepted_f1 + negatives * rejected_f1) / (positives + negatives)
+
+
+def evaluate_graded(ranker: Scorer, grades: pd.DataFrame, ks: Sequence[int] = (10,)) -> pd.DataFrame:
+    """The metrics of each job's graded resumes (`resume_id, job_id, score`) in the order of a ranker.
+
+    Returns a frame of `rank_metrics`, one row a job; only its nDCG uses the grades, with gains
+    `2**score - 1`.
+    """
+    return _graded(np.asarray(ranker.score_pairs(list(grades["resume_id"]), list(grades["job_id"]))), grades, ks)
+
+
+def graded_baseline(grades: pd.DataFrame, ks: Sequence[int] = (10,)) -> pd.DataFrame:
+    """What a random order of the same lists is expected to reach."""
+    return _graded(np.zeros(len(grades)), grades, ks)
+
+
+def _graded(scores: NDArray[Any], grades: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    gains = (2.0 ** grades["score"] - 1).to_numpy(dtype=float)
+    lists = grades.groupby("job_id").indices
+    rows = [(scores[places], gains[places]) for places in lists.values()]
+    return rank_metrics([row[0] for row in rows], [row[1] for row in rows], ks, list(map(str, lists)))

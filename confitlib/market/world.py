@@ -8,30 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy import sparse
 
-from confitlib.market.phrases import GENERAL, Bank
-
-Weights = tuple[float, float, float]  # of core, adjacent and general skills
-Ranges = tuple[tuple[int, int], ...]  # fewest and most, by level
+from confitlib.corpus import Side
+from confitlib.market.texts import CITIES, GENERAL, Bank
 
 LEVELS = ("entry", "mid", "senior", "lead")
 LEVEL_SHARES = (0.20, 0.35, 0.30, 0.15)
-YEARS_HELD = ((2, 3), (4, 6), (7, 10), (11, 20))  # fewest and most years of experience, by level
-YEARS_ASKED = ((2, 2), (3, 5), (5, 8), (8, 12))
 DEGREES = ("vocational", "bachelor", "master", "doctorate")
 DEGREE_SHARES = (0.20, 0.45, 0.30, 0.05)
-CITIES = (
-    *("London", "Manchester", "Leeds", "Bristol", "Edinburgh", "Dublin", "Berlin", "Hamburg", "Munich", "Vienna"),
-    *("Zurich", "Amsterdam", "Rotterdam", "Copenhagen", "Stockholm", "Toronto", "Boston", "Chicago", "Seattle"),
-    *("Austin", "Singapore", "Sydney", "Melbourne", "Auckland"),
-)
-
-# How strongly an occupation draws on its own, its neighbouring and the general skills.
-RESUME_WEIGHTS = (1.0, 0.3, 0.06)
-JOB_WEIGHTS = (1.0, 0.25, 0.03)
-SKILLS_HELD = ((7, 9), (8, 10), (9, 11), (9, 12))  # fewest and most skills of a resume, by level
-SKILLS_ASKED = ((5, 7),) * 4
+# How strongly an occupation draws on its core, adjacent and general skills.
+SKILL_WEIGHTS: dict[Side, tuple[float, float, float]] = {"resume": (1.0, 0.3, 0.06), "job": (1.0, 0.25, 0.03)}
+# Fewest and most, by level: skills that a resume holds or a job requires, and years of experience.
+SKILLS = {"resume": ((7, 9), (8, 10), (9, 11), (9, 12)), "job": ((5, 7),) * 4}
+YEARS = {"resume": ((2, 3), (4, 6), (7, 10), (11, 20)), "job": ((2, 2), (3, 5), (5, 8), (8, 12))}
 
 LEVEL_PENALTY = 0.15  # fit lost per level of difference
 LEVEL_REACH = 1  # largest level difference of a suitable pair
@@ -61,38 +51,29 @@ class Latents:
         return Latents(**{name: values[rows] for name, values in vars(self).items()})
 
 
-def draw_resumes(bank: Bank, n: int, rng: np.random.Generator) -> Latents:
-    """Draw `n` applicants: occupation, level, skills held, city, degree and years."""
-    return _draw(bank, n, RESUME_WEIGHTS, SKILLS_HELD, YEARS_HELD, rng)
-
-
-def draw_jobs(bank: Bank, n: int, rng: np.random.Generator) -> Latents:
-    """Draw `n` positions: occupation, level, about six required skills, city, degree and years."""
-    return _draw(bank, n, JOB_WEIGHTS, SKILLS_ASKED, YEARS_ASKED, rng)
-
-
-def _draw(bank: Bank, n: int, weights: Weights, skills: Ranges, years: Ranges, rng: np.random.Generator) -> Latents:
+def draw_latents(bank: Bank, side: Side, n: int, rng: np.random.Generator) -> Latents:
+    """Draw `n` applicants or positions: occupation, level, skills, city, degree and years."""
     occupation = rng.integers(len(bank.occupations), size=n)
     level = rng.choice(len(LEVELS), size=n, p=LEVEL_SHARES)
-    count = _in_range(skills, level, rng)
+
+    def in_range(ranges: tuple[tuple[int, int], ...]) -> NDArray[np.int64]:
+        fewest, most = np.array(ranges).T
+        return rng.integers(fewest[level], most[level] + 1)
+
+    count = in_range(SKILLS[side])
     return Latents(
         occupation=occupation,
         level=level.astype(np.int8),
         city=rng.integers(len(CITIES), size=n),
         degree=rng.choice(len(DEGREES), size=n, p=DEGREE_SHARES),
-        years=_in_range(years, level, rng),
-        skills=_draw_skills(skill_weights(bank, weights)[occupation], count, rng),
+        years=in_range(YEARS[side]),
+        skills=_draw_skills(skill_weights(bank, side)[occupation], count, rng),
     )
 
 
-def _in_range(ranges: Ranges, level: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    fewest, most = np.array(ranges).T
-    return rng.integers(fewest[level], most[level] + 1)
-
-
-def skill_weights(bank: Bank, weights: Weights) -> NDArray[np.float64]:
+def skill_weights(bank: Bank, side: Side) -> NDArray[np.float64]:
     """The weight of every skill for every occupation, `[n_occupations, n_skills]`."""
-    core, adjacent, general = weights
+    core, adjacent, general = SKILL_WEIGHTS[side]
     ids = [skill.id for skill in bank.skills]
     table = np.zeros((len(bank.occupations), len(ids)))
     table[:, [skill.family == GENERAL for skill in bank.skills]] = general
@@ -127,20 +108,27 @@ def fit(resumes: Latents, jobs: Latents) -> NDArray[np.float32]:
     return coverage(resumes, jobs) - np.float32(LEVEL_PENALTY) * level_gap(resumes, jobs)
 
 
-def suitable(resumes: Latents, jobs: Latents) -> NDArray[np.bool_]:
-    """The truth of every pair, `[n_resumes, n_jobs]`: enough skills covered, and levels close enough."""
-    hits = resumes.skills @ jobs.skills.T  # whole numbers, exact in float32
-    return _is_suitable(hits, jobs.skills.sum(axis=1), level_gap(resumes, jobs))
+def suitable(shared: NDArray[np.float32], jobs: Latents, gap: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """The truth of pairs by skills shared and level gap: two thirds of the skills covered, and levels close enough.
+
+    `shared` holds whole numbers, which are exact in float32.
+    """
+    return (3 * shared >= 2 * jobs.skills.sum(axis=1)) & (gap <= LEVEL_REACH)
 
 
 def suitable_rows(resumes: Latents, jobs: Latents) -> NDArray[np.bool_]:
     """The truth of each resume with the job of the same row, `[n]`."""
-    hits = np.einsum("ij,ij->i", resumes.skills, jobs.skills)
-    return _is_suitable(hits, jobs.skills.sum(axis=1), np.abs(resumes.level - jobs.level))
+    shared = np.einsum("ij,ij->i", resumes.skills, jobs.skills)
+    return suitable(shared, jobs, np.abs(resumes.level - jobs.level))
 
 
-def _is_suitable(hits: NDArray[np.float32], required: NDArray[np.float32], gap: NDArray[np.int8]) -> NDArray[np.bool_]:
-    return (3 * hits >= 2 * required) & (gap <= LEVEL_REACH)
+def suitable_pairs(resumes: Latents, jobs: Latents) -> sparse.csr_array:
+    """The truth of every pair as sparse booleans, `[n_resumes, n_jobs]`, in bounded memory."""
+    parts = []
+    for rows in blocks(len(resumes), len(jobs)):
+        some = resumes.rows(rows)
+        parts.append(sparse.csr_array(suitable(some.skills @ jobs.skills.T, jobs, level_gap(some, jobs))))
+    return sparse.vstack(parts, format="csr")
 
 
 def blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
@@ -148,18 +136,6 @@ def blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
     step = max(1, BLOCK_CELLS // max(n_columns, 1))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
-
-
-def true_pairs(resumes: Latents, jobs: Latents) -> csr_array:
-    """The suitability of every pair as sparse booleans, `[n_resumes, n_jobs]`, in bounded memory."""
-    counts, columns = [np.zeros(1, dtype=np.int64)], []
-    for rows in blocks(len(resumes), len(jobs)):
-        block = suitable(resumes.rows(rows), jobs)
-        counts.append(block.sum(axis=1))
-        columns.append(np.nonzero(block)[1].astype(np.int32))
-    indices = np.concatenate(columns)
-    indptr = np.cumsum(np.concatenate(counts))
-    return csr_array((np.ones(len(indices), dtype=bool), indices, indptr), shape=(len(resumes), len(jobs)))
 
 
 def describe(latents: Latents, bank: Bank, ids: pd.Index) -> pd.DataFrame:

@@ -1,9 +1,10 @@
 """Hard-negative mining: every strategy behind one call, and the table of negatives it returns."""
 
 from confitlib.mining.choice import ChosenBand, choose_band
+from confitlib.mining.embeddings import Embeddings
 from confitlib.mining.negatives import Negatives, read_official, write_official
-from confitlib.mining.registry import STRATEGIES, check_mining, mine
-from confitlib.mining.task import Embeddings
+from confitlib.mining.ranking import mine_band
+from confitlib.mining.strategies import STRATEGIES, check_mining, mine
 
 __all__ = [
     "STRATEGIES",
@@ -13,6 +14,7 @@ __all__ = [
     "check_mining",
     "choose_band",
     "mine",
+    "mine_band",
     "read_official",
     "write_official",
 ]

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from confitlib.corpus import Corpus, Side, Split, other
-from confitlib.mining.band import band
-from confitlib.mining.task import Embeddings, Selection, Task
+from confitlib.mining.embeddings import Embeddings
 
 RESAMPLES = 200
 
@@ -49,11 +48,19 @@ def choose_band(
     estimate an upper bound. Labels alone are used, never the truth. Assumes that accepted pairs are as easy to rank
     as unlabelled matches. Raises ValueError without held-out accepted pairs, or if no band meets the bound.
     """
-    _check(width, bound, top_rate)
+    if not 0 < width <= 0.5 or not 0 < bound < 1 or not 0 < top_rate <= 1:
+        raise ValueError(f"needs 0 < width <= 0.5, 0 < bound < 1, 0 < top_rate <= 1, got {width}, {bound}, {top_rate}")
     places = held_out_percentiles(corpus, embeddings, target, split)
     bins = round(2 / width)
     rates = top_rate * _relative(places["percentile"].to_numpy(), bins)
-    low, high = _interval(places, bins, top_rate, seed)
+    # the same for resampled queries  [RESAMPLES, bins - 1]
+    rng, queries = (
+        np.random.default_rng(seed),
+        [part.to_numpy() for _, part in places.groupby("query_id")["percentile"]],
+    )
+    draws = rng.integers(len(queries), size=(RESAMPLES, len(queries)))
+    curves = [top_rate * _relative(np.concatenate([queries[place] for place in one]), bins) for one in draws]
+    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
     starts = np.arange(bins - 1) / bins
     curve = pd.DataFrame({"lo": starts, "hi": starts + 2 / bins, "rate": rates, "low": low, "high": high})
     safe = curve[curve["rate"] <= bound]
@@ -61,22 +68,7 @@ def choose_band(
         raise ValueError(
             f"every band of width {width} may hold more than {bound:.0%} matches: allow more, or label more"
         )
-    first = safe.iloc[0]
-    return ChosenBand(float(first["lo"]), float(first["hi"]), curve, len(places))
-
-
-def chosen_band(task: Task, width: float = 0.01, bound: float = 0.1, top_rate: float = 1.0) -> Selection:
-    """The band that `choose_band` picks from the validation split. Ours."""
-    _check(width, bound, top_rate)
-    if task.embeddings is None or not len(task.query_ids):
-        return band(task)  # which says what is missing, or has nothing to mine for
-    chosen = choose_band(task.corpus, task.embeddings, task.target, width=width, bound=bound, top_rate=top_rate)
-    return band(task, chosen.lo, chosen.hi)
-
-
-def _check(width: float, bound: float, top_rate: float) -> None:
-    if not 0 < width <= 0.5 or not 0 < bound < 1 or not 0 < top_rate <= 1:
-        raise ValueError(f"needs 0 < width <= 0.5, 0 < bound < 1, 0 < top_rate <= 1, got {width}, {bound}, {top_rate}")
+    return ChosenBand(float(safe["lo"].iloc[0]), float(safe["hi"].iloc[0]), curve, len(places))
 
 
 def held_out_percentiles(corpus: Corpus, embeddings: Embeddings, target: Side, split: Split) -> pd.DataFrame:
@@ -92,8 +84,8 @@ def held_out_percentiles(corpus: Corpus, embeddings: Embeddings, target: Side, s
                          f"train split {target}s")  # fmt: skip
     queries = embeddings.of(query_side)[corpus.positions(query_side, accepted[f"{query_side}_id"])]
     matches = embeddings.of(target)[corpus.positions(target, accepted[f"{target}_id"])]
-    own = np.einsum("nd,nd->n", queries, matches)
-    above = [(pool @ query > score).mean() for query, score in zip(queries, own, strict=True)]
+    scores = np.einsum("nd,nd->n", queries, matches)
+    above = [(pool @ query > score).mean() for query, score in zip(queries, scores, strict=True)]
     return pd.DataFrame({"query_id": accepted[f"{query_side}_id"], "percentile": above})
 
 
@@ -102,13 +94,3 @@ def _relative(percentiles: NDArray[np.float64], bins: int) -> NDArray[np.float64
     counts = np.histogram(percentiles, bins=bins, range=(0, 1))[0]
     density = IsotonicRegression(increasing=False).fit_transform(np.arange(bins), counts)
     return (density[:-1] + density[1:]) / 2 / max(density[0], 1e-12)
-
-
-def _interval(
-    places: pd.DataFrame, bins: int, top_rate: float, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rng, groups = np.random.default_rng(seed), [part.to_numpy() for _, part in places.groupby("query_id")["percentile"]]
-    draws = rng.integers(len(groups), size=(RESAMPLES, len(groups)))
-    curves = [top_rate * _relative(np.concatenate([groups[place] for place in draw]), bins) for draw in draws]
-    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
-    return low, high

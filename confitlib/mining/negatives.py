@@ -46,7 +46,7 @@ class Negatives:
         return {reason: int(self.queries[reason].sum()) for reason in REASONS if self.queries[reason].notna().all()}
 
     @property
-    def hardness(self) -> float:
+    def score_gap(self) -> float:
         """Mean score gap from a query's positives down to its negatives; the smaller, the harder."""
         mean = self.statistics["gap"]["mean"]
         return np.nan if mean is None else float(mean)

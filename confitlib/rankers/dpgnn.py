@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from confitlib.corpus import SIDES, Corpus, Side, known_positive_mask
 from confitlib.encoder import load_encoder
-from confitlib.mining.removal import codes_at
+from confitlib.mining.strategies import codes_at
 from confitlib.rankers.base import Ranker, Scores, trained_weights
 from confitlib.rankers.sampling import Rows
 from confitlib.text import texts

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from confitlib.corpus import SIDES, Corpus, Side, Split, known_positive_mask
-from confitlib.mining.removal import codes_at
+from confitlib.mining.strategies import codes_at
 
 Rows = NDArray[np.intp]
 

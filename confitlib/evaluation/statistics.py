@@ -27,9 +27,8 @@ def summarise(queries: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     With fewer than two usable queries the interval is NaN.
     """
     used = queries[queries["positives"] > 0].drop(columns=COUNTS)
-    low, high = bootstrap_interval([used.to_numpy().T], _mean, seed)
-    table = {"mean": used.mean().to_numpy(), "low": low, "high": high}
-    return pd.DataFrame(table, index=pd.Index(used.columns, name="metric"))
+    low, high = bootstrap_interval([used.to_numpy().T], np.mean, seed)
+    return pd.DataFrame({"mean": used.mean(), "low": low, "high": high}).rename_axis("metric")
 
 
 def bootstrap_interval(
@@ -40,24 +39,17 @@ def bootstrap_interval(
     `statistic(*samples, axis)` may return several values; resamples on which it is undefined (NaN)
     are left out. Returns low and high, NaN with fewer than two observations.
     """
-    n = samples[0].shape[-1]
-    if n < 2:
+    if samples[0].shape[-1] < 2:
         blank = np.full(np.shape(statistic(*samples, axis=-1)), np.nan)
         return blank, blank
-    tail = (1 - CONFIDENCE) / 2
+    batch, rng = max(1, BATCH_CELLS // samples[0].size), np.random.default_rng(seed)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of NaN resamples
-        result = stats.bootstrap(
-            samples,
-            statistic,
-            n_resamples=RESAMPLES,
-            batch=max(1, BATCH_CELLS // samples[0].size),
-            paired=True,
-            axis=-1,
-            vectorized=True,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-        low, high = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail], axis=-1)
+        drawn = stats.bootstrap(
+            samples, statistic, n_resamples=RESAMPLES, batch=batch, paired=True, axis=-1, vectorized=True,
+            method="percentile", rng=rng,
+        )  # fmt: skip
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.nanquantile(drawn.bootstrap_distribution, [tail, 1 - tail], axis=-1)
     return low, high
 
 
@@ -84,35 +76,21 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, metric: str, seed: int = 0) -> Com
     if set(a.index) != set(b.index) or a.index.has_duplicates:
         raise ValueError("a and b rank different queries: evaluate both on the same corpus, split and candidates")
     if metric not in a.columns or metric not in b.columns:
-        known = ", ".join(name for name in a.columns if name in b.columns and name not in COUNTS)
-        raise ValueError(f"a and b do not both hold {metric!r}: there are {known}; evaluate with the k that you need")
+        shared = ", ".join(name for name in a.columns if name in b.columns and name not in COUNTS)
+        raise ValueError(f"a and b do not both hold {metric!r}: there are {shared}; evaluate with the k that you need")
     b = b.loc[a.index]
     if not a[COUNTS].equals(b[COUNTS]):
         raise ValueError("a and b differ in candidates or positives: evaluate both with the same relevance")
     difference = (a[metric] - b[metric])[a["positives"] > 0].to_numpy()
-    if len(difference) < 2:
-        raise ValueError(f"a paired test needs two queries with positives, there are {len(difference)}")
-    low, high = bootstrap_interval([difference], _mean, seed)
-    return Comparison(
-        metric, float(difference.mean()), float(low), float(high), _sign_flip_test(difference, seed), len(difference)
-    )
-
-
-def _sign_flip_test(difference: NDArray[np.float64], seed: int) -> float:
+    n = len(difference)
+    if n < 2:
+        raise ValueError(f"a paired test needs two queries with positives, there are {n}")
+    low, high = bootstrap_interval([difference], np.mean, seed)
     test = stats.permutation_test(
-        (difference,),
-        _mean,
-        permutation_type="samples",
-        n_resamples=PERMUTATIONS,
-        batch=max(1, BATCH_CELLS // len(difference)),
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    )
-    return float(test.pvalue)
-
-
-def _mean(sample: NDArray[Any], axis: int) -> NDArray[Any]:
-    return np.asarray(sample.mean(axis=axis))
+        (difference,), np.mean, permutation_type="samples", n_resamples=PERMUTATIONS,
+        batch=max(1, BATCH_CELLS // n), vectorized=True, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return Comparison(metric, float(difference.mean()), float(low), float(high), float(test.pvalue), n)
 
 
 def summarise_runs(data: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
@@ -131,7 +109,8 @@ def summarise_runs(data: pd.DataFrame, by: Sequence[str], value: str = "value") 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """P-values adjusted for several comparisons by Holm's step-down method (family-wise error); NaN is no test.
 
-    Chosen over false discovery rates because a table compares few systems and each claim must hold.
+    The i-th smallest of m p-values is multiplied by m - i + 1, and none falls below a smaller one. Used rather than
+    false discovery rates because a table compares few systems and each claim must hold.
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN is sorted last

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from confitlib.corpus import Corpus, Side
-from confitlib.encoder import TextEncoder, load_encoder
+from benchmarks.common import arguments, bandwidth, environment, interleaved, product_rate, report
+from confitlib.corpus import SIDES, Corpus
+from confitlib.encoder import load_encoder
 from confitlib.evaluation import rank_metrics
 from confitlib.market import compose
 from confitlib.mining import Embeddings, mine
-from confitlib.scale.floors import bandwidth, median_seconds, product_rate
 from confitlib.text import texts
 from confitlib.training import TrainingConfig, train
 
 RESUMES_A_JOB = 2.5  # of the laptop market
+HELD_OUT: dict[str, Any] = {f"{split}_{side}s": 20 for split in ("valid", "test") for side in SIDES}
 FLOAT = 4  # bytes
 PASSES = 8  # over a token vector in a training step: read, write its gradient, read and write it and both moments
+SIZES = {True: (350, 700), False: (1400, 2800, 5600, 11200, 22400)}  # quick or not: training documents
+
+
+def main() -> None:
+    """Measure, print and, with `--json`, write."""
+    options = arguments(__doc__)
+    costs = measure_costs(SIZES[options.quick])
+    laws = fit_power_laws(costs)
+    summary = {f"{step}_exponent": float(law["exponent"]) for step, law in laws.iterrows()}
+    rows = [{str(name): value for name, value in row.items()} for row in costs.to_dict("records")]
+    report("scaling", rows, summary, environment(), options.json)
 
 
 def measure_costs(sizes: Sequence[int], seed: int = 0, repeats: int = 1) -> pd.DataFrame:
@@ -31,56 +44,40 @@ def measure_costs(sizes: Sequence[int], seed: int = 0, repeats: int = 1) -> pd.D
     operations, memory = product_rate(512, 384, 4096), bandwidth()
     rows = []
     for size in [min(sizes), *sizes]:  # the first round pays for imports and is dropped
-        corpus = compose("laptop", seed, **_market_of(size)).corpus
+        jobs = round(size / (1 + RESUMES_A_JOB))
+        corpus = compose("laptop", seed, train_resumes=size - jobs, train_jobs=jobs, **HELD_OUT).corpus
         for step, (call, work, data) in _steps(corpus, seed).items():
-            floor = work / operations + data / memory
-            row = {"step": step, "documents": size, "seconds": median_seconds(call, repeats), "floor": floor}
-            rows.append(row)
+            seconds, floor = interleaved({step: call}, repeats)[step], work / operations + data / memory
+            rows.append({"step": step, "documents": size, "seconds": seconds, "floor": floor})
     return pd.DataFrame(rows[len(rows) // (len(sizes) + 1) :])
-
-
-def _market_of(size: int) -> dict[str, Any]:
-    jobs = round(size / (1 + RESUMES_A_JOB))
-    held_out = {f"{split}_{side}s": 20 for split in ("valid", "test") for side in ("resume", "job")}
-    return {"train_resumes": size - jobs, "train_jobs": jobs, **held_out}
 
 
 def _steps(corpus: Corpus, seed: int) -> Mapping[str, tuple[Callable[[], object], float, float]]:
     """Each step as a call, the operations of its matrix products, and the bytes it cannot avoid to move."""
     encoder = load_encoder("static", device="cpu")
     vectors = Embeddings.of_corpus(encoder, corpus)
-    resumes, jobs = (corpus.pool(side, "train") for side in ("resume", "job"))
+    resumes, jobs = (corpus.pool(side, "train") for side in SIDES)
     pairs, dim = len(resumes) * len(jobs), encoder.dim
-    both = list(texts(corpus, "resume")) + list(texts(corpus, "job"))
-    token_bytes = FLOAT * dim * sum(map(len, encoder.tokenize(both)))
+    both = [text for side in SIDES for text in texts(corpus, side)]
     accepted = corpus.labelled("train", 1)
-    trained = FLOAT * dim * _tokens_of(encoder, corpus, accepted)
+    trained = [text for side in SIDES for text in texts(corpus, side).loc[accepted[f"{side}_id"]]]
+    token_bytes, trained_bytes = (FLOAT * dim * sum(map(len, encoder.tokenize(some))) for some in (both, trained))
     config = TrainingConfig(epochs=1, seed=seed)
+
+    def evaluate() -> object:
+        rows, columns = corpus.positions("resume", resumes), corpus.positions("job", jobs)
+        return rank_metrics(vectors.jobs[columns] @ vectors.resumes[rows].T, corpus.suitable(resumes, jobs).T)
+
+    def train_one() -> object:
+        return train(load_encoder("static", device="cpu"), corpus, config, progress=False)
+
+    mine_all = partial(mine, "band", corpus, target="resume", embeddings=vectors, n=4, seed=seed, queries="train")
     return {
-        "encode": (lambda: encoder.encode(both, progress=False), 0.0, token_bytes),
-        "mine": (lambda: _mine(corpus, vectors, seed), 2.0 * pairs * dim, 0.0),
-        "train": (lambda: train(load_encoder("static", device="cpu"), corpus, config, progress=False), 0.0,
-                  PASSES * trained),
-        "evaluate": (lambda: _evaluate(corpus, vectors), 2.0 * pairs * dim, FLOAT * pairs),
-    }  # fmt: skip
-
-
-def _tokens_of(encoder: TextEncoder, corpus: Corpus, pairs: pd.DataFrame) -> int:
-    """Tokens that one pass over labelled pairs reads."""
-    sides: tuple[Side, Side] = ("resume", "job")
-    listed = [text for side in sides for text in texts(corpus, side).loc[pairs[f"{side}_id"]]]
-    return sum(map(len, encoder.tokenize(listed)))
-
-
-def _mine(corpus: Corpus, vectors: Embeddings, seed: int) -> object:
-    return mine("band", corpus, target="resume", embeddings=vectors, n=4, seed=seed, queries="train")
-
-
-def _evaluate(corpus: Corpus, vectors: Embeddings) -> object:
-    resumes, jobs = corpus.pool("resume", "train"), corpus.pool("job", "train")
-    rows, columns = corpus.positions("resume", resumes), corpus.positions("job", jobs)
-    scores = vectors.jobs[columns] @ vectors.resumes[rows].T
-    return rank_metrics(scores, corpus.suitable(resumes, jobs).T)
+        "encode": (partial(encoder.encode, both, progress=False), 0.0, token_bytes),
+        "mine": (mine_all, 2.0 * pairs * dim, 0.0),
+        "train": (train_one, 0.0, PASSES * trained_bytes),
+        "evaluate": (evaluate, 2.0 * pairs * dim, FLOAT * pairs),
+    }
 
 
 def fit_power_laws(costs: pd.DataFrame) -> pd.DataFrame:
@@ -95,11 +92,8 @@ def fit_power_laws(costs: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(f"step {step!r} was measured at one size: a slope needs two")
         exponent, constant = np.polyfit(np.log(part["documents"]), np.log(part["seconds"]), 1)
         largest = part.sort_values("documents").iloc[-1]
-        rows[step] = {
-            "factor": np.exp(constant),
-            "exponent": exponent,
-            "x floor": largest["seconds"] / largest["floor"],
-        }
+        floors = largest["seconds"] / largest["floor"]
+        rows[step] = {"factor": np.exp(constant), "exponent": exponent, "x floor": floors}
     return pd.DataFrame(rows).T.rename_axis("step")
 
 
@@ -116,3 +110,7 @@ def extrapolate(
     power = pd.Series(orders)
     hours = {n: last["seconds"] * (n / last["documents"]) ** power / processes / 3600 for n in documents}
     return pd.DataFrame(hours).rename_axis("step").loc[list(orders)]
+
+
+if __name__ == "__main__":
+    main()

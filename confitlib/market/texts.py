@@ -1,0 +1,258 @@
+"""Text: resumes and job posts composed from a bank of phrases about every skill and occupation."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from confitlib.corpus import Side
+
+if TYPE_CHECKING:
+    from confitlib.market.world import Latents
+
+T = TypeVar("T")
+
+GENERAL = "general"  # the family of the skills that every occupation may draw on
+# The first phrases of each list serve training documents, the rest valid and test documents.
+TRAIN_PHRASES = {"bullets": 7, "requirements": 5, "summaries": 4, "responsibilities": 7}
+
+THIS_YEAR = 2024
+POSITIONS = (1, 2, 3, 3)  # employers named on a resume, by level
+ALSO_SHOWN = 0.4  # share of the listed skills that a bullet shows as well
+DUTIES = 3  # responsibilities named by a job post
+# Applicants and employers do not use the same titles for the same work (the last one is the employers'), and
+# titles are a loose guide to it: some are those of a neighbouring occupation.
+BORROWED_TITLES = 0.2
+# "a 12% rise": numbers that would need "an" are left out.
+AN = (8, 11, 18)
+COUNTS = tuple(n for n in range(3, 41) if n not in AN)
+PERCENTAGES = tuple(n for n in range(5, 61) if n not in AN)
+TEAMS = tuple([n for n in range(*sizes) if n not in AN] for sizes in ((2, 6), (3, 8), (4, 10), (6, 17)))  # by level
+CITIES = (
+    *("London", "Manchester", "Leeds", "Bristol", "Edinburgh", "Dublin", "Berlin", "Hamburg", "Munich", "Vienna"),
+    *("Zurich", "Amsterdam", "Rotterdam", "Copenhagen", "Stockholm", "Toronto", "Boston", "Chicago", "Seattle"),
+    *("Austin", "Singapore", "Sydney", "Melbourne", "Auckland"),
+)
+SCHOOLS = ("University of {city}", "{city} University of Applied Sciences", "{city} Institute of Technology")
+DEGREE_NOTES = ("vocational qualification", "bachelor's level", "master's level", "doctorate")
+ABOUT = (
+    "An established name in {industry} with {staff} employees, based in {city}.",
+    "We work in {industry}. Our {city} office is home to {staff} people.",
+    "A growing organisation in {industry}; about {staff} colleagues, most of them in {city}.",
+    "Family-owned for two generations, active in {industry}, {staff} staff across the {city} area.",
+    "Our business is {industry}. From {city} we serve clients in several countries with a staff of {staff}.",
+)
+
+
+@dataclass(frozen=True)
+class Skill:
+    """A skill with the words that applicants and employers use for it."""
+
+    id: str
+    name: str
+    family: str
+    resume_terms: Sequence[str]
+    job_terms: Sequence[str]
+    bullets: Sequence[str]
+    requirements: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Occupation:
+    """An occupation: its core and adjacent skills, titles by level, and its sentences."""
+
+    id: str
+    name: str
+    family: str
+    core: Sequence[str]
+    adjacent: Sequence[str]
+    titles: dict[str, Sequence[str]]
+    summaries: Sequence[str]
+    responsibilities: Sequence[str]
+    industries: Sequence[str]
+    degrees: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Skills and occupations, in the order of the files (families by name, general last)."""
+
+    skills: Sequence[Skill]
+    occupations: Sequence[Occupation]
+
+    @cached_property
+    def families(self) -> dict[str, list[Occupation]]:
+        """The occupations of every family."""
+        ordered = itertools.groupby(self.occupations, key=lambda occupation: occupation.family)
+        return {family: list(occupations) for family, occupations in ordered}
+
+
+@cache
+def load_bank(families: int = 12) -> Bank:
+    """Read the phrase bank shipped with the package: the first families of occupations, and the general skills."""
+    paths = sorted((files("confitlib.market") / "phrases").iterdir(), key=lambda path: path.name)
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    special = [content for content in contents if content["family"] != GENERAL][:families]
+    general = [content for content in contents if content["family"] == GENERAL]
+    skills = [
+        Skill(key, family=content["family"], **entry)
+        for content in special + general
+        for key, entry in content["skills"].items()
+    ]
+    occupations = [
+        Occupation(key, family=content["family"], **entry)
+        for content in special
+        for key, entry in content["occupations"].items()
+    ]
+    return Bank(skills, occupations)
+
+
+def phrases(source: Skill | Occupation, kind: str, held_out: bool) -> Sequence[str]:
+    """The phrases of a kind that a training document (or a held-out one) may use."""
+    options: Sequence[str] = getattr(source, kind)
+    return options[TRAIN_PHRASES[kind] :] if held_out else options[: TRAIN_PHRASES[kind]]
+
+
+class Dice:
+    """Cheap single draws from one seeded generator (uniform numbers in [0, 1) are drawn in bulk)."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        bulks = (rng.random(1 << 14).tolist() for _ in itertools.count())
+        self.roll = itertools.chain.from_iterable(bulks).__next__
+
+    def integer(self, low: int, high: int) -> int:
+        """A whole number from `low` to `high`, both included."""
+        return low + int(self.roll() * (high - low + 1))
+
+    def pick(self, options: Sequence[T]) -> T:
+        """One of the options."""
+        return options[int(self.roll() * len(options))]
+
+    def shuffled(self, options: Iterable[T]) -> list[T]:
+        """All options in random order."""
+        return sorted(options, key=lambda _: self.roll())
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What the writer of one document knows: the latents spelled out, and which phrases are allowed."""
+
+    occupation: Occupation
+    neighbours: Sequence[Occupation]
+    skills: Sequence[Skill]
+    level: int
+    years: int
+    city: str
+    degree: int
+    held_out: bool
+
+
+def write_documents(
+    bank: Bank, side: Side, latents: Latents, held_out: NDArray[np.bool_], rng: np.random.Generator
+) -> pd.DataFrame:
+    """Compose a resume or job post per row of the latents, one column a field; `held_out` rows use held-out phrases.
+
+    A resume lists half of its skills (rounded down) by name, and its bullets show all the others. In a job post every
+    required skill has a requirement and one of the employers' names for it.
+    """
+    dice, rows = Dice(rng), []
+    for row in range(len(latents)):
+        occupation = bank.occupations[latents.occupation[row]]
+        sheet = Sheet(
+            occupation=occupation,
+            neighbours=bank.families[occupation.family],
+            skills=[bank.skills[code] for code in latents.skills[row].nonzero()[0].tolist()],
+            level=int(latents.level[row]),
+            years=int(latents.years[row]),
+            city=CITIES[latents.city[row]],
+            degree=int(latents.degree[row]),
+            held_out=bool(held_out[row]),
+        )
+        rows.append((_resume if side == "resume" else _job)(sheet, dice))
+    return pd.DataFrame(rows)
+
+
+def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
+    # 1. half of the skills by name, bullets for the others and some of those
+    skills = dice.shuffled(sheet.skills)
+    listed, unlisted = skills[: len(skills) // 2], skills[len(skills) // 2 :]
+    terms = [dice.pick(skill.resume_terms) for skill in listed]
+    summary = dice.pick(phrases(sheet.occupation, "summaries", sheet.held_out))
+    shown = dice.shuffled([*unlisted, *(skill for skill in listed if dice.roll() < ALSO_SHOWN)])
+    bullets = [dice.pick(phrases(skill, "bullets", sheet.held_out)) for skill in shown]
+    title = _title(sheet, slice(0, -1), dice)
+    summary = _fill(summary, sheet, terms, dice)
+    bullets = [_fill(bullet, sheet, terms, dice) for bullet in bullets]
+    # 2. employers from the latest to the first: the years add up, and the bullets are spread over them
+    start, until, experience = THIS_YEAR - sheet.years, "present", []
+    later = dice.shuffled(range(start + 1, THIS_YEAR))[: POSITIONS[sheet.level] - 1]
+    starts = sorted([start, *later], reverse=True)
+    for position, start in enumerate(starts):
+        industry = dice.pick(dice.pick(sheet.neighbours).industries)
+        experience += [f"{industry}, {start} to {until}", _lines(bullets[position :: len(starts)])]
+        until = str(start)
+    # 3. education
+    city = dice.pick(CITIES)
+    school = f"{city} College" if sheet.degree == 0 else dice.pick(SCHOOLS).format(city=city)
+    year = THIS_YEAR - sheet.years - dice.integer(0, 1)
+    return {
+        "title": title,
+        "summary": summary,
+        "skills": ", ".join(terms),
+        "experience": "\n".join(experience),
+        "education": f"{dice.pick(sheet.occupation.degrees)}, {school}, {year} ({DEGREE_NOTES[sheet.degree]})",
+        "location": sheet.city,
+    }
+
+
+def _job(sheet: Sheet, dice: Dice) -> dict[str, str]:
+    skills = dice.shuffled(sheet.skills)
+    terms = [dice.pick(skill.job_terms) for skill in skills]
+    requirements = [dice.pick(phrases(skill, "requirements", sheet.held_out)) for skill in skills]
+    duties = dice.shuffled(phrases(sheet.occupation, "responsibilities", sheet.held_out))[:DUTIES]
+    return {
+        "title": _title(sheet, slice(-1, None), dice),
+        "skills": ", ".join(dice.shuffled(terms)),
+        "requirements": _lines(_fill(line, sheet, terms, dice) for line in requirements),
+        "responsibilities": _lines(_fill(line, sheet, terms, dice) for line in duties),
+        "about": _about(sheet, dice),
+        "location": sheet.city,
+    }
+
+
+def _title(sheet: Sheet, part: slice, dice: Dice) -> str:
+    occupation = dice.pick(sheet.neighbours) if dice.roll() < BORROWED_TITLES else sheet.occupation
+    return dice.pick([*occupation.titles.values()][sheet.level][part])
+
+
+def _about(sheet: Sheet, dice: Dice) -> str:
+    industry, staff = dice.pick(sheet.occupation.industries), dice.integer(2, 90) * 10
+    return dice.pick(ABOUT).format(industry=industry, staff=staff, city=sheet.city)
+
+
+def _fill(sentence: str, sheet: Sheet, terms: Sequence[str], dice: Dice) -> str:
+    """Fill the slots of a sentence in agreement with the document's level, years and listed skills."""
+    if "{" not in sentence:
+        return sentence
+    first, second = dice.shuffled(terms)[:2]
+    return sentence.format(
+        n=dice.pick(COUNTS),
+        pct=dice.pick(PERCENTAGES),
+        team=dice.pick(TEAMS[sheet.level]),
+        years=sheet.years,
+        skill_a=first,
+        skill_b=second,
+    )
+
+
+def _lines(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
