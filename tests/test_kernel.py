@@ -1,15 +1,15 @@
-"""The ranking kernel: windows equal a full sort for any input, tiling, block, thread, and luck of the bounds."""
+"""The ranking kernel: windows equal a full sort, bands their definition, whatever the tiles, blocks and threads."""
 
 import numpy as np
 import pytest
 import torch
-from confitlib.mining.sift import Sieve, decoded, encoded, in_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from confitlib.mining import kernel, sift
-from confitlib.mining.kernel import UNRANKED, concatenate, full_ranking, select_band
+from confitlib.mining import kernel
+from confitlib.mining.kernel import UNRANKED, Sieve, Sizes, decoded, encoded, in_order, select_band
+from confitlib.mining.ranking import Hits, band_window, concatenate, draw, inner_products, mine_band
 
 
 @st.composite
@@ -65,7 +65,7 @@ def threads():
 def test_select_band_equals_a_full_sort(case, columns, keys):
     queries, pool, removed, start, stop, block = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "CACHED", kernel._Sizes(4, columns, keys))
+        patch.setattr(kernel, "CACHED", Sizes(4, columns, keys))
         found = rows_of(select_band(queries, pool, csr_array(removed), start, stop, block))
     assert found == by_sorting(queries, pool, removed, start, stop)
 
@@ -75,36 +75,59 @@ def test_select_band_equals_a_full_sort(case, columns, keys):
 def test_the_operations_of_a_card_equal_a_full_sort(case, columns):
     queries, pool, removed, start, stop, block = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "CACHED", kernel._Sizes(4, columns, 1000))
+        patch.setattr(kernel, "CACHED", Sizes(4, columns, 1000))
         patch.setattr(Sieve, "add", Sieve.add_on_device)
         patch.setattr(kernel, "in_order", lambda values: values.sort(dim=1).values)
         found = rows_of(select_band(queries, pool, csr_array(removed), start, stop, block))
     assert found == by_sorting(queries, pool, removed, start, stop)
 
 
-@settings(max_examples=200, deadline=None)
-@given(rankable(), st.sampled_from([3, 2048]))
-def test_full_ranking_equals_a_full_sort(case, columns):
-    queries, pool, removed, _, _, block = case
-    expected = list(sorted_rows(queries, pool, removed))
-    seen = 0
+@settings(max_examples=150, deadline=None)
+@given(
+    rankable(),
+    st.sampled_from([(0.0, 0.01), (0.03, 0.04), (0.29, 0.57), (0.0, 1.0)]),
+    st.sampled_from([None, 1, 4]),
+    st.sampled_from([1, 3, 7, 256]),
+    st.sampled_from([1, 5, 300, 600]),
+)
+def test_the_kernel_finds_what_the_definition_of_a_band_finds(case, band, n, block, dim):
+    queries, pool, removed, *_ = case
+    if dim > 1:  # real vectors: scores are rounded
+        rng = np.random.default_rng(len(pool))
+        queries, pool = (rng.normal(size=(len(side), dim)).astype(np.float32) for side in (queries, pool))
+    known, ids = csr_array(removed), [f"q{row}" for row in range(len(queries))]
+    defined = mine_band(queries, pool, known, ids, *band, n=n, seed=3, block=block)
+    start, stop = band_window((~removed).sum(axis=1), *band)
+    ranks = np.full((len(queries), max(1, len(pool))), UNRANKED)
+    for row, name in enumerate(ids):
+        places = draw(stop[row] - start[row], n, 3, name)
+        ranks[row, : len(places)] = start[row] + places
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "CACHED", kernel._Sizes(4, columns, 1000))
-        for rows, items, scores in full_ranking(queries, pool, csr_array(removed), block):
-            for query, item, score in zip(range(rows.start, rows.stop), items, scores, strict=True):
-                row, order = expected[query]
-                assert sorted(item) == list(range(len(pool)))
-                assert item[: len(order)].tolist() == order.tolist()
-                assert score[: len(order)].tolist() == row[order].tolist()
-                seen += 1
-    assert seen == len(queries)
+        patch.setattr(kernel, "CACHED", Sizes(4, 17, 1000))
+        found = concatenate(select_band(queries, pool, known, start, stop, ranks=ranks))
+    assert same_bits(found, defined)
 
 
-@pytest.mark.parametrize("certainty", [-40.0, -1.0, 0.0, 3.5])
+def same_bits(left, right):
+    pairs = [(getattr(left, name), getattr(right, name)) for name in Hits.__dataclass_fields__]
+    return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+@pytest.mark.parametrize("dim", [48, 384, 500, 768, 1024])
+def test_products_are_the_same_bits_in_any_company(dim, threads):
+    queries, pool = unit_vectors(70, dim, seed=1), unit_vectors(1003, dim, seed=2)
+    threads(1)
+    whole = inner_products(queries, pool)
+    for count, rows, step in [(2, 70, 1), (3, 5, 1), (2, 33, 7), (1, 70, 10), (1, 1, 100)]:
+        threads(count)
+        assert (inner_products(queries[:rows], pool[::step]) == whole[:rows, ::step]).all()
+
+
+@pytest.mark.parametrize("certainty", [0.0, 3.5])
 @pytest.mark.parametrize("order", ["random", "rising", "periodic"])
 def test_bounds_that_miss_change_nothing(certainty, order, monkeypatch):
-    monkeypatch.setattr(sift, "CERTAINTY", certainty)
-    monkeypatch.setattr(kernel, "CACHED", kernel._Sizes(8, 100, 3000))
+    monkeypatch.setattr(kernel, "CERTAINTY", certainty)
+    monkeypatch.setattr(kernel, "CACHED", Sizes(8, 100, 3000))
     rng = np.random.default_rng(3)
     pool = rng.integers(-1000, 1000, (1000, 2)).astype(np.float32)
     if order == "rising":
@@ -113,35 +136,26 @@ def test_bounds_that_miss_change_nothing(certainty, order, monkeypatch):
         pool[::10] -= 5000
     queries, removed = rng.integers(-9, 9, (20, 2)).astype(np.float32), rng.random((20, 1000)) < 0.01
     start = np.full(20, 30)
-    calls = count_calls(monkeypatch)
+    margins, sieve = [], kernel._Ranking.sieve
+    monkeypatch.setattr(
+        kernel._Ranking, "sieve", lambda self, queries, margin: margins.append(margin) or sieve(self, queries, margin)
+    )
     assert rows_of(select_band(queries, pool, csr_array(removed), start, start + 12)) == by_sorting(
         queries, pool, removed, start, start + 12
     )
-    if certainty == -40 or order == "periodic":
-        assert calls["unbounded"] > 0
+    if certainty == 0 or order == "periodic":
+        assert np.inf in margins
     if certainty == 3.5 and order != "periodic":
-        assert calls["unbounded"] == 0
-
-
-def count_calls(monkeypatch):
-    """How often some queries were ranked with and without bounds."""
-    calls, original = {"bounded": 0, "unbounded": 0}, kernel._Ranking.sieve
-
-    def sieve(self, queries, bounded):
-        calls["bounded" if bounded else "unbounded"] += 1
-        return original(self, queries, bounded)
-
-    monkeypatch.setattr(kernel._Ranking, "sieve", sieve)
-    return calls
+        assert np.inf not in margins
 
 
 def test_a_pool_of_one_text_is_ranked_by_position(monkeypatch):
-    monkeypatch.setattr(kernel, "CACHED", kernel._Sizes(8, 64, 3000))
+    monkeypatch.setattr(kernel, "CACHED", Sizes(8, 64, 3000))
     vector = unit_vectors(1, 24, seed=0)
     removed = csr_array((np.ones(2), ([0, 0], [0, 31])), shape=(3, 501))
     window = np.full(3, 30), np.full(3, 33)
-    picks = concatenate(select_band(unit_vectors(3, 24, seed=1), vector.repeat(501, axis=0), removed, *window))
-    assert picks.item.reshape(3, 3).tolist() == [[32, 33, 34], [30, 31, 32], [30, 31, 32]]
+    hits = concatenate(select_band(unit_vectors(3, 24, seed=1), vector.repeat(501, axis=0), removed, *window))
+    assert hits.item.reshape(3, 3).tolist() == [[32, 33, 34], [30, 31, 32], [30, 31, 32]]
 
 
 @pytest.mark.parametrize("n_pool", [1, 5, 37, 1003])
@@ -152,14 +166,12 @@ def test_blocks_tiles_and_threads_round_alike(n_pool, threads, monkeypatch):
     found = []
     for block, columns, count in [(None, 2048, 1), (1, 2048, 2), (7, 2048, 3), (32, 100, 2), (1, 17, 1)]:
         threads(count)
-        monkeypatch.setattr(kernel, "CACHED", kernel._Sizes(64, columns, 10**6))
+        monkeypatch.setattr(kernel, "CACHED", Sizes(64, columns, 10**6))
         found.append(rows_of(select_band(queries, pool, nothing, start, stop, block)))
         assert torch.get_num_threads() == count
     assert all(again == found[0] for again in found)
-    whole = [(i[j], s[j]) for _, i, s in full_ranking(queries, pool, nothing) for j in range(len(i))]
-    assert [(item, score) for _, _, item, score in found[0]] == [
-        pair for items, scores in whole for pair in list(zip(items, scores, strict=True))[n_pool // 3 :]
-    ]
+    whole = mine_band(queries, pool, nothing, [""] * 33, 0.0, 1.0)
+    assert found[0] == rows_of([whole.take(whole.rank >= n_pool // 3)])
 
 
 @settings(max_examples=100, deadline=None)
@@ -184,11 +196,10 @@ def test_vectors_without_a_finite_length_are_refused_by_row(value, side):
         list(select_band(vectors["query"], vectors["pool"], csr_array((3, 3), dtype=np.int8), *window))
 
 
-def test_a_window_beyond_the_pool_is_refused():
-    window = np.zeros(2, dtype=np.intp), np.array([1, 4])
-    vectors = unit_vectors(3, 8, seed=0)
-    with pytest.raises(ValueError, match="a window ends at rank 4, but the pool holds 3 documents"):
-        list(select_band(vectors[:2], vectors, csr_array((2, 3), dtype=np.int8), *window))
+def test_a_window_beyond_what_is_left_is_refused():
+    vectors, removed = unit_vectors(3, 8, seed=0), csr_array(np.array([[0, 0, 0], [0, 1, 0]]))
+    with pytest.raises(ValueError, match="query 1: its window ends at rank 3, beyond the documents left"):
+        list(select_band(vectors[:2], vectors, removed, np.zeros(2, dtype=np.intp), np.array([3, 3])))
 
 
 def test_a_consumer_may_stop_early(threads):

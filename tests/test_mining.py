@@ -7,14 +7,23 @@ import faiss
 import numpy as np
 import pandas as pd
 import pytest
-from confitlib.mining.task import Task, document_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from confitlib.corpus import LABEL_COLUMNS, RANKING_COLUMNS, Corpus, other
-from confitlib.mining import STRATEGIES, Embeddings, Negatives, check_mining, mine, read_official, write_official
-from confitlib.mining.strategies import band, band_window
+from confitlib.mining import (
+    STRATEGIES,
+    Embeddings,
+    Negatives,
+    check_mining,
+    mine,
+    read_official,
+    strategies,
+    write_official,
+)
+from confitlib.mining.ranking import band_window
+from confitlib.mining.strategies import MiningProblem, band, document_ids
 
 FIXED = ("in_batch", "top", "positive_aware", "bm25", "passage_bm25")  # nothing is drawn
 OF_THEIR_OWN = ("chosen_band", "synthetic")  # need a validation split, or written negatives: see test_strategies.py
@@ -145,13 +154,14 @@ def test_adjacent_bands_tile_the_ranking(target):
         assert [item for band in bands for item in band.of(query)] == ranking
 
 
-def test_blocks_change_nothing():
-    corpus, embeddings = random_case(5, levels=2)
-    tables = [
-        mine("band", corpus, embeddings=embeddings, target="job", lo=0, hi=1, block=b).table for b in (1, 7, None)
-    ]
-    assert_frame_equal(tables[0], tables[1])
-    assert_frame_equal(tables[0], tables[2])
+def test_the_definition_and_the_kernel_give_one_table(monkeypatch):
+    for levels in (None, 2):
+        corpus, embeddings = random_case(5, levels=levels)
+        ask = {"embeddings": embeddings, "target": "job", "lo": 0.1, "hi": 0.9, "n": 7}
+        defined = mine("band", corpus, **ask).table
+        monkeypatch.setattr(strategies, "PLAIN", 0)
+        assert_frame_equal(mine("band", corpus, **ask).table, defined)
+        monkeypatch.undo()
 
 
 def test_band_and_top_agree_at_the_top():
@@ -197,12 +207,15 @@ def test_a_side_without_documents_is_mined_like_any_other(strategy, sides, targe
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_parameters_are_checked_without_a_corpus(strategy):
-    check_mining(strategy, **SIZE.get(strategy, {"n": 3}))
-    for wrong in ({"seed": -1}, {"n": 0}, {"unknown": 1}):
+    right = SIZE.get(strategy, {"n": 3})
+    check_mining(strategy, **right)
+    for wrong in ({"seed": -1}, {"n": 0}, {"unknown": 1}, {"pool": "all"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            check_mining(strategy, **wrong)
-    with pytest.raises(ValueError, match=r"0 < width <= 0.5"):
+            check_mining(strategy, **right | wrong)
+    with pytest.raises(ValueError, match=r"width=5 must lie in \(0.0, 0.5\]"):
         check_mining("chosen_band", n=3, width=5)
+    with pytest.raises(ValueError, match="0 <= lo < hi <= 1"):
+        check_mining("band", lo=0.5, hi=0.2)
 
 
 def test_empty_pool_leaves_every_query_without_negatives():
@@ -313,9 +326,9 @@ def test_a_draw_keeps_part_of_the_band_in_rank_order():
 def test_drawn_ranks_are_the_draw_from_the_whole_band(n):
     corpus, embeddings = random_case(6, levels=2)
     queries, pool = document_ids(corpus, "resume", "train"), document_ids(corpus, "job", "train")
-    tasks = [Task(corpus, "job", queries, pool, embeddings, size, seed=3) for size in (n, None)]
-    drawn, whole = (band(task, 0.1, 0.4).picks for task in tasks)
-    expected = tasks[0].draw(whole)
+    problems = [MiningProblem(corpus, "job", queries, pool, embeddings, size, seed=3) for size in (n, None)]
+    drawn, whole = (band(problem, 0.1, 0.4).hits for problem in problems)
+    expected = problems[0].draw(whole)
     for field in ("query", "item", "rank", "score"):
         assert getattr(drawn, field).tolist() == getattr(expected, field).tolist()
 
@@ -347,7 +360,7 @@ def test_rejections_are_those_of_the_training_labels():
     assert (mined.of("r1"), mined.of("r2")) == (["j1", "j2"], [])
     assert mined.table["rank"].isna().all()
     assert mined.table["score"].isna().all()
-    assert np.isnan(mined.hardness)
+    assert np.isnan(mined.score_gap)
 
 
 # The released procedure
@@ -417,10 +430,9 @@ def test_values_that_spoil_a_ranking_are_refused_by_side_row_and_id(value):
         ({"strategy": "top"}, "needs n"),
         ({"strategy": "random"}, "needs n"),
         ({"strategy": "top", "n": 2, "official": True}, "official=True is the released band mining"),
-        *[({"strategy": strategy, "n": 2, "block": -5}, "block=-5 must be at least 1") for strategy in ("band", "top")],
-        ({"n": 2, "seed": -1}, "seed=-1 must not be negative"),
-        ({"device": "gpu"}, "device='gpu' is not to be had"),
-        ({"pool": "all"}, "document set 'all' is unknown"),
+        ({"n": 2, "seed": -1}, "seed must not be negative, got n=2, seed=-1"),
+        ({"device": "gpu"}, "device='gpu' is unknown or missing"),
+        ({"pool": "all"}, "pool 'all' is unknown"),
         ({"embeddings": None}, "pass embeddings="),
         ({"embeddings": Embeddings(np.ones((3, 2)), np.ones((30, 2)))}, r"resume embeddings have shape \[3, 2\]"),
         ({"embeddings": Embeddings(np.ones((40, 2)), np.ones((30, 3)))}, "2 and 3 dimensions"),
@@ -451,7 +463,7 @@ def test_statistics_add_up():
     means = {r: np.mean([scores.loc[r, j] for j in part["job_id"]]) for r, part in positive.groupby("resume_id")}
     gaps = [means[row.query_id] - row.score for row in table.itertuples() if row.query_id in means]
     assert statistics["gap"]["count"] == len(gaps)
-    assert mined.hardness == pytest.approx(np.mean(gaps), abs=1e-6)
+    assert mined.score_gap == pytest.approx(np.mean(gaps), abs=1e-6)
     assert mined.summary().loc["50%", "negative"] == pytest.approx(table["score"].median())
 
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from confitlib.mining.head import weighted_draw
-from confitlib.mining.task import Task, document_ids
 from pandas.testing import assert_frame_equal
 from test_mining import brute_rankings, make_corpus, random_case
 
@@ -12,7 +10,8 @@ from confitlib.augment import synthetic_negatives
 from confitlib.corpus import NEGATIVE_FOR, other
 from confitlib.encoder import load_encoder
 from confitlib.mining import STRATEGIES, Embeddings, choose_band, mine
-from confitlib.mining.kernel import Picks
+from confitlib.mining.ranking import Hits
+from confitlib.mining.strategies import SIZED, MiningProblem, document_ids, weighted_draw
 from confitlib.rankers import InBatch
 from confitlib.text import words
 from confitlib.training import TrainingConfig
@@ -65,17 +64,16 @@ def test_ance_reads_the_top_200_or_a_tenth():
 
 
 def draw_shares(weights, n=1):
-    """How often each of some picks is drawn, over many queries of one task."""
+    """How often each of some hits is drawn, over many queries of one problem."""
     corpus = make_corpus({f"r{i}": f"r {i}" for i in range(DRAWS)}, {"j": "x"})
 
-    task = Task(
-        corpus, "job", document_ids(corpus, "resume", "train"), document_ids(corpus, "job", "train"), None, n, 0
-    )
+    ids = (document_ids(corpus, side, "train") for side in ("resume", "job"))
+    problem = MiningProblem(corpus, "job", *ids, None, n, seed=0)
     query = np.repeat(np.arange(DRAWS), len(weights))
     item = np.tile(np.arange(len(weights)), DRAWS)
-    picks = Picks(query, item, item, item.astype(np.float32))
+    hits = Hits(query, item, item, item.astype(np.float32))
     with np.errstate(divide="ignore"):
-        drawn = weighted_draw(task, picks, np.tile(np.log(weights), DRAWS))
+        drawn = weighted_draw(problem, hits, np.tile(np.log(weights), DRAWS))
     return np.bincount(drawn.item, minlength=len(weights)) / DRAWS
 
 
@@ -243,10 +241,7 @@ def test_unusable_parameters_are_named(strategy, wrong):
         mine(strategy, corpus, embeddings=embeddings, target="job", n=2, **wrong)
 
 
-SIZED = sorted(set(STRATEGIES) - {"in_batch", "rejected", "band", "band_aware", "chosen_band", "synthetic"})
-
-
-@pytest.mark.parametrize("strategy", SIZED)
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - set(SIZED)))
 def test_strategies_without_a_size_of_their_own_ask_for_n(strategy):
     corpus, embeddings = random_case(11)
     with pytest.raises(ValueError, match="needs n"):
