@@ -109,11 +109,12 @@ def _modules_of_transformer(source: str, local: bool, trust_remote_code: bool) -
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
-    with quiet() if local else nullcontext():
-        weights = _checked_weights(source, options)
-        transformer = Transformer(
-            source, model_kwargs=weights, processor_kwargs=dict(options), config_kwargs=dict(options)
-        )
+    others = {"processor_kwargs": dict(options), "config_kwargs": dict(options)}
+    try:
+        with quiet() if local else nullcontext():
+            transformer = Transformer(source, model_kwargs=_checked_weights(source, options), **others)
+    except OSError as error:
+        raise _not_found(source, error) from error
     return [transformer, Pooling(transformer.get_embedding_dimension())], recipe_for(source)
 
 
@@ -172,10 +173,11 @@ def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[nn.Mod
         if not modules[1].include_prompt:
             raise ValueError(f"{parts['Pooling'] / 'config.json'}: pooling without the prompt is not supported")
         return modules, Recipe(modules[1].pooling_mode, prefix, model.max_seq_length)
-    tokenizer, factors = modules[0].tokenizer, parts["StaticEmbedding"] / FACTORS
-    # Other programs' folders have no factors, so that their tokens have a weight of one.
-    stored = load_file(factors) if factors.is_file() else {"token_vectors": modules[0].embedding.weight}
-    modules[0] = TokenAverage(tokenizer, stored["token_vectors"].float(), stored.get("token_weights"))
+    tokenizer, table, factors = modules[0].tokenizer, modules[0].embedding.weight, parts["StaticEmbedding"] / FACTORS
+    stored = load_file(factors) if factors.is_file() else {}
+    if not (stored and torch.equal(stored["token_vectors"] * stored["token_weights"], table)):
+        stored = {"token_vectors": table.float()}  # of another program, which has no weights of tokens
+    modules[0] = TokenAverage(tokenizer, stored["token_vectors"], stored.get("token_weights"))
     length = (tokenizer.truncation or {}).get("max_length", STATIC_MAX_LENGTH)
     return modules, Recipe("mean", prefix, length)
 
@@ -195,18 +197,23 @@ def _is_local(name: str) -> bool:
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"there is no folder {name}; check the path, or pass a Hugging Face name")
     try:
-        if isinstance(try_to_load_from_cache(name, WEIGHTS), str):
+        if any(isinstance(try_to_load_from_cache(name, file), str) for file in (WEIGHTS, f"{WEIGHTS}.index.json")):
             return True
         HfApi().model_info(name, timeout=HUB_TIMEOUT)
     except Exception as error:  # of the network library, the hub or a malformed name: the remedy is the same
-        close = difflib.get_close_matches(name.lower(), ["static", "minilm"], n=1)
-        meant = f"Did you mean {close[0]!r}? " if close else ""
-        raise FileNotFoundError(
-            f"encoder {name!r} is neither a folder nor on this machine, and the hub did not answer for it "
-            f"({type(error).__name__}). {meant}Check the name, connect to the network for the first load "
-            '(safetensors weights are needed), or use "static" or "minilm", which are always here.'
-        ) from error
+        raise _not_found(name, error) from error
     return False
+
+
+def _not_found(name: str, error: Exception) -> FileNotFoundError:
+    """The error for a model that could not be loaded: the remedy, and the name that may have been meant."""
+    close = difflib.get_close_matches(name.lower(), ["static", "minilm"], n=1)
+    meant, reason = f"Did you mean {close[0]!r}? " if close else "", str(error).partition("\n")[0]
+    return FileNotFoundError(
+        f"encoder {name!r} could not be loaded ({type(error).__name__}: {reason}). {meant}"
+        "Check the name, connect to the network for the first load (safetensors weights are needed), "
+        'or use "static" or "minilm", which are always here.'
+    )
 
 
 def _read_json(path: Path) -> Any:
