@@ -14,11 +14,9 @@ from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import load_encoder
 from confitlib.mining import Embeddings, mine
 from confitlib.training import (
-    DocumentStore,
     PairCollator,
     PositivePairs,
     Refresh,
-    RowAdam,
     TrainingConfig,
     TrainingResult,
     contrastive_loss,
@@ -26,6 +24,8 @@ from confitlib.training import (
     train_once,
     trainer,
 )
+from confitlib.training.optimizer import RowAdam
+from confitlib.training.pairs import DocumentStore
 from confitlib.training.trainer import trainer_arguments
 
 QUICK = TrainingConfig(epochs=2, batch_size=8, seed=3)

@@ -17,17 +17,9 @@ from confitlib.corpus import SIDES
 from confitlib.encoder import load_encoder, model
 from confitlib.mining import mine
 from confitlib.text import texts
-from confitlib.training import (
-    DocumentStore,
-    DualEncoder,
-    LengthGroupedSampler,
-    PairCollator,
-    PositivePairs,
-    TrainingConfig,
-    contrastive_loss,
-    train,
-    trainer,
-)
+from confitlib.training import PairCollator, PositivePairs, TrainingConfig, contrastive_loss, train, trainer
+from confitlib.training.pairs import DocumentStore, LengthGroupedSampler
+from confitlib.training.trainer import DualEncoder
 
 SMALL = BertConfig(vocab_size=30_522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
 

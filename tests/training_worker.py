@@ -14,17 +14,10 @@ from confitlib.corpus import SIDES
 from confitlib.encoder import load_encoder
 from confitlib.market import compose
 from confitlib.mining import mine
-from confitlib.training import (
-    ContrastiveTrainer,
-    DocumentStore,
-    DualEncoder,
-    PairCollator,
-    PositivePairs,
-    Refresh,
-    TrainingConfig,
-    train,
-)
+from confitlib.training import PairCollator, PositivePairs, Refresh, TrainingConfig, train
 from confitlib.training.distributed import FILLER, process
+from confitlib.training.pairs import DocumentStore
+from confitlib.training.trainer import ContrastiveTrainer, DualEncoder
 
 SMALL = BertConfig(
     vocab_size=30_522,
