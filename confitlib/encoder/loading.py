@@ -19,7 +19,7 @@ from torch import nn
 
 from confitlib.encoder.model import FACTORS, Pooling, TextEncoder, TokenAverage, quiet
 
-MODULES, WEIGHTS, TRANSFORMER = "modules.json", "model.safetensors", "sentence_bert_config.json"
+MODULES, WEIGHTS = "modules.json", "model.safetensors"
 MINILM_TOKEN_VECTORS = "embeddings.word_embeddings.weight"
 STATIC_MAX_LENGTH = 8192
 HUB_TIMEOUT = 5  # seconds
@@ -157,8 +157,9 @@ def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[nn.Mod
     for kind in {"StaticEmbedding", "Dense"} & parts.keys():
         if not (parts[kind] / WEIGHTS).is_file():
             raise FileNotFoundError(f"{parts[kind]} lacks {WEIGHTS}: save the encoder again, in safetensors")
-    if more := _read_json(path / TRANSFORMER).keys() - SETTINGS:
-        raise ValueError(f"{path / TRANSFORMER}: {', '.join(sorted(more))} cannot be set by a folder; remove it")
+    for file in parts.get("Transformer", path).glob("sentence_*_config.json"):
+        if more := _read_json(file).keys() - SETTINGS:
+            raise ValueError(f"{file}: {', '.join(sorted(more))} cannot be set by a folder; remove it")
     # 2. load, from this machine only
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     with quiet():
@@ -167,8 +168,11 @@ def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[nn.Mod
     modules: list[Any] = [module for module, kind in zip(model, kinds, strict=True) if kind != "Normalize"]
     prefix = model.prompts.get(model.default_prompt_name or "", "")
     # 3. the parts as we use them
-    if "Dense" in parts and not (isinstance(modules[-1].activation_function, nn.Identity) and modules[-1].bias):
-        raise ValueError(f"{parts['Dense'] / 'config.json'}: an adapter is a Dense with bias and without activation")
+    if "Dense" in parts:
+        dense = modules[-1]
+        if not (isinstance(dense.activation_function, nn.Identity) and dense.bias) or dense.use_residual:
+            config = parts["Dense"] / "config.json"
+            raise ValueError(f"{config}: an adapter is a Dense with bias and without activation or residual")
     if kinds[0] == "Transformer":
         if not modules[1].include_prompt:
             raise ValueError(f"{parts['Pooling'] / 'config.json'}: pooling without the prompt is not supported")
