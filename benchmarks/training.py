@@ -15,16 +15,10 @@ from benchmarks.trainers import OURS, PADDED, PEER, Load, compare, first_pairs
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import load_encoder
 from confitlib.market import compose
-from confitlib.training import (
-    DocumentStore,
-    DualEncoder,
-    PairCollator,
-    PositivePairs,
-    RowAdam,
-    TrainingConfig,
-    contrastive_loss,
-    train,
-)
+from confitlib.training import PairCollator, PositivePairs, TrainingConfig, contrastive_loss, train
+from confitlib.training.optimizer import RowAdam
+from confitlib.training.pairs import DocumentStore
+from confitlib.training.trainer import DualEncoder
 
 STEPS = 20
 

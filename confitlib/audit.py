@@ -16,9 +16,9 @@ from scipy.sparse import csr_array
 
 from confitlib.augment.tasks import language_of_corpus, load_prompt
 from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.encoder.vectors import Embeddings
 from confitlib.llm import Client, Request, prompt
 from confitlib.llm.requests import fence
-from confitlib.mining.embeddings import Embeddings
 from confitlib.mining.negatives import Negatives, mined_counts, score_gaps
 from confitlib.mining.ranking import band_window
 from confitlib.mining.strategies import DocumentSet, MiningProblem, codes_at, document_ids, mine

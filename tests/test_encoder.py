@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
-import huggingface_hub.constants
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -20,9 +22,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from confitlib.encoder import StaticBackbone, TextEncoder, backbones, load_encoder, vector_cache
-from confitlib.encoder.batching import length_sorted_batches, side_by_side
+from confitlib.encoder import TextEncoder, TokenAverage, load_encoder, model, vectors
 from confitlib.encoder.loading import recipe_for
+from confitlib.encoder.model import length_sorted_batches
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = ["python", "nurse", "welder", "berlin", "senior", "driver", "query:", "c++", "sales", "audit"]
@@ -42,9 +44,9 @@ def word_tokenizer() -> Tokenizer:
 def static_encoder(seed: int = 0, max_length: int = 50) -> TextEncoder:
     tokenizer, generator = word_tokenizer(), torch.Generator().manual_seed(seed)
     size = tokenizer.get_vocab_size()
-    vectors = torch.randn(size, 6, generator=generator)
+    table = torch.randn(size, 6, generator=generator)
     weights = torch.rand(size, 1, generator=generator) + 0.5
-    return TextEncoder("tiny-static", StaticBackbone(tokenizer, vectors, weights, max_length))
+    return TextEncoder("tiny-static", TokenAverage(tokenizer, table, weights), max_length=max_length)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +84,7 @@ def quietly(encoder: TextEncoder, texts: list[str], **options: object) -> np.nda
 def test_static_vector_is_the_mean_of_weighted_token_vectors() -> None:
     encoder = static_encoder()
     table = (encoder.backbone.token_vectors * encoder.backbone.token_weights).detach().numpy()
-    ids = [encoder.backbone.tokenizer.token_to_id(word) for word in ("senior", "python", "c++")]
+    ids = [encoder.tokenizer.token_to_id(word) for word in ("senior", "python", "c++")]
     np.testing.assert_allclose(quietly(encoder, TEXTS, normalize=False)[0], table[ids].mean(0), rtol=1e-6)
 
 
@@ -96,14 +98,14 @@ def test_empty_text_is_the_zero_vector_and_gives_finite_gradients() -> None:
 
 def test_static_gradients_are_sparse_and_equal_dense_ones() -> None:
     encoder = static_encoder()
-    vectors, weights = encoder.backbone.token_vectors, encoder.backbone.token_weights
+    table, weights = encoder.backbone.token_vectors, encoder.backbone.token_weights
     target = torch.randn(len(TEXTS), 6, generator=torch.Generator().manual_seed(1))
     ids = encoder.tokenize(TEXTS)
     (encoder(encoder.collate(ids)) * target).sum().backward()
-    dense_vectors, dense_weights = (p.detach().clone().requires_grad_() for p in (vectors, weights))
+    dense_vectors, dense_weights = (p.detach().clone().requires_grad_() for p in (table, weights))
     rows = [(dense_vectors[row] * dense_weights[row]).sum(0) / max(len(row), 1) for row in ids]
     (torch.stack(rows) * target).sum().backward()
-    for parameter, dense in ((vectors, dense_vectors), (weights, dense_weights)):
+    for parameter, dense in ((table, dense_vectors), (weights, dense_weights)):
         assert parameter.grad is not None and parameter.grad.is_sparse
         torch.testing.assert_close(parameter.grad.to_dense(), dense.grad)
 
@@ -134,7 +136,7 @@ def test_packaged_static_encoder_starts_from_the_minilm_token_vectors() -> None:
 def test_tokenize_applies_prefix_special_tokens_and_truncation(bert_folder: Path) -> None:
     encoder = load_encoder(bert_folder, prefix="query: ", max_length=5, device="cpu")
     ids = encoder.tokenize(["python nurse welder berlin", "nurse"])
-    words = [[encoder.backbone.tokenizer.id_to_token(int(i)) for i in row] for row in ids]
+    words = [[encoder.tokenizer.id_to_token(int(i)) for i in row] for row in ids]
     assert words == [["[CLS]", "query:", "python", "nurse", "[SEP]"], ["[CLS]", "query:", "nurse", "[SEP]"]]
 
 
@@ -159,21 +161,6 @@ def test_batches_partition_the_texts_within_both_limits(lengths: list[int], batc
     assert flat == sorted(lengths, reverse=True)
 
 
-def test_batches_side_by_side_keep_order_and_restore_the_threads() -> None:
-    threads, seen = torch.get_num_threads(), []
-
-    def double(rows: np.ndarray) -> int:
-        seen.append(torch.get_num_threads())
-        return 2 * int(rows[0])
-
-    batches = [np.array([number]) for number in range(20)]
-    assert list(side_by_side(double, batches, workers=3)) == list(range(0, 40, 2))
-    assert set(seen) == {1} and torch.get_num_threads() == threads
-    with pytest.raises(IndexError):
-        list(side_by_side(double, [*batches, np.array([])], workers=3))
-    assert torch.get_num_threads() == threads
-
-
 DOCUMENTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), min_size=1, max_size=8)
 
 
@@ -190,18 +177,25 @@ def test_vectors_do_not_depend_on_batch_or_neighbours(kind: str, request: pytest
     check()
 
 
-def test_threads_do_not_change_the_vectors(bert: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = TEXTS * 20
-    alone = quietly(bert, texts, batch_size=3)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    np.testing.assert_allclose(quietly(bert, texts, batch_size=3), alone, atol=1e-6)
+def test_threads_do_not_change_the_vectors_and_are_restored(bert: TextEncoder) -> None:
+    texts, threads = TEXTS * 20, torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = quietly(bert, texts, batch_size=3)
+        torch.set_num_threads(3)
+        np.testing.assert_allclose(quietly(bert, texts, batch_size=3), alone, atol=1e-6)
+        bert.backbone.forward = lambda features: pytest.fail("stop")
+        with pytest.raises(pytest.fail.Exception):
+            quietly(bert, texts, batch_size=3)
+        assert torch.get_num_threads() == 3 and not bert.training
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_encode_many_chunks_keeps_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = static_encoder()
     whole = quietly(encoder, TEXTS * 5)
-    monkeypatch.setattr("confitlib.encoder.model.TEXTS_PER_CHUNK", 7)
+    monkeypatch.setattr("confitlib.encoder.model.TEXTS_AT_ONCE", 7)
     np.testing.assert_array_equal(quietly(encoder, TEXTS * 5), whole)
 
 
@@ -236,7 +230,7 @@ def test_adapter_runs_alone_on_frozen_vectors(encoder: TextEncoder) -> None:
     encoder.adapter = torch.nn.Linear(encoder.dim, 3)
     assert encoder.dim == 3
     frozen = encoder.embed_frozen(TEXTS, progress=False)
-    assert frozen.shape == (len(TEXTS), encoder.backbone.dim)
+    assert frozen.shape == (len(TEXTS), encoder.backbone_dim)
     with torch.no_grad():
         adapted = encoder({"vectors": torch.from_numpy(frozen)})
         whole = encoder.eval()(encoder.collate(encoder.tokenize(TEXTS)))
@@ -341,11 +335,13 @@ def empty(path: Path) -> None:
 
 
 def change_shape(path: Path) -> None:
-    vector_cache.write(path, path.stem, np.zeros((len(TEXTS), 2), dtype=np.float32))
+    other = np.zeros((len(TEXTS), 2), dtype=np.float32)
+    save_file({"vectors": other}, path, metadata=vectors._header(path.stem, other))
 
 
 def put_another_key(path: Path) -> None:
-    vector_cache.write(path, "0" * 64, np.zeros((len(TEXTS), 6), dtype=np.float32))
+    other = np.zeros((len(TEXTS), 6), dtype=np.float32)
+    save_file({"vectors": other}, path, metadata=vectors._header("0" * 64, other))
 
 
 @pytest.mark.parametrize(
@@ -357,19 +353,19 @@ def test_damaged_cache_files_are_reported_and_replaced(
     encoder = static_encoder()
     expected = quietly(encoder, TEXTS, cache=tmp_path)
     (path,) = cached_files(tmp_path)
-    stored = vector_cache.read(path, path.stem, expected.shape)
+    stored = load_file(path)["vectors"]
     damage(path)  # type: ignore[operator]
     with caplog.at_level(logging.WARNING):
         np.testing.assert_array_equal(quietly(encoder, TEXTS, cache=tmp_path), expected)
     assert path.name in caplog.text
-    np.testing.assert_array_equal(vector_cache.read(path, path.stem, expected.shape), stored)
+    np.testing.assert_array_equal(load_file(path)["vectors"], stored)
 
 
 def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(vector_cache, "save_file", stop)
+    monkeypatch.setattr(vectors, "save_file", stop)
     with pytest.raises(KeyboardInterrupt):
         quietly(static_encoder(), TEXTS, cache=tmp_path)
     assert cached_files(tmp_path) == []
@@ -416,15 +412,16 @@ def test_saved_encoders_load_here_and_in_sentence_transformers(kind: str, bert_f
     assert (again.prefix, again.pooling, again.max_length) == (encoder.prefix, encoder.pooling, encoder.max_length)
     weights = again.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in encoder.state_dict().items())
-    peer = SentenceTransformer(str(tmp_path), device="cpu")
-    np.testing.assert_allclose(peer.encode(TEXTS), expected, atol=1e-5)
+    peer = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    np.testing.assert_allclose(peer.encode(TEXTS), expected, atol=1e-6)
+    assert "license: mit" in (tmp_path / "README.md").read_text() or kind.startswith("minilm")  # whose card it keeps
 
 
 def test_static_folders_of_other_programs_load_with_unit_weights(tmp_path: Path) -> None:
     encoder = static_encoder()
     expected = quietly(encoder, TEXTS)
     encoder.save(tmp_path)
-    (tmp_path / "0_StaticEmbedding" / "token_factors.safetensors").unlink()
+    (tmp_path / "token_factors.safetensors").unlink()
     foreign = load_encoder(tmp_path, device="cpu")
     assert (foreign.backbone.token_weights == 1).all()
     np.testing.assert_allclose(quietly(foreign, TEXTS), expected, atol=1e-6)
@@ -445,25 +442,63 @@ def test_parts_without_counterpart_are_refused(bert_folder: Path, tmp_path: Path
     edit_json(tmp_path / "2_Dense" / "config.json", activation_function="torch.nn.modules.activation.Tanh")
     with pytest.raises(ValueError, match="without activation"):
         load_encoder(tmp_path)
-    edit_json(tmp_path / "sentence_bert_config.json", do_lower_case=True)
-    with pytest.raises(ValueError, match="do_lower_case"):
+    edit_json(tmp_path / "2_Dense" / "config.json", activation_function="torch.nn.modules.linear.Identity")
+    edit_json(tmp_path / "1_Pooling" / "config.json", pooling_mode="max")
+    with pytest.raises(ValueError, match="'max' is not supported"):
         load_encoder(tmp_path)
-    edit_json(tmp_path / "1_Pooling" / "config.json", pooling_mode_max_tokens=True)
-    with pytest.raises(ValueError, match="pooling is not supported"):
+    (tmp_path / "2_Dense" / "model.safetensors").rename(tmp_path / "2_Dense" / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"in safetensors"):
         load_encoder(tmp_path)
     modules = json.loads((tmp_path / "modules.json").read_text())
-    modules[1]["type"] = "sentence_transformers.models.LSTM"
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match="LSTM"):
-        load_encoder(tmp_path)
+    for kind in ("sentence_transformers.models.LSTM", "somewhere.Transformer"):
+        modules[0]["type"] = kind
+        (tmp_path / "modules.json").write_text(json.dumps(modules))
+        with pytest.raises(ValueError, match=kind):
+            load_encoder(tmp_path)
 
 
-def test_weights_missing_from_a_checkpoint_follow_the_seed(bert_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"model_kwargs": {"trust_remote_code": True}},
+        {"config_args": {"cache_dir": "/elsewhere"}},
+        {"processor_kwargs": {"endpoint": "http://elsewhere"}},
+        {"tokenizer_name_or_path": "some/other"},
+    ],
+)
+def test_a_folder_cannot_ask_for_more_than_the_caller_allows(asked: dict, bert_folder: Path, tmp_path: Path) -> None:
+    load_encoder(bert_folder, device="cpu").save(tmp_path)
+    edit_json(tmp_path / "sentence_bert_config.json", **asked)
+    if "tokenizer_name_or_path" in asked:  # other names of the file are read as well
+        (tmp_path / "sentence_bert_config.json").rename(tmp_path / "sentence_roberta_config.json")
+    with pytest.raises(ValueError, match=f"{next(iter(asked))} cannot be set by a folder"):
+        load_encoder(tmp_path, trust_remote_code=False)
+
+
+def test_missing_weights_are_an_error_but_for_a_pooler_that_follows_the_seed(bert_folder: Path, tmp_path: Path) -> None:
     state = torch.random.get_rng_state()
     poolers = [load_encoder(bert_folder, seed=seed, device="cpu").backbone.model.pooler for seed in (1, 1, 2)]
     first, same, different = (pooler.dense.weight for pooler in poolers)
     assert torch.equal(first, same) and not torch.equal(first, different)
     assert torch.equal(state, torch.random.get_rng_state())
+    shutil.copytree(bert_folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("encoder.layer.1.output.dense.bias")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights, such as encoder\.layer\.1\.output\.dense\.bias"):
+        load_encoder(tmp_path)
+
+
+def test_pushing_uploads_the_saved_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded = {}
+
+    def push(self: SentenceTransformer, name: str, local_model_path: str, private: bool) -> str:
+        uploaded[name] = sorted(path.name for path in Path(local_model_path).iterdir() if path.is_file())
+        return f"address of {name}"
+
+    monkeypatch.setattr(SentenceTransformer, "push_to_hub", push)
+    assert static_encoder().push_to_hub("me/mine", private=True) == "address of me/mine"
+    assert {"README.md", "modules.json", "model.safetensors", "tokenizer.json"} <= set(uploaded["me/mine"])
 
 
 # --- names and bad input ------------------------------------------------------------------------------
@@ -500,10 +535,14 @@ def test_unknown_pooling_is_refused(name: str, pooling: str) -> None:
         load_encoder(name, pooling=pooling)  # type: ignore[arg-type]
 
 
-def test_a_missing_model_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+def test_a_missing_model_says_at_once_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **options: asked.append(options) or 1 / 0)
     with pytest.raises(FileNotFoundError, match=r"connect to the network.*minilm"):
         load_encoder("nobody/no-such-model")
+    with pytest.raises(FileNotFoundError, match=r"Did you mean 'static'"):
+        load_encoder("Statc")
+    assert [options["timeout"] for options in asked] == [5, 5]
     with pytest.raises(FileNotFoundError, match="no folder"):
         load_encoder(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"holds no encoder"):
@@ -525,20 +564,20 @@ def test_batch_size_must_be_positive() -> None:
 
 def test_texts_are_tokenised_once_and_forgotten_on_demand() -> None:
     encoder, twin = static_encoder(), static_encoder()
-    encoder.backbone.forget()
+    encoder.forget()
     first = encoder.tokenize(["python nurse", "python nurse", "nurse"])
     assert [row.tolist() for row in twin.tokenize(["nurse", "python nurse"])] == [first[2].tolist(), first[0].tolist()]
     assert twin.tokenize(["nurse"])[0] is first[2]  # an equal tokenizer shares what was read
-    encoder.backbone.forget()
+    encoder.forget()
     again = encoder.tokenize(["nurse"])[0]
     assert again is not first[2] and np.array_equal(again, first[2])
     assert static_encoder(max_length=1 + 2).tokenize(["python nurse python nurse"])[0].size == 3
 
 
 def test_the_memory_of_texts_is_bounded(monkeypatch) -> None:
-    monkeypatch.setattr(backbones, "REMEMBERED", 3)
+    monkeypatch.setattr(model, "REMEMBERED", 3)
     encoder = static_encoder()
-    encoder.backbone.forget()
+    encoder.forget()
     texts = ["nurse", "python", "nurse python", "python nurse"]
     assert [row.tolist() for row in encoder.tokenize(texts[:2])] == [
         row.tolist() for row in encoder.tokenize(texts)[:2]

@@ -24,7 +24,7 @@ from confitlib.experiments import (
 )
 from confitlib.rankers import BM25, DPGNN, HyDE, InBatch, LLMReranker, RawEmbed, TfIdf
 from confitlib.records import Claim, judge, measure_claim
-from confitlib.training import TrainingConfig, runs
+from confitlib.training import TrainingConfig, trainer
 
 QUICK = TrainingConfig(epochs=1, batch_size=16)
 
@@ -106,7 +106,7 @@ def test_what_was_measured_is_kept(tiny, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(first, again)
 
 
-@pytest.mark.parametrize("module", [experiments, runs])
+@pytest.mark.parametrize("module", [experiments, trainer])
 def test_every_module_that_decides_a_result_is_in_its_key(module):
     code = (
         f"import sys, {module.__name__}; print(*(n.split('.')[1] for n in sys.modules if n.startswith('confitlib.')))"

@@ -28,7 +28,7 @@ from confitlib.rankers import (
 from confitlib.rankers.augmented import rescored
 from confitlib.rankers.confit_v1 import FieldConfig
 from confitlib.text import texts
-from confitlib.training import TrainingConfig, runs
+from confitlib.training import TrainingConfig, trainer
 
 QUICK = TrainingConfig(epochs=1, batch_size=8)
 HERE = ["BM25", "TfIdf", "RawEmbed", "HyDE", "HyQE", "InBatch", "Mined", "ConFitV1", "ConFitV2"]  # others: own files
@@ -93,7 +93,7 @@ def test_a_models_own_code_is_trusted_by_every_load(tiny, tmp_path, monkeypatch,
         asked.append(trust_remote_code)
         return load_encoder("static", seed=0)
 
-    for module in (dense, runs, confit_v1):
+    for module in (dense, trainer, confit_v1):
         monkeypatch.setattr(module, "load_encoder", load)
     config = FieldConfig(epochs=1) if name == "FieldConFitV1" else QUICK
     RANKERS[name](config=config, trust_remote_code=True).learn(tiny).save(tmp_path)

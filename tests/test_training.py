@@ -7,25 +7,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import load_encoder
 from confitlib.mining import Embeddings, mine
 from confitlib.training import (
-    DocumentStore,
     PairCollator,
     PositivePairs,
     Refresh,
-    RowAdam,
     TrainingConfig,
     TrainingResult,
     contrastive_loss,
-    optimizer,
-    runs,
     train,
+    train_once,
+    trainer,
 )
-from confitlib.training.config import trainer_arguments
+from confitlib.training.optimizer import RowAdam
+from confitlib.training.pairs import DocumentStore
+from confitlib.training.trainer import trainer_arguments
 
 QUICK = TrainingConfig(epochs=2, batch_size=8, seed=3)
 
@@ -194,10 +195,10 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
         return train(load_encoder("static"), tiny, config, negatives, refresh=refresh, progress=False, **options)
 
     whole = run()
-    original = runs.ContrastiveTrainer.__init__
+    original = trainer.ContrastiveTrainer.__init__
     with monkeypatch.context() as patch:
         patch.setattr(
-            runs.ContrastiveTrainer,
+            trainer.ContrastiveTrainer,
             "__init__",
             lambda self, *args, callbacks, **kwargs: original(self, *args, callbacks=[*callbacks, killer], **kwargs),
         )
@@ -254,17 +255,24 @@ def test_refreshes_of_different_epochs_draw_differently(tiny):
             Refresh(**wrong)
 
 
-def test_the_validator_picks_the_checkpoint(tiny):
-    seen = []
+def test_the_epoch_with_the_lowest_validation_loss_is_kept(tiny, monkeypatch):
+    hashes, losses = [], iter([0.2, 0.1, 0.3])
 
-    def validator(encoder):
-        seen.append(encoder.weight_hash())
-        return {"score": float(-len(seen))}  # every epoch is worse than the one before
+    def evaluate(self, *args, **kwargs):
+        hashes.append(self.model.encoder.weight_hash())
+        metrics = {"eval_loss": next(losses)}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
-    result = train(
-        load_encoder("static"), tiny, replace(QUICK, best_metric="score"), validator=validator, progress=False
-    )
-    assert result.encoder.weight_hash() == seen[0] != seen[1]
+    monkeypatch.setattr(trainer.ContrastiveTrainer, "evaluate", evaluate)
+    result = train(load_encoder("static"), tiny, replace(QUICK, epochs=3), progress=False)
+    assert result.encoder.weight_hash() == hashes[1] and len(set(hashes)) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_settings(tiny, monkeypatch):
+    monkeypatch.setattr(trainer, "contrastive_loss", lambda *args, **kwargs: args[0].sum() * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"nan at step 1 \(learning_rate=0.001, temperature=0.05\)"):
+        train(load_encoder("static"), tiny, QUICK, progress=False)
 
 
 def test_top_layers_train_and_lower_layers_stay():
@@ -290,11 +298,17 @@ def test_adapter_training_leaves_the_encoder_untouched(tiny):
 
 def test_result_round_trip(tiny, tmp_path):
     result = train(load_encoder("static"), tiny, replace(QUICK, epochs=1), progress=False)
-    result.save(tmp_path)
+    result.save(tmp_path, metrics={"ndcg@10": 0.25})
     loaded = TrainingResult.load(tmp_path)
     assert loaded.config == result.config
+    card = (tmp_path / "README.md").read_text()
+    for part in ("license: mit", "| corpus | tiny", "| learning_rate | 0.001 |", "| ndcg@10 | 0.25 |"):
+        assert part in card
+    assert loaded.encoder.card == card
+    peer = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
     sample = list(tiny.jobs.iloc[:3, 0])
     np.testing.assert_allclose(loaded.encoder.encode(sample), result.encoder.encode(sample), atol=1e-6)
+    np.testing.assert_allclose(peer.encode(sample), result.encoder.encode(sample), atol=1e-6)
 
 
 def test_row_adam_makes_the_steps_of_sparse_adam():
@@ -311,21 +325,8 @@ def test_row_adam_makes_the_steps_of_sparse_adam():
     assert not torch.equal(tables[0], start)
 
 
-def test_rows_move_on_a_device_as_on_a_cpu():
-    drawn, rows = torch.manual_seed(0), torch.tensor([0, 3, 5])
-    tables = [torch.rand(7, 4, generator=drawn) for _ in range(3)]  # parameter and both moments
-    on_device, gradient = [table.clone() for table in tables], torch.randn(3, 4, generator=drawn)
-    numbers = [np.float32(number) for number in (0.1, 0.001, 0.01, 1e-8)]
-    optimizer._update_rows(*(one.numpy() for one in (*tables, rows, gradient)), *numbers)
-    optimizer.update_rows_on_device(*on_device, rows, gradient, *map(float, numbers))
-    for one, other in zip(tables, on_device, strict=True):
-        torch.testing.assert_close(one, other)
-
-
 def test_train_once_trains_once(tiny, tmp_path, monkeypatch):
-    first = runs.train_once(load_encoder("static"), tiny, QUICK, cache=str(tmp_path), progress=False)
-    monkeypatch.setattr(runs, "train", lambda *args, **kwargs: pytest.fail("trained again"))
-    again = runs.train_once(load_encoder("static"), tiny, QUICK, cache=tmp_path, progress=False)
+    first = train_once(load_encoder("static"), tiny, QUICK, cache=str(tmp_path), progress=False)
+    monkeypatch.setattr(trainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    again = train_once(load_encoder("static"), tiny, QUICK, cache=tmp_path, progress=False)
     assert again.encoder.weight_hash() == first.encoder.weight_hash()
-    with pytest.raises(TypeError, match="validator"):  # which the key could not tell from another
-        runs.train_once(load_encoder("static"), tiny, QUICK, cache=tmp_path, validator=lambda encoder: {})

@@ -1,9 +1,7 @@
-"""Training at full size: gradients in chunks, batches of similar length, checkpointing, random sizes."""
+"""Training at full size: gradients in chunks and batches of similar length."""
 
-import shutil
 import weakref
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,34 +10,24 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.losses import CachedMultipleNegativesSymmetricRankingLoss
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from training_worker import SMALL as STILL
+from training_worker import small_encoder
 from transformers import BertConfig, TrainerCallback
 
 from confitlib.corpus import SIDES
-from confitlib.encoder import load_encoder, loading
+from confitlib.encoder import load_encoder, model
 from confitlib.mining import mine
 from confitlib.text import texts
-from confitlib.training import (
-    DocumentStore,
-    DualEncoder,
-    LengthGroupedSampler,
-    PairCollator,
-    PositivePairs,
-    TrainingConfig,
-    contrastive_loss,
-    runs,
-    train,
-    trainer,
-)
+from confitlib.training import PairCollator, PositivePairs, TrainingConfig, contrastive_loss, train, trainer
+from confitlib.training.pairs import DocumentStore, LengthGroupedSampler
+from confitlib.training.trainer import DualEncoder
 
 SMALL = BertConfig(vocab_size=30_522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
 
 
 @pytest.fixture
-def transformer(monkeypatch):
+def transformer(tmp_path):
     """A two-layer encoder with random weights and dropout."""
-    monkeypatch.setitem(loading.SIZES, "small", SMALL)
-    return load_encoder("random:small", max_length=48, device="cpu")
+    return small_encoder(tmp_path / "model", SMALL)
 
 
 def batch_of(encoder, corpus, pairs, chunk, negatives=None):
@@ -75,9 +63,12 @@ def assert_close(one, other):
 @pytest.mark.parametrize("kind", ["static", "transformer"])
 def test_gradients_in_chunks_are_those_of_the_whole_batch(tiny, transformer, monkeypatch, kind, chunk):
     encoder = load_encoder("static") if kind == "static" else transformer
-    monkeypatch.setattr(type(encoder.backbone), "tokens_per_cpu_batch", 10**9)
+    names = ("TOKENS_AT_ONCE", "TOKENS_AT_ONCE_ON_CPU")
+    for name in names:
+        monkeypatch.setattr(model, name, 10**9)
     whole = gradients(encoder, tiny, None)
-    monkeypatch.setattr(type(encoder.backbone), "tokens_per_cpu_batch", 200)
+    for name in names:
+        monkeypatch.setattr(model, name, 200)
     assert_close(gradients(encoder, tiny, chunk), whole)
 
 
@@ -136,7 +127,7 @@ def test_memory_in_chunks_hardly_grows_with_the_batch(tiny, transformer):
 
 def test_loss_in_chunks_is_that_of_sentence_transformers(tiny, transformer, tmp_path):
     """Its cached symmetric loss defines the same thing without hard negatives and mask."""
-    peer = SentenceTransformer(str(transformer.save(tmp_path)), device="cpu").eval()
+    peer = SentenceTransformer(str(transformer.save(tmp_path / "saved")), device="cpu").eval()
     pairs = tiny.labelled("train", 1).head(12)
     features = [peer.preprocess(list(texts(tiny, side).loc[pairs[f"{side}_id"]])) for side in SIDES]
     cached = CachedMultipleNegativesSymmetricRankingLoss(peer, scale=20.0, mini_batch_size=5)
@@ -146,23 +137,8 @@ def test_loss_in_chunks_is_that_of_sentence_transformers(tiny, transformer, tmp_
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
     ours.backward(), theirs.backward()
     table = "embeddings.word_embeddings.weight"
-    found = [dict(model.named_parameters())[table].grad for model in (transformer.backbone.model, peer[0].auto_model)]
+    found = [dict(one.named_parameters())[table].grad for one in (transformer.backbone.model, peer[0].model)]
     torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.slow
-def test_a_compiled_run_learns_what_a_plain_one_learns(tiny, monkeypatch, tmp_path):
-    backend = "inductor" if shutil.which("g++") else "aot_eager"  # captures the same and leaves it uncompiled
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    monkeypatch.setitem(loading.SIZES, "still", STILL)
-    histories = []
-    for compiled in (True, False):
-        config = TrainingConfig(epochs=1, batch_size=32, compile=compiled, chunk=16)
-        encoder = load_encoder("random:still", max_length=24, device="cpu")
-        histories.append(train(encoder, tiny, config, progress=False).history)
-    compiled, plain = (history["eval_loss"].dropna().tolist() for history in histories)
-    assert compiled == pytest.approx(plain, abs=1e-3)
 
 
 def test_length_grouping_covers_every_pair_once_and_is_seeded(tiny):
@@ -194,35 +170,14 @@ class Killer(TrainerCallback):
 def test_a_killed_run_with_grouped_lengths_and_chunks_resumes_to_the_same_weights(tiny, tmp_path, monkeypatch):
     config = TrainingConfig(epochs=3, batch_size=32, chunk=8, group_by_length=True, seed=3)
     whole = train(load_encoder("static"), tiny, config, progress=False)
-    original = runs._Epochs.on_step_end
+    original = trainer.EpochCallback.on_step_end
     with monkeypatch.context() as patch:
-        patch.setattr(runs._Epochs, "on_step_end", Killer.on_step_end)
+        patch.setattr(trainer.EpochCallback, "on_step_end", Killer.on_step_end)
         with pytest.raises(KeyboardInterrupt):
             train(load_encoder("static"), tiny, config, output_dir=tmp_path, progress=False)
-    assert runs._Epochs.on_step_end is original and list(tmp_path.glob("checkpoint-*"))
+    assert trainer.EpochCallback.on_step_end is original and list(tmp_path.glob("checkpoint-*"))
     again = train(load_encoder("static"), tiny, config, output_dir=tmp_path, progress=False)
     assert again.encoder.weight_hash() == whole.encoder.weight_hash()
-
-
-def test_checkpointing_reaches_the_layers_and_is_switched_off_again(transformer):
-    with runs._checkpointing(transformer, True):
-        assert transformer.backbone.model.is_activation_checkpointing
-    assert not transformer.backbone.model.is_activation_checkpointing
-
-
-@pytest.mark.parametrize("option", ["gradient_checkpointing", "compile"])
-def test_what_needs_layers_is_refused_for_a_static_encoder(tiny, option):
-    with pytest.raises(ValueError, match=f"{option} needs a transformer"):
-        train(load_encoder("static"), tiny, TrainingConfig(**{option: True}), progress=False)
-
-
-def test_random_encoders_are_seeded_and_named_so(monkeypatch):
-    monkeypatch.setitem(loading.SIZES, "small", SMALL)
-    one, same = (load_encoder("random:small", seed=1) for _ in range(2))
-    assert one.name == "random:small" and one.weight_hash() == same.weight_hash()
-    assert load_encoder("random:small", seed=2).weight_hash() != one.weight_hash()
-    with pytest.raises(ValueError, match="random:e5-base"):
-        load_encoder("random:giant")
 
 
 def test_chunk_must_be_positive():

@@ -1,9 +1,7 @@
-"""Text encoders: a static token average, the offline MiniLM and any Hugging Face encoder, behind one class."""
+"""Text encoders of Sentence-Transformers modules, and the vectors that they give to a corpus."""
 
-from __future__ import annotations
-
-from confitlib.encoder.backbones import Pooling, StaticBackbone, TransformerBackbone
 from confitlib.encoder.loading import load_encoder
-from confitlib.encoder.model import TextEncoder
+from confitlib.encoder.model import Pooling, TextEncoder, TokenAverage
+from confitlib.encoder.vectors import Embeddings
 
-__all__ = ["Pooling", "StaticBackbone", "TextEncoder", "TransformerBackbone", "load_encoder"]
+__all__ = ["Embeddings", "Pooling", "TextEncoder", "TokenAverage", "load_encoder"]

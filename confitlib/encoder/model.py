@@ -1,58 +1,128 @@
 """The encoder that everything else uses: texts in, one vector a text out."""
 
+# sentence_transformers and transformers are imported where they are needed: that takes seconds, and mining, which
+# reads `Embeddings`, needs neither.
+
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache as once
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from confitlib.encoder import layout, vector_cache
-from confitlib.encoder.backbones import AnyBackbone, Pooling, TokenIds
-from confitlib.encoder.batching import Rows, length_sorted_batches, side_by_side
-from confitlib.encoder.vector_cache import Vectors
+from confitlib.encoder.vectors import Vectors, cached_vectors
 
-TOKENS_PER_GPU_BATCH = 65_536
-TEXTS_PER_CHUNK = 16_384
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Pooling = Literal["mean", "cls"]
+TokenIds = NDArray[np.int32]
+Rows = NDArray[np.intp]
+# Tokens of a batch: of a transformer on a CPU so few that the activations stay in a core's caches.
+TOKENS_AT_ONCE, TOKENS_AT_ONCE_ON_CPU = 65_536, 1024
+TEXTS_AT_ONCE = 16_384
+REMEMBERED = 2**16  # texts: a market's documents, and some 100 MB at most
+SHORTEST = 3  # one token between the two special ones
+FACTORS = "token_factors.safetensors"
+BOOKKEEPING = {"_name_or_path", "architectures", "dtype", "transformers_version"}  # of a config: no effect on vectors
+
+
+@once
+def _token_memory(tokenizer: str) -> dict[str, TokenIds]:
+    """Token ids by text, shared by equal tokenizers: training, mining and ranking read the same documents in turn."""
+    return {}
+
+
+class TokenAverage(nn.Module):
+    """Mean over a text's tokens of `weight[token] * vector[token]`; word order is ignored.
+
+    `vectors` `[vocabulary, dim]` and `weights` `[vocabulary, 1]` are trainable. The weights start as ones unless
+    given; a prior that discounts frequent tokens (SIF, Arora et al. 2017, with Zipf frequencies by token id) changed
+    nothing beyond the spread of seeds on the laptop market.
+    """
+
+    # The one module that is not Sentence-Transformers' own. Its StaticEmbedding gives every step a gradient of the
+    # whole vocabulary, and such a step takes more than ten times as long (`python -m benchmarks.training`). Here the
+    # gradients are sparse: one row for each distinct token of the batch.
+
+    def __init__(self, tokenizer: Tokenizer, vectors: Tensor, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.token_vectors = nn.Parameter(vectors.detach().clone())
+        self.token_weights = nn.Parameter(torch.ones(len(vectors), 1) if weights is None else weights.detach().clone())
+        self.dim = vectors.shape[1]
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`sentence_embedding` `[batch, dim]` of the flat `input_ids`, texts starting at `offsets`; else 0."""
+        tokens, places = features["input_ids"].unique(return_inverse=True)  # [distinct], [tokens]
+        weights = F.embedding(tokens, self.token_weights, sparse=True)
+        vectors = weights * F.embedding(tokens, self.token_vectors, sparse=True)
+        return {"sentence_embedding": F.embedding_bag(places, vectors, features["offsets"], mode="mean")}
 
 
 class TextEncoder(nn.Module):
-    """A backbone with its prefix and, after `add_adapter`, a linear map on the pooled vectors."""
+    """A token average or a transformer with pooling, a prefix and, after `add_adapter`, a linear map on the vectors.
 
-    def __init__(self, name: str, backbone: AnyBackbone, prefix: str = "", adapter: nn.Linear | None = None) -> None:
+    The parts are modules of Sentence-Transformers, and a saved folder is one of its models. `encode` has its own
+    loop and signature, so this class holds the modules instead of being a `SentenceTransformer`: batches have a token
+    budget and run side by side on a CPU, vectors are cached, and training reads them before normalisation.
+
+    `backbone`: `TokenAverage`, or a `Transformer` whose vectors `pool` turns into one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backbone: nn.Module,
+        pool: nn.Module | None = None,
+        prefix: str = "",
+        max_length: int = 512,
+        adapter: nn.Linear | None = None,
+    ) -> None:
         super().__init__()
-        self.name = name
-        self.backbone = backbone
-        self.prefix = prefix
+        if max_length < SHORTEST:
+            raise ValueError(f"max_length={max_length} leaves no room for text; use at least {SHORTEST}")
+        self.name, self.prefix, self.max_length = name, prefix, max_length
+        self.backbone: Any = backbone
+        self.pool: Any = pool
         self.adapter = adapter
+        self.static = isinstance(backbone, TokenAverage)
+        self.pooling: Pooling = "mean" if pool is None else self.pool.pooling_mode
+        # length of the vectors before the adapter
+        self.backbone_dim = self.backbone.dim if self.static else self.backbone.get_embedding_dimension()
+        self.card = ""  # the text of README.md in a saved folder
+        # A copy: Sentence-Transformers sets padding and truncation of its own.
+        tokenizer = self.backbone.tokenizer if self.static else self.backbone.tokenizer.backend_tokenizer
+        self.tokenizer: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(max_length)
+        self._memory = _token_memory(f"{self.static}:{hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}")
+        self._freeze_pooler()
 
     @property
     def dim(self) -> int:
         """Length of the vectors that `forward` and `encode` return."""
-        return self.backbone.dim if self.adapter is None else self.adapter.out_features
-
-    @property
-    def pooling(self) -> Pooling:
-        """How token vectors become one vector: "mean" or "cls"."""
-        return self.backbone.pooling
-
-    @property
-    def max_length(self) -> int:
-        """Tokens read of a text, special tokens included."""
-        return self.backbone.max_length
+        return self.backbone_dim if self.adapter is None else self.adapter.out_features
 
     @property
     def sparse_parameters(self) -> bool:
         """Whether trainable parameters have sparse gradients and want `training.RowAdam`."""
-        return self.backbone.sparse_parameters and any(p.requires_grad for p in self.backbone.parameters())
+        return self.static and any(p.requires_grad for p in self.backbone.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -60,58 +130,105 @@ class TextEncoder(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def precision(self) -> torch.dtype:
+        """The type that products are computed in when encoding: bf16 on a card, else float32."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    @property
     def tokens_at_once(self) -> int:
-        """Tokens of a batch that suits the device: on a CPU, activations that stay in its caches."""
-        return self.backbone.tokens_per_cpu_batch if self.device.type == "cpu" else TOKENS_PER_GPU_BATCH
+        """Tokens of a batch that suits the device."""
+        return TOKENS_AT_ONCE if self.static or self.device.type != "cpu" else TOKENS_AT_ONCE_ON_CPU
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of every text: prefix applied, special tokens included, truncated to `max_length`."""
-        checked = check_texts(texts)
-        return self.backbone.tokenize([self.prefix + text for text in checked] if self.prefix else checked)
+        """Token ids of every text: prefix applied, special tokens included, truncated to `max_length`.
+
+        Texts that this process met before are remembered.
+        """
+        prefixed = [self.prefix + text for text in check_texts(texts)]
+        new = list(dict.fromkeys(text for text in prefixed if text not in self._memory))
+        if len(self._memory) + len(new) > REMEMBERED:
+            self._memory.clear()
+            new = list(dict.fromkeys(prefixed))
+        encodings = self.tokenizer.encode_batch_fast(new, add_special_tokens=not self.static)
+        self._memory.update({text: np.array(e.ids, dtype=np.int32) for text, e in zip(new, encodings, strict=True)})
+        return [self._memory[text] for text in prefixed]
+
+    def forget(self) -> None:
+        """Drop the remembered texts, of every equal tokenizer in this process."""
+        self._memory.clear()
 
     def collate(self, ids: Sequence[TokenIds]) -> dict[str, Tensor]:
-        """One batch for `forward`, padded to its longest text only."""
-        return self.backbone.collate(ids)
+        """One batch for `forward`.
+
+        Of a transformer `input_ids` and `attention_mask` `[batch, longest]`, padded on the right; of a token average
+        all texts' `input_ids` in one row and the `offsets` `[batch]` at which they start.
+        """
+        rows = [torch.from_numpy(row.astype(np.int64)) for row in ids]
+        if self.static:
+            lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
+            flat = torch.cat([torch.empty(0, dtype=torch.int64), *rows])
+            return {"input_ids": flat, "offsets": lengths.cumsum(0) - lengths}
+        padding = self.backbone.tokenizer.pad_token_id or 0
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        padded = pad_sequence(rows, batch_first=True, padding_value=padding)
+        return {"input_ids": padded, "attention_mask": mask}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Vectors `[batch, dim]`, not normalised, of a collated batch.
 
-        `{"vectors": [batch, backbone dim]}` applies the adapter alone to vectors of `embed_frozen`.
+        `{"vectors": [batch, backbone_dim]}` applies the adapter alone to vectors of `embed_frozen`.
         """
-        vectors = features["vectors"] if "vectors" in features else self.backbone(features)
+        vectors = features["vectors"] if "vectors" in features else self._pooled(features)
         return vectors if self.adapter is None else self.adapter(vectors)
+
+    def _pooled(self, features: dict[str, Tensor]) -> Tensor:
+        features = self.backbone(dict(features))  # a copy: modules add their results to it
+        return (features if self.pool is None else self.pool(features))["sentence_embedding"].float()
 
     def add_adapter(self) -> nn.Linear:
         """Put a linear map after pooling that starts as the identity."""
         if self.adapter is not None:
             raise ValueError("the encoder has an adapter already; train that one or load the encoder anew")
-        adapter = nn.Linear(self.backbone.dim, self.backbone.dim, device=self.device)
+        adapter = nn.Linear(self.backbone_dim, self.backbone_dim, device=self.device)
         nn.init.eye_(adapter.weight)
         nn.init.zeros_(adapter.bias)
         self.adapter = adapter
         return adapter
 
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers from bottom to top; empty for a token average."""
+        if self.static:
+            return nn.ModuleList()
+        model = self.backbone.model
+        depth = model.config.num_hidden_layers
+        stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        if not stacks:
+            raise ValueError(f"{type(model).__name__} has no list of {depth} layers to freeze; train all of it")
+        return stacks[0]
+
     def freeze(self, trainable: Literal["all", "adapter"] | int = "all") -> None:
         """Leave trainable: everything, the adapter alone, or the top k transformer layers (and the adapter)."""
-        chosen: list[nn.Module] = self._trainable(trainable)
-        self.requires_grad_(False)
-        for module in chosen:
-            module.requires_grad_(True)
-        self.backbone.freeze_unused()
-
-    def _trainable(self, trainable: Literal["all", "adapter"] | int) -> list[nn.Module]:
-        adapters: list[nn.Module] = [] if self.adapter is None else [self.adapter]
+        parts: list[nn.Module] = [] if self.adapter is None else [self.adapter]
         if trainable == "all":
-            return [self]
-        if trainable == "adapter":
-            if not adapters:
-                raise ValueError('trainable="adapter" needs an adapter; call add_adapter() first')
-            return adapters
-        layers = self.backbone.layers()
-        if not isinstance(trainable, int) or not 1 <= trainable <= len(layers):
-            choices = f", or 1 to {len(layers)} top layers" if len(layers) else "; this encoder has no layers"
-            raise ValueError(f'trainable={trainable!r}: choose "all" or "adapter"{choices}')
-        return [*layers[-trainable:], *adapters]
+            parts = [self]
+        elif trainable != "adapter":
+            layers = self.layers()
+            if not isinstance(trainable, int) or not 1 <= trainable <= len(layers):
+                choices = f", or 1 to {len(layers)} top layers" if len(layers) else "; this encoder has no layers"
+                raise ValueError(f'trainable={trainable!r}: choose "all" or "adapter"{choices}')
+            parts += layers[-trainable:]
+        elif not parts:
+            raise ValueError('trainable="adapter" needs an adapter; call add_adapter() first')
+        self.requires_grad_(False)
+        for part in parts:
+            part.requires_grad_(True)
+        self._freeze_pooler()
+
+    def _freeze_pooler(self) -> None:
+        """Freeze a checkpoint's own pooler, which has no part in the vectors and so would lack a gradient."""
+        pooler = None if self.static else getattr(self.backbone.model, "pooler", None)
+        if isinstance(pooler, nn.Module):
+            pooler.requires_grad_(False)
 
     def encode(
         self,
@@ -135,65 +252,157 @@ class TextEncoder(nn.Module):
     def embed_frozen(
         self, texts: Sequence[str], batch_size: int = 64, progress: bool = True, cache: Path | None = None
     ) -> Vectors:
-        """Vectors before the adapter, not normalised, `[len(texts), backbone dim]`; `cache` as in `encode`."""
+        """Vectors before the adapter, not normalised, `[len(texts), backbone_dim]`; `cache` as in `encode`."""
         checked = check_texts(texts)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         if cache is None:
             return self._embed(checked, batch_size, progress)
-        key = vector_cache.key_of(self._backbone_hash(), str(self.precision), checked)
-        shape = (len(checked), self.backbone.dim)
-        return vector_cache.load_or_compute(cache, key, shape, lambda: self._embed(checked, batch_size, progress))
+        depends = f"{self.weight_hash(adapter=False)}:{self.precision}"
+        compute = partial(self._embed, checked, batch_size, progress)
+        return cached_vectors(cache, depends, checked, self.backbone_dim, compute)
 
-    def weight_hash(self) -> str:
-        """Fingerprint of all weights, the tokenizer and the settings; equal hashes give equal vectors."""
-        digest = hashlib.blake2b(self._backbone_hash().encode(), digest_size=32)
-        if self.adapter is not None:
-            update_with_weights(digest, self.adapter)
+    def _embed(self, texts: list[str], batch_size: int, progress: bool) -> Vectors:
+        vectors = np.empty((len(texts), self.backbone_dim), dtype=np.float32)
+        was_training = self.training
+        self.eval()
+        try:
+            with tqdm(total=len(texts), desc=f"encode ({self.name})", unit="text", disable=not progress) as bar:
+                for start in range(0, len(texts), TEXTS_AT_ONCE):
+                    ids = self.tokenize(texts[start : start + TEXTS_AT_ONCE])
+                    for rows, block in self._embed_batches(ids, batch_size):
+                        vectors[start + rows] = block
+                        bar.update(len(rows))
+        finally:
+            self.train(was_training)
+        return vectors
+
+    def _embed_batches(self, ids: list[TokenIds], batch_size: int) -> Iterator[tuple[Rows, Vectors]]:
+        """Rows and vectors of every batch; on a CPU several batches at a time, each computed on one thread.
+
+        Splitting every matrix product over the threads instead makes them wait for each other hundreds of times a
+        batch; whole batches only meet at the end.
+        """
+        device, precision = self.device, self.precision
+
+        @torch.inference_mode()
+        def embed(rows: Rows) -> Vectors:
+            features = {name: one.to(device) for name, one in self.collate([ids[row] for row in rows]).items()}
+            with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
+                return self._pooled(features).cpu().numpy()
+
+        batches = list(length_sorted_batches([len(row) for row in ids], batch_size, self.tokens_at_once))
+        threads = torch.get_num_threads()
+        # A model's own code may grow its buffers while it runs, as the ALiBi table of Jina v2 does.
+        in_threads = self.static or type(self.backbone.model).__module__.startswith("transformers.")
+        if device.type != "cpu" or not in_threads or min(threads, len(batches)) <= 1:
+            yield from zip(batches, map(embed, batches), strict=True)
+            return
+        torch.set_num_threads(1)  # inherited by the pool's new threads
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                yield from zip(batches, pool.map(embed, batches), strict=True)
+        finally:
+            torch.set_num_threads(threads)
+
+    def weight_hash(self, adapter: bool = True) -> str:
+        """Fingerprint of all weights, the tokenizer and the settings; equal hashes give equal vectors.
+
+        Without `adapter` it stands for the vectors of `embed_frozen`.
+        """
+        settings: dict[str, Any] = {"prefix": self.prefix, "pooling": self.pooling, "max_length": self.max_length}
+        if not self.static:
+            config = self.backbone.model.config.to_dict()
+            settings["architecture"] = {name: value for name, value in config.items() if name not in BOOKKEEPING}
+        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=32)
+        digest.update(self.tokenizer.to_str().encode())
+        for module in (self.backbone, self.adapter if adapter else None):
+            for name, tensor in sorted(module.state_dict().items()) if module is not None else []:
+                array = tensor.detach().cpu().contiguous()
+                digest.update(f"{name}:{array.dtype}:{tuple(array.shape)}".encode())
+                digest.update(memoryview(array.reshape(-1).view(torch.uint8).numpy()))
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> Path:
-        """Write the encoder as a Sentence-Transformers folder that `load_encoder` restores exactly."""
-        layout.save(Path(path), self.backbone, self.prefix, self.adapter)
-        return Path(path)
+        """Write a folder that `SentenceTransformer` opens with the same vectors and `load_encoder` restores exactly.
 
-    def _backbone_hash(self) -> str:
-        digest = hashlib.blake2b(digest_size=32)
-        settings = {"prefix": self.prefix, **self.backbone.settings()}
-        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-        digest.update(self.backbone.tokenizer.to_str().encode())
-        update_with_weights(digest, self.backbone)
-        return digest.hexdigest()
+        With the model card `card` as README.md, in whose place there is a short one for an encoder without any.
+        """
+        from safetensors.torch import save_file
 
-    @property
-    def precision(self) -> torch.dtype:
-        """The type that products are computed in when encoding: bf16 on a card, else float32."""
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        folder = Path(path)
+        with quiet():
+            self.as_sentence_transformer().save(str(folder), create_model_card=False)
+        if self.static:  # the folder of StaticEmbedding holds weight times vector; this file keeps the two factors
+            factors = {name: one.detach().cpu() for name, one in self.backbone.state_dict().items()}
+            save_file(factors, folder / FACTORS)
+        (folder / "README.md").write_text(self.card or model_card(self.name, {}), encoding="utf-8")
+        return folder
 
-    def _embed(self, texts: list[str], batch_size: int, progress: bool) -> Vectors:
-        vectors = np.empty((len(texts), self.backbone.dim), dtype=np.float32)
-        bar = tqdm(total=len(texts), desc=f"encode ({self.name})", unit="text", disable=not progress)
-        with bar, evaluating(self):
-            for start in range(0, len(texts), TEXTS_PER_CHUNK):
-                ids = self.tokenize(texts[start : start + TEXTS_PER_CHUNK])
-                for rows, block in self._embed_chunk(ids, batch_size):
-                    vectors[start + rows] = block
-                    bar.update(len(rows))
-        return vectors
+    def as_sentence_transformer(self) -> SentenceTransformer:
+        """The encoder as a plain `SentenceTransformer`, which shares the weights of a transformer."""
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Dense, Normalize, StaticEmbedding
 
-    def _embed_chunk(self, ids: list[TokenIds], batch_size: int) -> Iterator[tuple[Rows, Vectors]]:
-        batches = list(length_sorted_batches([len(row) for row in ids], batch_size, self.tokens_at_once))
-        in_threads = self.device.type == "cpu" and self.backbone.runs_in_threads
-        workers = torch.get_num_threads() if in_threads else 1
-        blocks = side_by_side(lambda rows: self._embed_batch([ids[row] for row in rows]), batches, workers)
-        yield from zip(batches, blocks, strict=True)
+        modules = [self.backbone, self.pool]
+        if self.static:
+            table = (self.backbone.token_vectors * self.backbone.token_weights).detach()
+            modules = [StaticEmbedding(Tokenizer.from_str(self.tokenizer.to_str()), embedding_weights=table)]
+        if self.adapter is not None:
+            weights = {"init_weight": self.adapter.weight.detach(), "init_bias": self.adapter.bias.detach()}
+            sizes = self.adapter.in_features, self.adapter.out_features
+            modules.append(Dense(*sizes, activation_function=nn.Identity(), **weights))
+        prompts = {"prompts": {"prefix": self.prefix}, "default_prompt_name": "prefix"} if self.prefix else {}
+        return SentenceTransformer(
+            modules=[*modules, Normalize()], device=str(self.device), similarity_fn_name="cosine", **prompts
+        )
 
-    @torch.inference_mode()
-    def _embed_batch(self, ids: list[TokenIds]) -> Vectors:
-        device, precision = self.device, self.precision
-        features = {name: tensor.to(device, non_blocking=True) for name, tensor in self.collate(ids).items()}
-        with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
-            return self.backbone(features).float().cpu().numpy()
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Upload the encoder and its model card to the Hugging Face repository `name`; returns the commit's address.
+
+        `options` are those of `SentenceTransformer.push_to_hub`, such as `private=True`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            return self.as_sentence_transformer().push_to_hub(name, local_model_path=folder, **options)
+
+
+def model_card(base: str, facts: dict[str, dict[str, Any]]) -> str:
+    """README.md of an encoder made from `base`: its licence, how to use it, and a table for each heading in `facts`."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license="mit",
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "resume-job-matching", "confit"],
+    )
+    usage = 'SentenceTransformer("PATH").encode(["senior nurse, Berlin"])'
+    parts = [
+        f"---\n{data.to_yaml()}\n---\n\n# Encoder of resumes and jobs\n",
+        f"Made from `{base}` by confitlib. Vectors have length 1; compare them by inner product.\n",
+        f"```python\nfrom sentence_transformers import SentenceTransformer\n\nvectors = {usage}\n```\n",
+    ]
+    return "\n".join([*parts, *(card_section(heading, rows) for heading, rows in facts.items())])
+
+
+def card_section(heading: str, rows: dict[str, Any]) -> str:
+    """One table of a model card."""
+    return "\n".join([f"## {heading}\n", "| | |", "|:--|:--|", *(f"| {k} | {v} |" for k, v in rows.items()), ""])
+
+
+def length_sorted_batches(lengths: Sequence[int] | Rows, batch_size: int, tokens: int) -> Iterator[Rows]:
+    """Positions in batches of similar length, longest first so that a lack of memory shows at once.
+
+    A batch holds at most `batch_size` texts and, padded, `tokens` tokens (one text at least).
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.intp), kind="stable")
+    start = 0
+    while start < len(order):
+        longest = max(lengths[order[start]], 1)
+        size = max(1, min(batch_size, tokens // longest))
+        yield order[start : start + size]
+        start += size
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
@@ -207,20 +416,17 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     return checked
 
 
-def update_with_weights(digest: hashlib.blake2b, module: nn.Module) -> None:
-    """Feed every parameter and buffer with its name, type and shape into a digest."""
-    for name, tensor in sorted(module.state_dict().items()):
-        array = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}:{array.dtype}:{tuple(array.shape)}".encode())
-        digest.update(memoryview(array.reshape(-1).view(torch.uint8).numpy()))
-
-
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while and restore the mode that was set before."""
-    training = module.training
-    module.eval()
+def quiet() -> Iterator[None]:
+    """Keep the bars and reports of transformers off the screen while it reads or writes a folder."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        module.train(training)
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

@@ -1,7 +1,7 @@
 """Hard-negative mining: every strategy behind one call, and the table of negatives it returns."""
 
+from confitlib.encoder.vectors import Embeddings
 from confitlib.mining.choice import ChosenBand, choose_band
-from confitlib.mining.embeddings import Embeddings
 from confitlib.mining.negatives import Negatives, read_official, write_official
 from confitlib.mining.ranking import mine_band
 from confitlib.mining.strategies import STRATEGIES, check_mining, mine

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from confitlib.corpus import Corpus, Side, Split, other
-from confitlib.mining.embeddings import Embeddings
+from confitlib.encoder.vectors import Embeddings
 
 RESAMPLES = 200
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from confitlib.corpus import NEGATIVE_FOR, REASONS, SIDES, Corpus, Side, known_positive_mask, other
+from confitlib.encoder.vectors import Embeddings
 from confitlib.lexical import Variant, WordIndex
 from confitlib.mining.choice import choose_band
-from confitlib.mining.embeddings import Embeddings
 from confitlib.mining.kernel import UNRANKED, select_band
 from confitlib.mining.negatives import QUERY_COLUMNS, Negatives, describe_mining
 from confitlib.mining.ranking import (

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from confitlib.corpus import SIDES, Corpus, Side, other
-from confitlib.encoder.backbones import quiet
+from confitlib.encoder.model import quiet
 from confitlib.rankers.base import Ranker, trained_weights
 from confitlib.rankers.dense import RawEmbed
 from confitlib.rankers.rerank import Reranker

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from confitlib.corpus import HYRE, Corpus, Side
-from confitlib.encoder import StaticBackbone, TextEncoder, load_encoder
+from confitlib.encoder import TextEncoder, TokenAverage, load_encoder
 from confitlib.text import sentences, texts
 
 Unit = Literal["lines", "fields", "document"]
@@ -94,7 +94,7 @@ def static_encoder() -> TextEncoder:
 @cache
 def _principal_axes(dim: int) -> Tensor:
     """The first axes of the token vectors `[dim, 384]`, scaled so that mapped vectors have a mean square of one."""
-    table = cast(StaticBackbone, static_encoder().backbone).token_vectors
+    table = cast(TokenAverage, static_encoder().backbone).token_vectors
     variances, axes = torch.linalg.eigh(table.T @ table / len(table))  # ascending
     return axes[:, -dim:].T / variances[-dim:].mean().sqrt()
 
@@ -108,7 +108,7 @@ class TokenVectors(nn.Module):
 
     def __init__(self, dim: int, train_table: bool = False) -> None:
         super().__init__()
-        table = cast(StaticBackbone, static_encoder().backbone).token_vectors.detach()
+        table = cast(TokenAverage, static_encoder().backbone).token_vectors.detach()
         self.map = nn.Linear(table.shape[1], dim, bias=False)
         self.map.weight.data.copy_(_principal_axes(dim))
         if train_table:

@@ -16,7 +16,7 @@ class RowAdam(torch.optim.Optimizer):
     """Adam on the rows of a sparse gradient alone: the updates of `torch.optim.SparseAdam` at a fraction of its cost.
 
     Moments and bias correction are SparseAdam's, which adds whole sparse tensors; here rows are read and written in
-    place, on a CPU in one pass. Every parameter needs a sparse gradient.
+    place, in one pass. Every parameter must be on the CPU and needs a sparse gradient.
     """
 
     def __init__(
@@ -40,20 +40,7 @@ class RowAdam(torch.optim.Optimizer):
         gradient = parameter.grad.coalesce()  # type: ignore[union-attr]
         tensors = (parameter, state["mean"], state["square"], gradient.indices()[0], gradient.values())
         size = lr * (1 - beta2 ** state["step"]) ** 0.5 / (1 - beta1 ** state["step"])
-        if parameter.device.type == "cpu":
-            _update_rows(*(one.numpy() for one in tensors), *map(np.float32, (1 - beta1, 1 - beta2, size, eps)))
-        else:
-            update_rows_on_device(*tensors, 1 - beta1, 1 - beta2, size, eps)
-
-
-def update_rows_on_device(
-    parameter: Tensor, mean: Tensor, square: Tensor, rows: Tensor, gradient: Tensor, *numbers: float
-) -> None:
-    """`_update_rows` in torch operations alone."""
-    step1, step2, size, eps = numbers
-    mean[rows] = moved = mean[rows].lerp_(gradient, step1)
-    square[rows] = spread = square[rows].lerp_(gradient**2, step2)
-    parameter.index_add_(0, rows, moved / (spread.sqrt() + eps), alpha=-size)
+        _update_rows(*(one.numpy() for one in tensors), *map(np.float32, (1 - beta1, 1 - beta2, size, eps)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # checks for division by zero would keep the loop from vector code

@@ -1,30 +1,122 @@
-"""`transformers.Trainer` for a dual encoder: the loss over a batch of pairs, shared by all processes."""
+"""Training runs on `transformers.Trainer`: they resume, repeat, and share a batch over several processes."""
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
+import tempfile
+import uuid
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from confitlib.corpus import SIDES
-from confitlib.encoder import TextEncoder
-from confitlib.training.batches import LengthGroupedSampler, WholeBatches
-from confitlib.training.config import TrainingConfig
-from confitlib.training.gather import gather_parts, part_sizes
+from confitlib.corpus import SIDES, Corpus, Side
+from confitlib.encoder import Embeddings, TextEncoder, load_encoder
+from confitlib.encoder.model import card_section, model_card
+from confitlib.mining import Negatives, check_mining, mine
+from confitlib.training.distributed import WholeBatches, gather_parts, part_sizes, process
 from confitlib.training.loss import contrastive_loss
 from confitlib.training.optimizer import RowAdam
+from confitlib.training.pairs import DocumentStore, LengthGroupedSampler, PairCollator, PositivePairs
+from confitlib.util import check_range, claim, content_key, results_version
 
+DECIDES = ("corpus", "text", "encoder", "mining", "training")  # modules that decide a run
 MASKS = ("masked_jobs", "masked_resumes")
-Validate = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides a training run; the defaults suit the static encoder on the laptop market.
+
+    `mode`: "full", "adapter" (a linear layer on cached embeddings), or k to train the top k layers.
+    `negatives_per_pair`: hard negatives drawn anew each epoch for a pair, on each side.
+    `negatives_per_batch`: cap of each side's hard negatives in a batch (official: 2), or None.
+    `official`: the released loss, in which every other document of the batch is a negative
+    (confit.py:667-696); otherwise known positives are masked.
+    `chunk`: documents embedded at a time. Activations of one chunk alone are kept, whatever the batch, at the price
+    of a second forward pass; the gradients stay those of the whole batch (Gao et al. 2021, gradient caching).
+    `group_by_length`: batches of pairs of similar length.
+    `weight_decay` and `max_grad_norm` leave the static encoder's own vectors alone.
+    With several processes, `batch_size` and `negatives_per_batch` count those of each (docs/training.md).
+    """
+
+    mode: Literal["full", "adapter"] | int = "full"
+    epochs: int = 4
+    batch_size: int = 4
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    max_grad_norm: float = 10.0
+    temperature: float = 0.05
+    lambda_: float = 0.5
+    normalize: bool = True
+    negatives_per_pair: int = 1
+    negatives_per_batch: int | None = None
+    official: bool = False
+    chunk: int | None = None
+    group_by_length: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, "epochs", "batch_size", "gradient_accumulation", "chunk", least=1)
+        check_range(self, "learning_rate", "temperature", above=0)
+        check_range(self, "warmup", "lambda_", most=1)
+        check_range(self, "weight_decay", "max_grad_norm", "negatives_per_pair", "negatives_per_batch", "seed")
+
+
+def trainer_arguments(
+    config: TrainingConfig, encoder: TextEncoder, n_pairs: int, validated: bool, processes: int, **others: Any
+) -> TrainingArguments:
+    """Arguments of a run over `n_pairs` pairs; a process uses one card, however many there are."""
+    batches = math.ceil(n_pairs / (config.batch_size * processes))
+    steps = math.ceil(batches / config.gradient_accumulation) * config.epochs  # as the Trainer counts them
+    on_gpu = encoder.device.type == "cuda"
+    arguments = TrainingArguments(
+        # how long and how fast to learn: the official shape, linear warm-up, then linear decay
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=32,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        warmup_steps=int(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=0.0 if encoder.sparse_parameters else config.max_grad_norm,
+        seed=config.seed,
+        data_seed=config.seed,
+        # which checkpoint to keep: the epoch with the lowest validation loss, or the last without validation pairs
+        eval_strategy="epoch" if validated else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=validated,
+        metric_for_best_model="loss" if validated else None,
+        # device and precision; nothing is reported to outside services
+        bf16=on_gpu,
+        use_cpu=encoder.device.type == "cpu",
+        dataloader_pin_memory=on_gpu,
+        ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,  # it would log 0.0; ContrastiveTrainer stops the run instead
+        report_to="none",
+        log_level="error",
+        **others,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else the Trainer would split batches that cannot be split
+    return arguments
 
 
 class DualEncoder(nn.Module):
@@ -34,46 +126,55 @@ class DualEncoder(nn.Module):
     again, with the same dropout, and back-propagates it before the next.
     """
 
-    def __init__(self, encoder: TextEncoder, again: bool = False, compiled: bool = False) -> None:
+    def __init__(self, encoder: TextEncoder, again: bool = False) -> None:
         super().__init__()
         self.encoder, self.again = encoder, again
-        self.compiled = torch.compile(encoder.forward, dynamic=True) if compiled else None
 
     def forward(self, resumes: dict[str, Any], jobs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Embeddings of both sides' documents, un-normalised."""
-        return self._embed(resumes), self._embed(jobs)
-
-    def _embed(self, features: dict[str, Any]) -> Tensor:
-        embed = self.compiled or self.encoder
+        embed: Callable[[Any], Tensor] = self.encoder
         if self.again:
-            embed = partial(checkpoint, embed, use_reentrant=False)
-        return torch.cat([embed(part) for part in features["parts"]])[features["places"]]
+            embed = partial(checkpoint, self.encoder, use_reentrant=False)
+        both = [torch.cat([embed(part) for part in side["parts"]])[side["places"]] for side in (resumes, jobs)]
+        return both[0], both[1]
 
 
 class ContrastiveTrainer(Trainer):
-    """`transformers.Trainer` with the two-sided loss, sparse updates and optional metrics of a validator."""
+    """`transformers.Trainer` with the two-sided loss over a batch of pairs and sparse updates."""
 
-    def __init__(self, *args: Any, config: TrainingConfig, validate: Validate | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, config: TrainingConfig, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.config, self.validate = config, validate
+        self.config = config
         self.can_return_loss = True  # evaluation has no label column: the batch itself defines the loss
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The contrastive loss of one batch, in training that of all processes together."""
+        """The contrastive loss of one batch, in training that of all processes together.
+
+        Raises FloatingPointError if a training loss is not finite.
+        """
+        # 1. vectors of both sides, cut into those of the pairs  [pairs, d]  and of the hard negatives  [hard, d]
         resumes, jobs = model(inputs["resumes"], inputs["jobs"])
         parts, masks = self._parts(inputs, resumes, jobs), {name: inputs[name] for name in MASKS}
+        # 2. several processes: everybody's vectors, and the masks of the batch that they make together
         if self.args.world_size > 1 and model.training:
-            parts, masks = self._gathered(inputs, parts)
-        loss = contrastive_loss(
-            *parts,
-            **masks,
-            temperature=self.config.temperature,
-            lambda_=self.config.lambda_,
-            normalized=self.config.normalize,
-            official=self.config.official,
-        )
+            sizes = part_sizes(parts)
+            rows = gather_parts(self._parts(inputs, inputs["resume_rows"], inputs["job_rows"]), sizes)
+            pair_resumes, pair_jobs, hard_resumes, hard_jobs = (part.cpu().numpy() for part in rows)
+            resume_rows, job_rows = np.concatenate([pair_resumes, hard_resumes]), np.concatenate([pair_jobs, hard_jobs])
+            masks = self._prepare_input(self.data_collator.masks(resume_rows, job_rows, len(pair_resumes)))
+            parts = gather_parts(parts, sizes)
+        # 3. the loss
+        settings = {"temperature": self.config.temperature, "lambda_": self.config.lambda_}
+        settings |= {"normalized": self.config.normalize, "official": self.config.official}
+        loss = contrastive_loss(*parts, **masks, **settings)
+        if model.training and not torch.isfinite(loss):
+            tried = f"learning_rate={self.config.learning_rate}, temperature={self.config.temperature}"
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1} ({tried}): "
+                "lower the learning rate or raise the temperature"
+            )
         return (loss, {"resumes": resumes, "jobs": jobs}) if return_outputs else loss
 
     @staticmethod
@@ -81,16 +182,6 @@ class ContrastiveTrainer(Trainer):
         """Resumes and jobs of the pairs, hard negative resumes and jobs."""
         pairs, n_resumes, n_jobs = (len(inputs[name]) for name in ("masked_jobs", "resume_rows", "job_rows"))
         return [resumes[:pairs], jobs[:pairs], resumes[pairs:n_resumes], jobs[pairs:n_jobs]]
-
-    def _gathered(self, inputs: dict[str, Any], parts: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The parts of all processes, and the masks of the batch that they make together."""
-        sizes = part_sizes(parts)
-        rows = gather_parts(self._parts(inputs, inputs["resume_rows"], inputs["job_rows"]), sizes)
-        resumes, jobs, hard_resumes, hard_jobs = (part.cpu().numpy() for part in rows)
-        masks = self.data_collator.masks(
-            np.concatenate([resumes, hard_resumes]), np.concatenate([jobs, hard_jobs]), len(resumes)
-        )
-        return gather_parts(parts, sizes), self._prepare_input(masks)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         pairs, stores, processes = self.train_dataset, self.data_collator.stores, self.args.world_size
@@ -116,32 +207,238 @@ class ContrastiveTrainer(Trainer):
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
-        """RowAdam where only the tokens of a batch change, else the Trainer's AdamW."""
-        if not self._sparse:
+        """RowAdam (on a card SparseAdam) where only the tokens of a batch change, else the Trainer's AdamW."""
+        encoder = self.model.encoder
+        if not encoder.sparse_parameters:
             return super().create_optimizer(*args)
-        trained = [parameter for parameter in self.model.encoder.backbone.parameters() if parameter.requires_grad]
-        self.optimizer: torch.optim.Optimizer = RowAdam(trained, lr=self.args.learning_rate)
+        adam = RowAdam if encoder.device.type == "cpu" else torch.optim.SparseAdam
+        self.optimizer: torch.optim.Optimizer = adam(list(encoder.backbone.parameters()), lr=self.args.learning_rate)
         return self.optimizer
-
-    @property
-    def _sparse(self) -> bool:
-        """Whether gradients are sparse: the static encoder's own parameters are being trained."""
-        return bool(self.model.encoder.sparse_parameters)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # torch has no norm of sparse gradients, and the Trainer asks for one even when it does not clip
-        return None if self._sparse else super()._get_grad_norm(model, grad_norm)
+        return None if self.model.encoder.sparse_parameters else super()._get_grad_norm(model, grad_norm)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights; sharded ones follow later, but transformers looks for their folder at once."""
-        Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
-        super().save_model(output_dir, _internal_call)
 
-    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """Validation loss and the validator's metrics, logged together."""
-        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self.validate is not None:
-            extra = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
-            metrics.update(extra)
-            self.log(extra)
-        return metrics
+@dataclass(frozen=True)
+class Refresh:
+    """Mine both sides again before the epochs `every, 2 x every, …` of a run, counted from 0.
+
+    `strategy` and `parameters` are those of `mine`. Until the first refresh a run has the negatives it was given.
+    Source: ANCE (Xiong et al. 2020, arXiv 2007.00808); its released code keeps 20 of the top 200 a query, and
+    refreshes every 10,000 steps, where we count epochs.
+    """
+
+    strategy: str = "ance"
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"n": 20})
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every={self.every} must be at least 1 epoch")
+        check_mining(self.strategy, **self.parameters)
+
+    def mine(self, encoder: TextEncoder, corpus: Corpus, seed: int, epoch: int) -> dict[Side, Negatives]:
+        """Negatives of both sides by the encoder as it is; every epoch has draws of its own."""
+        drawn = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+        ask = {"embeddings": Embeddings.of_corpus(encoder, corpus), "seed": drawn, **self.parameters}
+        return {side: mine(self.strategy, corpus, target=side, **ask) for side in SIDES}
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the pairs which epoch it is, after a resume as well, and exchanges their negatives when that is due.
+
+    What was mined is kept in the run's folder: a resumed run has other weights than those it was mined with. Of
+    several processes the first one mines and the others read.
+    """
+
+    def __init__(self, pairs: PositivePairs, encoder: TextEncoder, folder: Path, refresh: Refresh | None) -> None:
+        self.pairs, self.encoder, self.folder, self.refresh, self.current = pairs, encoder, folder, refresh, 0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mine when it is due; after a resume in between, read what was mined last."""
+        self.pairs.epoch = epoch = int(state.epoch or 0)
+        due = 0 if self.refresh is None else epoch - epoch % self.refresh.every
+        if self.refresh is None or due == self.current:
+            return
+        places: dict[Side, Path] = {side: self.folder / f"negatives-{due}" / side for side in SIDES}
+        with args.main_process_first():
+            if epoch == due and args.process_index == 0:
+                negatives = self.refresh.mine(self.encoder, self.pairs.corpus, self.pairs.seed, epoch)
+                for side in SIDES:
+                    negatives[side].save(places[side])
+            else:
+                negatives = {side: Negatives.load(places[side]) for side in SIDES}
+        self.pairs.use(negatives)
+        self.current = due
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained encoder, its training log (one row a logged step) and the wall time of the training in seconds.
+
+    `reused`: whether `train_once` found it, so that the seconds were spent before.
+    """
+
+    encoder: TextEncoder
+    history: pd.DataFrame
+    seconds: float
+    config: TrainingConfig = field(repr=False)
+    reused: bool = False
+
+    def save(self, folder: str | Path, metrics: Mapping[str, float] | None = None) -> None:
+        """Write the encoder, with `metrics` in its model card, and, last, the log beside it."""
+        folder = Path(folder)
+        self.encoder.card += f"\n{card_section('Metrics', dict(metrics))}" if metrics else ""
+        self.encoder.save(folder)
+        self.history.to_json(folder / "history.jsonl", orient="records", lines=True)
+        (folder / "training.json").write_text(json.dumps({"seconds": self.seconds, "config": asdict(self.config)}))
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, trust_remote_code: bool = False, device: torch.device | None = None
+    ) -> TrainingResult:
+        """Read what `save` wrote, with the same weights frozen; `device` as in `load_encoder`."""
+        folder = Path(folder)
+        saved = json.loads((folder / "training.json").read_text())
+        history = pd.read_json(folder / "history.jsonl", lines=True)
+        encoder = load_encoder(folder, device=device, trust_remote_code=trust_remote_code)
+        config = TrainingConfig(**saved["config"])
+        _set_trainable(encoder, config.mode)
+        return cls(encoder, history, saved["seconds"], config)
+
+
+def train(
+    encoder: TextEncoder,
+    corpus: Corpus,
+    config: TrainingConfig = TrainingConfig(),
+    negatives: Mapping[Side, Negatives] | None = None,
+    *,
+    refresh: Refresh | None = None,
+    output_dir: str | Path | None = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train `encoder` in place on the accepted training pairs and return it at its best validation epoch.
+
+    `negatives`: hard negatives by target side: mined (ConFit v2) or labelled rejections (ConFit v1);
+    None trains with in-batch negatives only. `refresh`: mine them again as the encoder learns (ANCE). With
+    `output_dir`, checkpoints are kept there and a rerun resumes from the last one, ending in the same weights as
+    an uninterrupted run; raises ValueError if they are another run's. `cache` keeps the embeddings that an adapter
+    is trained on. Under `torchrun` or `accelerate launch` all processes train one encoder together; they need an
+    `output_dir` that all of them see.
+    """
+    rank, processes = process()
+    _set_trainable(encoder, config.mode)
+    if processes > 1 and output_dir is None:
+        raise ValueError("several processes need output_dir: they meet at the checkpoints in it")
+    if processes > 1 and encoder.sparse_parameters:
+        raise ValueError(
+            "the static encoder has sparse gradients, which several processes cannot sum: train it in one process, "
+            "where it takes a minute, or with mode='adapter'"
+        )
+    # 1. what to learn from
+    adapter, embeddings = config.mode == "adapter", None if cache is None else Path(cache)
+    stores = {side: DocumentStore(encoder, corpus, side, adapter, embeddings, config.chunk) for side in SIDES}
+    pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
+    valid = None
+    if corpus.labelled("valid", 1).empty:
+        warnings.warn(f"corpus {corpus.name!r} has no accepted validation pair: the last epoch is kept", stacklevel=2)
+    else:
+        valid = PositivePairs(corpus, "valid")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(output_dir or scratch)
+        if output_dir is not None and rank == 0:
+            _claim_folder(folder, _run_key(encoder, corpus, config, negatives, refresh))
+        # 2. how
+        others = {"output_dir": str(folder), "save_only_model": output_dir is None}
+        others["disable_tqdm"] = not progress or rank > 0
+        trainer = ContrastiveTrainer(
+            DualEncoder(encoder, again=config.chunk is not None),
+            trainer_arguments(config, encoder, len(pairs), valid is not None, processes, **others),
+            config=config,
+            train_dataset=pairs,
+            eval_dataset=valid,
+            data_collator=PairCollator(stores, corpus, config.negatives_per_batch),
+            callbacks=[EpochCallback(pairs, encoder, folder, refresh)],
+        )
+        trainer.remove_callback(PrinterCallback)  # the log is in the result; without a bar it would be printed
+        # 3. run, small matrices on one thread: they gain nothing from more, and lose much on a busy machine
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if encoder.sparse_parameters or adapter else threads)
+        try:
+            outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
+        finally:
+            torch.set_num_threads(threads)
+    encoder.eval()
+    data = {"corpus": corpus.name, "training pairs": len(pairs), "fingerprint": corpus.fingerprint()}
+    encoder.card = model_card(encoder.name, {"Data": data, "Training": asdict(config)})
+    # the last entry is the Trainer's summary
+    history = pd.DataFrame([row for row in trainer.state.log_history if "train_runtime" not in row])
+    return TrainingResult(encoder, history, outcome.metrics["train_runtime"], config)
+
+
+def train_once(
+    encoder: TextEncoder,
+    corpus: Corpus,
+    config: TrainingConfig,
+    negatives: Mapping[Side, Negatives] | None = None,
+    *,
+    cache: str | Path,
+    refresh: Refresh | None = None,
+    trust_remote_code: bool = False,
+    progress: bool = True,
+) -> TrainingResult:
+    """`train`, unless the same run (weights, data, settings, negatives and code) is already in the cache.
+
+    The trained encoder is that of the result. `trust_remote_code`: as in `load_encoder`.
+    """
+    cache = Path(cache)
+    folder = cache / _run_key(encoder, corpus, config, negatives, refresh)
+    reused = folder.exists()
+    if not reused:
+        embeddings = cache / "embeddings"
+        result = train(encoder, corpus, config, negatives, refresh=refresh, cache=embeddings, progress=progress)
+        draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
+        result.save(draft)
+        try:
+            draft.rename(folder)  # others see the whole folder or none; of two processes, the first one's stays
+        except OSError:
+            shutil.rmtree(draft)
+    return replace(TrainingResult.load(folder, trust_remote_code, encoder.device), reused=reused)
+
+
+def _run_key(
+    encoder: TextEncoder,
+    corpus: Corpus,
+    config: TrainingConfig,
+    negatives: Mapping[Side, Negatives] | None,
+    refresh: Refresh | None,
+) -> str:
+    """A hash of everything that decides a run: weights, data, settings, negatives and the versions of our results."""
+    mined = {side: table.fingerprint() for side, table in (negatives or {}).items()}
+    parts: dict[str, Any] = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
+    parts |= {"refresh": {} if refresh is None else asdict(refresh), "processes": process()[1]}
+    return content_key(**parts, negatives=mined, version=results_version(*DECIDES))
+
+
+def _claim_folder(folder: Path, key: str) -> None:
+    """Mark a folder of checkpoints as those of one run; raises ValueError if it holds those of another.
+
+    Removes checkpoints that a killed run left incomplete: transformers writes their trainer_state.json last.
+    """
+    if not claim(folder / "run.txt", key):
+        raise ValueError(
+            f"{folder} holds checkpoints of another run (data, settings, weights or code differ): empty it"
+        )
+    for kept in folder.glob("checkpoint-*"):
+        if not (kept / "trainer_state.json").is_file():
+            shutil.rmtree(kept)
+
+
+def _set_trainable(encoder: TextEncoder, mode: Literal["full", "adapter"] | int) -> None:
+    if mode == "adapter" and encoder.adapter is None:
+        encoder.add_adapter()
+    encoder.freeze("all" if mode == "full" else mode)
+    if mode == "full" and encoder.adapter is not None and encoder.sparse_parameters:
+        raise ValueError("a static encoder with an adapter mixes sparse and dense gradients: use mode='adapter'")

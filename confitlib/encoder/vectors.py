@@ -1,19 +1,28 @@
-"""Vectors of the documents of a corpus."""
+"""The vectors of a corpus, and a folder that keeps vectors by what they were computed from."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from confitlib.corpus import SIDES, Corpus, Side
-from confitlib.mining.ranking import FloatArray
 from confitlib.text import texts
+from confitlib.util import atomic
 
 if TYPE_CHECKING:
-    from confitlib.encoder import TextEncoder
+    from confitlib.encoder.model import TextEncoder
+
+Vectors = NDArray[np.float32]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +32,8 @@ class Embeddings:
     Scores are inner products, so rows of length one give the cosine.
     """
 
-    resumes: FloatArray
-    jobs: FloatArray
+    resumes: Vectors
+    jobs: Vectors
 
     @classmethod
     def of_corpus(
@@ -40,7 +49,7 @@ class Embeddings:
         documents = {side: list(texts(corpus, side, hyre=hyre)) for side in SIDES}
         return cls(*(encoder.encode(documents[side], progress=progress, cache=cache) for side in SIDES))
 
-    def of(self, side: Side) -> FloatArray:
+    def of(self, side: Side) -> Vectors:
         """The vectors of one side."""
         return self.resumes if side == "resume" else self.jobs
 
@@ -60,3 +69,38 @@ class Embeddings:
         if self.resumes.shape[1] != self.jobs.shape[1]:
             dims = f"{self.resumes.shape[1]} and {self.jobs.shape[1]}"
             raise ValueError(f"resume and job embeddings have {dims} dimensions; use one encoder for both sides")
+
+
+def cached_vectors(
+    folder: Path, depends: str, texts: Sequence[str], dim: int, compute: Callable[[], Vectors]
+) -> Vectors:
+    """Vectors `[len(texts), dim]` from a file of `folder` if one was made of the same, else computed and stored.
+
+    `depends` names all that decides the vectors besides the texts and their order: weights, settings and precision.
+    A damaged file is reported and replaced. A file appears whole or not at all.
+    """
+    digest = hashlib.sha256(depends.encode())
+    for encoded in (text.encode() for text in texts):
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    path = Path(folder) / f"{digest.hexdigest()}.safetensors"
+    if path.exists():
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header, vectors = file.metadata() or {}, file.get_tensor("vectors")
+            if header == _header(path.stem, vectors) and vectors.shape == (len(texts), dim):
+                return vectors
+            problem: object = "key, checksum or shape differ"
+        except (SafetensorError, OSError) as error:
+            problem = error
+        logger.warning("embedding cache %s is unusable (%s); computing it anew", path, problem)
+    vectors = compute()
+    with atomic(path) as partial:
+        save_file({"vectors": vectors}, partial, metadata=_header(path.stem, vectors))
+    return vectors
+
+
+def _header(key: str, vectors: Vectors) -> dict[str, str]:
+    """What a cache file says about itself: its key, and a digest of the numbers."""
+    numbers = np.ascontiguousarray(vectors).reshape(-1).view(np.uint8).data
+    return {"key": key, "checksum": hashlib.blake2b(numbers, digest_size=16).hexdigest()}
