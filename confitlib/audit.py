@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -27,16 +27,16 @@ from confitlib.mining.task import DocumentSet, Embeddings, Task, document_ids
 from confitlib.text import texts
 
 Z_95 = 1.959963984540054
-VERDICT = re.compile(r"\W*(?:(yes|是)|(no|否))\W*", re.IGNORECASE)
+VERDICT = re.compile(r"\W*(?:(?P<yes>yes|是)|no|否)\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class FalseNegatives:
     """The share of negatives that are truly suitable, over all queries.
 
-    `rate` with its 95 % interval `low` to `high` (see `clustered_wilson`); `hardness` is the mean score gap
-    from a query's training positives to its negatives (NaN without scores). `per_query`: the same counts, rate
-    and hardness a query.
+    `rate` with its 95 % interval `low` to `high` (see `clustered_wilson`); `score_gap` is the mean gap from a query's
+    training positives down to its negatives (NaN without scores): the smaller, the harder they are. `per_query`: the
+    same counts, rate and gap a query.
     """
 
     negatives: int
@@ -44,12 +44,12 @@ class FalseNegatives:
     rate: float
     low: float
     high: float
-    hardness: float
+    score_gap: float
     per_query: pd.DataFrame
 
     def summary(self) -> dict[str, float]:
         """All figures but those of single queries, for tables and records."""
-        return {name: value for name, value in asdict(self).items() if name != "per_query"}
+        return {name: value for name, value in vars(self).items() if name != "per_query"}
 
 
 def false_negatives(negatives: Negatives, corpus: Corpus) -> FalseNegatives:
@@ -57,20 +57,24 @@ def false_negatives(negatives: Negatives, corpus: Corpus) -> FalseNegatives:
 
     Raises ValueError if the truth is unknown, KeyError if a negative is not in the corpus.
     """
-    table, queries = negatives.table, negatives.queries
-    truth = _truth(corpus, negatives.target)
-    rows = corpus.positions(other(negatives.target), table["query_id"])
-    suitable = codes_at(truth, rows, corpus.positions(negatives.target, table["negative_id"]))
-    gap = score_gaps(table, queries)
-    judged = pd.DataFrame({"query_id": table["query_id"], "suitable": suitable.astype(int), "gap": gap})
-    grouped = judged.groupby("query_id")
-    per_query = pd.DataFrame({"negatives": mined_counts(table, queries)})
-    per_query["suitable"] = grouped["suitable"].sum().reindex(queries.index, fill_value=0)
+    table, target = negatives.table, negatives.target
+    rows = corpus.positions(other(target), table["query_id"])
+    suitable = codes_at(_truth(corpus, target), rows, corpus.positions(target, table["negative_id"]))
+    gaps = score_gaps(table, negatives.queries)
+    judged = pd.DataFrame({"suitable": suitable.astype(int), "gap": gaps}).groupby(table["query_id"])
+    per_query = pd.DataFrame({"negatives": mined_counts(table, negatives.queries)})
+    per_query["suitable"] = judged["suitable"].sum().reindex(per_query.index, fill_value=0)
     per_query["rate"] = per_query["suitable"] / per_query["negatives"]
-    per_query["hardness"] = grouped["gap"].mean()
-    rate, low, high = clustered_wilson(per_query["suitable"].to_numpy(), per_query["negatives"].to_numpy())
-    hardness = float(gap.mean())
-    return FalseNegatives(len(table), int(suitable.sum()), rate, low, high, hardness, per_query)
+    per_query["score_gap"] = judged["gap"].mean()
+    interval = clustered_wilson(per_query["suitable"].to_numpy(), per_query["negatives"].to_numpy())
+    return FalseNegatives(len(table), int(suitable.sum()), *interval, float(gaps.mean()), per_query)
+
+
+def _truth(corpus: Corpus, target: Side) -> csr_array:
+    """Truth with the queries as rows."""
+    if corpus.truth is None:
+        raise ValueError(f"corpus {corpus.name!r} has no truth: only the synthetic market knows every pair")
+    return csr_array(corpus.truth.T if target == "resume" else corpus.truth)
 
 
 def audit_bands(
@@ -79,26 +83,45 @@ def audit_bands(
     target: Side,
     edges: Sequence[float],
     *,
-    pool: DocumentSet = "train",
     queries: DocumentSet = "labelled",
     block: int | None = None,
-    device: str = "cpu",
 ) -> pd.DataFrame:
-    """False-negative rate, hardness and mean score of the percentile bands between rising `edges`, in one pass.
+    """False-negative rate, score gap and mean score of the percentile bands between rising `edges`, in one pass.
 
-    A row a band: `lo, hi, negatives, suitable, rate, low, high, hardness, score`; each band holds what
-    `mine("band", lo=lo, hi=hi)` returns. Raises ValueError on unusable edges or a corpus without truth.
+    A row a band: `lo, hi, negatives, suitable, rate, low, high, score_gap, score`; each band holds what
+    `mine("band", lo=lo, hi=hi)` returns. `block`: queries ranked at a time. Raises ValueError on unusable edges or a
+    corpus without truth.
     """
     if len(edges) < 2 or not (edges[0] >= 0 and edges[-1] <= 1 and (np.diff(edges) > 0).all()):
         raise ValueError(f"edges must rise between 0 and 1, got {list(edges)}")
-    query_ids, pool_ids = document_ids(corpus, other(target), queries), document_ids(corpus, target, pool)
-    task = Task(corpus, target, query_ids, pool_ids, embeddings, None, 0, block=block, device=device)
+    query_ids, pool_ids = document_ids(corpus, other(target), queries), document_ids(corpus, target, "train")
+    task = Task(corpus, target, query_ids, pool_ids, embeddings, None, 0)
+    truth = _truth(corpus, target)[corpus.positions(other(target), query_ids)][:, corpus.positions(target, pool_ids)]
+    # 1. the ranks where each band of each query starts and stops  [bands, Q]
     windows = [band_window(task.candidates, lo, hi) for lo, hi in pairwise(edges)]
-    start, stop = (np.array(bounds) for bounds in zip(*windows, strict=True))
-    suitable, score = _totals(task, start, stop)
-    positive = task.mean_positive_scores()
-    rows = [_band_row(*counts, positive) for counts in zip(stop - start, suitable, score, strict=True)]
-    return pd.DataFrame(rows).assign(lo=edges[:-1], hi=edges[1:])[["lo", "hi", *rows[0]]]
+    start, stop = (np.array(ranks) for ranks in zip(*windows, strict=True))
+    # 2. suitable documents and summed scores in each band  [bands, Q]
+    suitable, score = np.zeros(start.shape, dtype=np.int64), np.zeros(start.shape)
+    for rows, items, scores in full_ranking(*task.vectors, task.known, block):
+        fits = np.take_along_axis(truth[rows].toarray(), items, axis=1).astype(np.int64)
+        suitable[:, rows] = _window_sums(fits, start[:, rows], stop[:, rows])
+        score[:, rows] = _window_sums(scores.astype(np.float64), start[:, rows], stop[:, rows])
+    # 3. a row a band
+    sizes, positive = stop - start, task.mean_positive_scores()
+    scored = (sizes > 0) & ~np.isnan(positive)  # a query without training positives has no gap
+    gaps = np.where(scored, positive * sizes - score, 0).sum(axis=1)
+    table = pd.DataFrame({"lo": edges[:-1], "hi": edges[1:], "negatives": sizes.sum(axis=1)})
+    table["suitable"] = suitable.sum(axis=1)
+    table[["rate", "low", "high"]] = [clustered_wilson(*counts) for counts in zip(suitable, sizes, strict=True)]
+    table["score_gap"] = pd.Series(gaps) / np.where(scored, sizes, 0).sum(axis=1)
+    return table.assign(score=score.sum(axis=1) / table["negatives"])
+
+
+def _window_sums(values: NDArray[np.generic], start: NDArray[np.intp], stop: NDArray[np.intp]) -> NDArray[np.generic]:
+    """Sums of `values [Q, N]` over the windows `start, stop [bands, Q]`, `[bands, Q]`."""
+    sums = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+    rows = np.arange(len(values))
+    return sums[rows, stop] - sums[rows, start]
 
 
 def same_group_bands(
@@ -110,20 +133,19 @@ def same_group_bands(
     says nothing of suitability. A row a band: `lo, hi, rate, low, high` (95 %, see `clustered_wilson`). Raises
     ValueError for a training document without a group.
     """
-    known = corpus.pool(target, "train").to_series().map(groups)
-    if known.isna().any():
-        raise ValueError(f"groups names none for {target} {known.index[known.isna()][0]!r}: give every document one")
+    named = corpus.pool(target, "train").to_series().map(groups)
+    if named.isna().any():
+        raise ValueError(f"groups names none for {target} {named.index[named.isna()][0]!r}: give every document one")
     ask: dict[str, Any] = {"target": target, "embeddings": embeddings, "queries": "train"}
     best = mine("top", corpus, n=1, **ask).table.set_index("query_id")["negative_id"].map(groups)
     rows = []
     for lo, hi in pairwise(edges):
-        found = mine("band", corpus, lo=lo, hi=hi, **ask).table
-        found = found[found["rank"] > 0]  # the best-ranked one itself proves nothing
-        same = found["negative_id"].map(groups) == found["query_id"].map(best)
-        counts = same.groupby(found["query_id"]).agg(["sum", "size"])
-        rate, low, high = clustered_wilson(counts["sum"].to_numpy(), counts["size"].to_numpy())
-        rows.append({"lo": lo, "hi": hi, "rate": rate, "low": low, "high": high})
-    return pd.DataFrame(rows)
+        table = mine("band", corpus, lo=lo, hi=hi, **ask).table
+        table = table[table["rank"] > 0]  # the best-ranked one itself proves nothing
+        same = table["negative_id"].map(groups) == table["query_id"].map(best)
+        counts = same.groupby(table["query_id"]).agg(["sum", "size"])
+        rows.append((lo, hi, *clustered_wilson(counts["sum"].to_numpy(), counts["size"].to_numpy())))
+    return pd.DataFrame(rows, columns=["lo", "hi", "rate", "low", "high"])
 
 
 def clustered_wilson(hits: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple[float, float, float]:
@@ -177,16 +199,16 @@ def judge_false_negatives(
     if sample < 1:
         raise ValueError(f"sample={sample} must be at least 1")
     table = negatives.table[["query_id", "negative_id"]]
-    drawn = np.random.default_rng(seed).choice(len(table), min(sample, len(table)), replace=False)
-    pairs = table.iloc[np.sort(drawn)].reset_index(drop=True)
+    draw = np.random.default_rng(seed).choice(len(table), min(sample, len(table)), replace=False)
+    pairs = table.iloc[np.sort(draw)].reset_index(drop=True)
     requests = judge_requests(pairs, corpus, negatives.target, client.model)
     answers = client.complete(requests, check=one_word, progress=progress)
-    verdicts = [None if answer.text is None else is_yes(answer.text) for answer in answers]
+    verdicts = [None if answer.text is None else verdict(answer.text) for answer in answers]
     pairs = pairs.assign(suitable=pd.array(verdicts, dtype="boolean"), problem=[one.problem or "" for one in answers])
     counts = pairs.groupby("query_id")["suitable"].agg(["sum", "count"]).astype(int)
-    rate, low, high = clustered_wilson(counts["sum"].to_numpy(), counts["count"].to_numpy())
+    interval = clustered_wilson(counts["sum"].to_numpy(), counts["count"].to_numpy())
     problems = Counter(answer.problem.split(":")[0] for answer in answers if answer.problem)
-    return Judged(len(pairs), int(counts["count"].sum()), int(counts["sum"].sum()), rate, low, high, problems, pairs)
+    return Judged(len(pairs), int(counts["count"].sum()), int(counts["sum"].sum()), *interval, problems, pairs)
 
 
 def judge_requests(pairs: pd.DataFrame, corpus: Corpus, target: Side, model: str) -> list[Request]:
@@ -195,71 +217,24 @@ def judge_requests(pairs: pd.DataFrame, corpus: Corpus, target: Side, model: str
     Chinese corpora are asked about in Chinese. The prompt is ours; temperature 0.
     """
     columns = {target: "negative_id", other(target): "query_id"}
-    documents = {side: texts(corpus, side, hyre=False).loc[pairs[columns[side]]] for side in SIDES}
+    resumes, jobs = (texts(corpus, side, hyre=False).loc[pairs[columns[side]]] for side in SIDES)
     template = load_prompt("judge", language_of_corpus(corpus, "job"))["user"]
-    return [
-        Request(
-            model,
-            prompt(template.substitute(resume=fence("resume", resume), job=fence("job", job))),
-            temperature=0.0,
-            about=query,
-        )
-        for query, resume, job in zip(pairs["query_id"], documents["resume"], documents["job"], strict=True)
-    ]
+    requests = []
+    for query, resume, job in zip(pairs["query_id"], resumes, jobs, strict=True):
+        text = template.substitute(resume=fence("resume", resume), job=fence("job", job))
+        requests.append(Request(model, prompt(text), temperature=0.0, about=query))
+    return requests
+
+
+def verdict(reply: str) -> bool | None:
+    """Whether a judge's reply says yes or no; None unless it is one of these words alone."""
+    match = VERDICT.fullmatch(reply)
+    return None if match is None else match["yes"] is not None
 
 
 def one_word(request: Request, reply: str) -> str | None:
-    """What is wrong with a judge's reply, or None: it must be yes or no alone."""
-    return None if VERDICT.fullmatch(reply) else "neither yes nor no"
-
-
-def is_yes(reply: str) -> bool:
-    """The verdict of a reply that `one_word` accepts."""
-    found = VERDICT.fullmatch(reply)
-    return found is not None and found[1] is not None
-
-
-def _truth(corpus: Corpus, target: Side) -> csr_array:
-    """Truth with the queries as rows."""
-    if corpus.truth is None:
-        raise ValueError(f"corpus {corpus.name!r} has no truth: only the synthetic market knows every pair")
-    return csr_array(corpus.truth.T if target == "resume" else corpus.truth)
-
-
-def _totals(
-    task: Task, start: NDArray[np.intp], stop: NDArray[np.intp]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Suitable documents and summed scores in the windows `[bands, Q]` of each query's ranking."""
-    truth = _truth(task.corpus, task.target)[task.corpus.positions(other(task.target), task.query_ids)]
-    truth = truth[:, task.corpus.positions(task.target, task.pool_ids)]
-    suitable, score = np.zeros(start.shape, dtype=np.int64), np.zeros(start.shape)
-    for rows, items, scores in full_ranking(*task.vectors, task.known, task.block, task.device):
-        fits = np.take_along_axis(truth[rows].toarray(), items, axis=1)
-        suitable[:, rows] = _window_sums(fits.astype(np.int64), start[:, rows], stop[:, rows])
-        score[:, rows] = _window_sums(scores.astype(np.float64), start[:, rows], stop[:, rows])
-    return suitable, score
-
-
-def _window_sums(values: NDArray[np.generic], start: NDArray[np.intp], stop: NDArray[np.intp]) -> NDArray[np.generic]:
-    """Sums of `values [Q, N]` over the windows `start, stop [bands, Q]`, `[bands, Q]`."""
-    sums = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
-    rows = np.arange(len(values))
-    return sums[rows, stop] - sums[rows, start]
-
-
-def _band_row(
-    sizes: NDArray[np.int64], suitable: NDArray[np.int64], score: NDArray[np.float64], positive: NDArray[np.float64]
-) -> dict[str, float]:
-    rate, low, high = clustered_wilson(suitable, sizes)
-    scored = (sizes > 0) & ~np.isnan(positive)  # a query without training positives has no gap
-    hardness = _ratio((positive * sizes - score)[scored].sum(), sizes[scored].sum())
-    counts = {"negatives": int(sizes.sum()), "suitable": int(suitable.sum())}
-    interval = {"rate": rate, "low": low, "high": high}
-    return counts | interval | {"hardness": hardness, "score": _ratio(score.sum(), sizes.sum())}
-
-
-def _ratio(total: float, count: int) -> float:
-    return float(total / count) if count else np.nan
+    """What is wrong with a judge's reply, or None."""
+    return "neither yes nor no" if verdict(reply) is None else None
 
 
 def batch_collisions(corpus: Corpus, batch_sizes: Sequence[int], batches: int = 400, seed: int = 0) -> pd.DataFrame:
@@ -269,22 +244,16 @@ def batch_collisions(corpus: Corpus, batch_sizes: Sequence[int], batches: int = 
     (`known`) and, where the corpus has its truth, with one that is truly suitable (`suitable`).
     """
     positives = corpus.labelled("train", 1)
-    rows = corpus.positions("resume", positives["resume_id"])
-    columns = corpus.positions("job", positives["job_id"])
-    rng = np.random.default_rng(seed)
-    shares = {}
+    rows, columns = (corpus.positions(side, positives[f"{side}_id"]) for side in SIDES)
+    matrices = {"known": corpus.known_positives()} | ({} if corpus.truth is None else {"suitable": corpus.truth})
+    rng, shares = np.random.default_rng(seed), []
     for size in batch_sizes:
         draws = [rng.choice(len(rows), min(size, len(rows)), replace=False) for _ in range(batches)]
-        matrices = {"known": corpus.known_positives(), "suitable": corpus.truth}
-        shares[size] = {
-            kind: np.mean([_collides(matrix, rows[draw], columns[draw]) for draw in draws])
-            for kind, matrix in matrices.items()
-            if matrix is not None
-        }
-    return pd.DataFrame.from_dict(shares, orient="index").rename_axis("batch_size")
-
-
-def _collides(matrix: csr_array, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> bool:
-    block = matrix[rows][:, columns].toarray()
-    np.fill_diagonal(block, False)
-    return bool(block.any())
+        collisions = dict.fromkeys(matrices, 0)
+        for draw in draws:
+            for kind, matrix in matrices.items():
+                cross = matrix[rows[draw]][:, columns[draw]].toarray()  # [size, size]
+                np.fill_diagonal(cross, False)
+                collisions[kind] += bool(cross.any())
+        shares.append({"batch_size": size} | {kind: count / batches for kind, count in collisions.items()})
+    return pd.DataFrame(shares).set_index("batch_size")

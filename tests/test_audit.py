@@ -13,11 +13,10 @@ from confitlib.audit import (
     batch_collisions,
     clustered_wilson,
     false_negatives,
-    is_yes,
     judge_false_negatives,
     judge_requests,
-    one_word,
     same_group_bands,
+    verdict,
 )
 from confitlib.corpus import LABEL_COLUMNS, Corpus
 from confitlib.encoder import load_encoder
@@ -66,8 +65,8 @@ def test_false_negatives_are_counted_exactly(labelled, embeddings, target):
     assert audit.suitable == audit.per_query["suitable"].sum() > 0
     assert audit.rate == audit.suitable / audit.negatives
     assert audit.low < audit.rate < audit.high
-    assert audit.hardness == pytest.approx(mined.hardness)
-    assert set(audit.summary()) == {"negatives", "suitable", "rate", "low", "high", "hardness"}
+    assert audit.score_gap == pytest.approx(mined.statistics["gap"]["mean"])
+    assert set(audit.summary()) == {"negatives", "suitable", "rate", "low", "high", "score_gap"}
 
 
 @pytest.mark.parametrize("target", ["resume", "job"])
@@ -80,7 +79,7 @@ def test_bands_hold_what_mining_returns(labelled, embeddings, target):
         figures = {name: getattr(band, name) for name in audit.summary()}
         assert figures == pytest.approx(audit.summary(), abs=1e-6)
         assert band.score == pytest.approx(mined.table["score"].mean(), abs=1e-6)
-    assert bands["hardness"].is_monotonic_increasing
+    assert bands["score_gap"].is_monotonic_increasing
 
 
 def test_queries_without_negatives_have_no_rate(labelled):
@@ -90,7 +89,7 @@ def test_queries_without_negatives_have_no_rate(labelled):
     assert idle
     assert audit.per_query.loc[idle, "rate"].isna().all()
     assert (audit.suitable, audit.rate) == (0, 0.0)
-    assert np.isnan(audit.hardness)
+    assert np.isnan(audit.score_gap)
 
 
 def test_no_negatives_at_all(labelled, embeddings):
@@ -227,9 +226,8 @@ def test_a_document_cannot_speak_for_the_judge(labelled):
 
 
 @pytest.mark.parametrize(
-    ("reply", "verdict"),
+    ("reply", "said"),
     [("yes", True), (" Yes.\n", True), ("是。", True), ("no", False), ("否", False), ("no, yes", None), ("Not", None)],
 )
-def test_a_verdict_is_one_word(reply, verdict):
-    assert (one_word(None, reply) is None) == (verdict is not None)
-    assert verdict is None or is_yes(reply) == verdict
+def test_a_verdict_is_one_word(reply, said):
+    assert verdict(reply) is said

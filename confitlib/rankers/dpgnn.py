@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -186,17 +184,6 @@ class DPGNN(Ranker):
     def n_parameters(self) -> int:
         """Free vectors of the known documents and the projections of their texts."""
         return trained_weights(self.network)
-
-    def _save_learnt(self, folder: Path) -> None:
-        save_file({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}, folder / WEIGHTS)
-        known = [{"side": side, "id": key} for side in SIDES for key in self.known[side]]
-        pd.DataFrame(known).to_parquet(folder / NODES)
-
-    def _load_learnt(self, folder: Path) -> None:
-        nodes, weights = pd.read_parquet(folder / NODES), load_file(folder / WEIGHTS)
-        self.known = {side: pd.Index(nodes.loc[nodes["side"] == side, "id"]) for side in SIDES}
-        self.network = GraphNetwork(self._sizes(), weights["text"].shape[2], self.config)
-        self.network.load_state_dict(weights)
 
 
 def propagation_matrix(corpus: Corpus) -> Tensor:
