@@ -84,13 +84,11 @@ def audit_bands(
     edges: Sequence[float],
     *,
     queries: DocumentSet = "labelled",
-    block: int | None = None,
 ) -> pd.DataFrame:
     """False-negative rate, score gap and mean score of the percentile bands between rising `edges`, in one pass.
 
     A row a band: `lo, hi, negatives, suitable, rate, low, high, score_gap, score`; each band holds what
-    `mine("band", lo=lo, hi=hi)` returns. `block`: queries ranked at a time. Raises ValueError on unusable edges or a
-    corpus without truth.
+    `mine("band", lo=lo, hi=hi)` returns. Raises ValueError on unusable edges or a corpus without truth.
     """
     if len(edges) < 2 or not (edges[0] >= 0 and edges[-1] <= 1 and (np.diff(edges) > 0).all()):
         raise ValueError(f"edges must rise between 0 and 1, got {list(edges)}")
@@ -102,7 +100,7 @@ def audit_bands(
     start, stop = (np.array(ranks) for ranks in zip(*windows, strict=True))
     # 2. suitable documents and summed scores in each band  [bands, Q]
     suitable, score = np.zeros(start.shape, dtype=np.int64), np.zeros(start.shape)
-    for rows, items, scores in full_ranking(*task.vectors, task.known, block):
+    for rows, items, scores in full_ranking(*task.vectors, task.known):
         fits = np.take_along_axis(truth[rows].toarray(), items, axis=1).astype(np.int64)
         suitable[:, rows] = _window_sums(fits, start[:, rows], stop[:, rows])
         score[:, rows] = _window_sums(scores.astype(np.float64), start[:, rows], stop[:, rows])
@@ -189,7 +187,7 @@ class Judged:
 
 
 def judge_false_negatives(
-    negatives: Negatives, corpus: Corpus, client: Client, *, sample: int = 200, seed: int = 0, progress: bool = True
+    negatives: Negatives, corpus: Corpus, client: Client, *, sample: int = 200, seed: int = 0
 ) -> Judged:
     """Ask a language model whether mined documents suit their queries after all, for `sample` of them drawn by seed.
 
@@ -202,7 +200,7 @@ def judge_false_negatives(
     draw = np.random.default_rng(seed).choice(len(table), min(sample, len(table)), replace=False)
     pairs = table.iloc[np.sort(draw)].reset_index(drop=True)
     requests = judge_requests(pairs, corpus, negatives.target, client.model)
-    answers = client.complete(requests, check=one_word, progress=progress)
+    answers = client.complete(requests, check=one_word)
     verdicts = [None if answer.text is None else verdict(answer.text) for answer in answers]
     pairs = pairs.assign(suitable=pd.array(verdicts, dtype="boolean"), problem=[one.problem or "" for one in answers])
     counts = pairs.groupby("query_id")["suitable"].agg(["sum", "count"]).astype(int)

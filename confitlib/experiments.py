@@ -182,11 +182,10 @@ def compare_with(
     reference: str, measured: Mapping[str, Sequence[Measurement]], target: Side, metric: str, seed: int = 0
 ) -> pd.DataFrame:
     """The reference against every other system: mean difference over queries, interval, Holm-adjusted p."""
-    own = mean_queries(measured[reference], target)
-    others = [name for name in measured if name != reference]
-    tests = [compare(own, mean_queries(measured[name], target), metric, seed) for name in others]
-    rows = [{"against": name, **vars(test)} for name, test in zip(others, tests, strict=True)]
-    return pd.DataFrame(rows).assign(p_holm=holm([test.p_value for test in tests]))
+    queries = {name: mean_queries(runs, target) for name, runs in measured.items()}
+    ours = queries.pop(reference)
+    rows = [{"against": name, **vars(compare(ours, theirs, metric, seed))} for name, theirs in queries.items()]
+    return pd.DataFrame(rows).assign(p_holm=holm([row["p_value"] for row in rows]))
 
 
 def ablate(
@@ -275,9 +274,9 @@ def thin_labels(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share}: keep more than 0 and at most 1 of the labels")
-    kept = np.random.default_rng(seed).random(len(corpus.labels)) < share
-    kept |= (corpus.labels["split"] != "train").to_numpy()
-    return replace(corpus, labels=corpus.labels[kept].reset_index(drop=True))
+    stays = np.random.default_rng(seed).random(len(corpus.labels)) < share
+    stays |= (corpus.labels["split"] != "train").to_numpy()
+    return replace(corpus, labels=corpus.labels[stays].reset_index(drop=True))
 
 
 def band_name(lo: float, hi: float) -> str:

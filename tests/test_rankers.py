@@ -14,14 +14,20 @@ from confitlib.encoder import load_encoder
 from confitlib.evaluation import evaluate_ranking
 from confitlib.rankers import (
     BM25,
+    MATCHERS,
     RANKERS,
+    SECOND_STAGES,
+    ConFitV1,
     ConFitV2,
     HyDE,
     HyQE,
     InBatch,
     Mined,
+    OpenAIEmbed,
     Ranker,
     RawEmbed,
+    Trees,
+    TwoTowers,
     confit,
     dense,
 )
@@ -31,10 +37,7 @@ from confitlib.text import texts
 from confitlib.training import TrainingConfig
 
 QUICK = TrainingConfig(epochs=1, batch_size=8)
-ELSEWHERE = (  # in test_systems.py and test_matchers.py
-    "Trees TwoTowers OpenAIEmbed ConFitV1 PJFNN BPJFNN APJFNN Siamese GlobalMatch MVCoN InEXIT DPGNN FedPJF "
-    "CrossEncoder LLMReranker"
-).split()
+ELSEWHERE = {kind.__name__ for kind in (*MATCHERS, *SECOND_STAGES, Trees, TwoTowers, OpenAIEmbed, ConFitV1)}
 HERE = [name for name in RANKERS if name not in ELSEWHERE]  # a new ranker is checked as soon as it is in RANKERS
 
 

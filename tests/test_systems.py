@@ -202,12 +202,12 @@ def test_a_validation_loss_of_nan_is_never_the_best(small, monkeypatch, kind):
     losses, kept = iter([0.5, np.nan, 0.9]), []
 
     def evaluate(self, *_):
-        kept.append(copy.deepcopy(self.network if kind is PJFNN else self.model["network"]).state_dict())
+        kept.append(copy.deepcopy(self.network).state_dict())
         return next(losses)
 
     monkeypatch.setattr(kind, "_evaluate", evaluate)
     ranker = kind(config=(PairTraining if kind is PJFNN else FieldConfig)(epochs=3)).learn(small)
-    learnt = (ranker.network if kind is PJFNN else ranker.model["network"]).state_dict()
+    learnt = ranker.network.state_dict()
     assert all(torch.equal(learnt[name], kept[0][name]) for name in learnt)
     assert any(not torch.equal(kept[2][name], kept[0][name]) for name in learnt)
 
@@ -250,7 +250,7 @@ def test_confit_v1_loss_takes_the_sides_that_have_negatives():
 def test_fields_must_be_those_learnt(fitted, small):
     other_fields = replace(small, jobs=small.jobs.drop(columns="about"))
     ranker = ConFitV1(config=QUICK_FIELDS)
-    ranker.model, ranker.fields = fitted["fields"].model, fitted["fields"].fields
+    ranker.network, ranker.fields = fitted["fields"].network, fitted["fields"].fields
     with pytest.raises(ValueError, match="same fields in the same order"):
         ranker.index(other_fields)
 

@@ -72,24 +72,28 @@ class FieldConfig:
 
 
 class FieldNetwork(nn.Module):
-    """Field vectors `[documents, fields, d]` to one vector a document: an interaction layer and a linear merge.
+    """Every field of a document encoded by itself, an interaction layer over the fields, and a linear merge.
 
     Both sides share the layer, which keeps the likeness of their fields, and the merge starts as a mean (our choices).
     """
 
-    def __init__(self, fields: Mapping[Side, int], dim: int, config: FieldConfig) -> None:
+    def __init__(self, encoder: TextEncoder, fields: Mapping[Side, list[str]], config: FieldConfig) -> None:
         super().__init__()
+        self.encoder = encoder
         self.interaction = nn.TransformerEncoderLayer(
-            dim, config.heads, config.feedforward, config.dropout, batch_first=True
+            encoder.dim, config.heads, config.feedforward, config.dropout, batch_first=True
         )
-        merges = {side: nn.Linear(count, 1) for side, count in fields.items()}
+        merges: dict[str, nn.Linear] = {side: nn.Linear(len(names), 1) for side, names in fields.items()}
         for merge in merges.values():
             nn.init.constant_(merge.weight, 1 / merge.in_features)
         self.merge = nn.ModuleDict(merges)
+        self.to(encoder.device)
 
-    def forward(self, side: Side, fields: Tensor) -> Tensor:
-        """Vectors `[documents, d]`, un-normalised."""
-        mixed = self.interaction(fields)
+    def forward(self, side: Side, features: Mapping[str, Tensor]) -> Tensor:
+        """Vectors `[documents, d]`, un-normalised, of what `FieldInputs.features` returns."""
+        inputs = {name: tensor.to(self.encoder.device) for name, tensor in features.items()}
+        fields = inputs["fields"] if "fields" in inputs else self.encoder(inputs)  # [documents * fields, d]
+        mixed = self.interaction(fields.unflatten(0, (-1, self.merge[side].in_features)))  # [documents, fields, d]
         return self.merge[side](mixed.transpose(1, 2)).squeeze(-1)
 
 
@@ -106,10 +110,10 @@ class FieldInputs:
             self.vectors = torch.from_numpy(np.stack(vectors, axis=1))  # [documents, fields, d]
 
     def features(self, rows: Rows) -> dict[str, Tensor]:
-        """Inputs of the documents in these rows."""
+        """Inputs of the documents in these rows, all fields of the first, then all of the next."""
         if self.finetune:
             return self.encoder.collate([column[row] for row in rows for column in self.tokens])
-        return {"fields": self.vectors[torch.from_numpy(rows)]}
+        return {"fields": self.vectors[torch.from_numpy(rows)].flatten(0, 1)}
 
 
 class ConFitV1(VectorRanker):
@@ -144,10 +148,9 @@ class ConFitV1(VectorRanker):
         self.fields = {side: corpus.fields(side) for side in SIDES}
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            network = FieldNetwork({side: len(self.fields[side]) for side in SIDES}, encoder.dim, config)
-            self.model = nn.ModuleDict({"encoder": encoder, "network": network.to(encoder.device)})
+            self.network = FieldNetwork(encoder, self.fields, config)
             self._train(corpus)
-        self.model.eval()
+        self.network.eval()
         return self
 
     def _train(self, corpus: Corpus) -> None:
@@ -156,7 +159,7 @@ class ConFitV1(VectorRanker):
         pairs = PositivePairs(corpus, "train", rejected, seed=config.seed)
         valid = None if corpus.labelled("valid", 1).empty else PositivePairs(corpus, "valid")  # in-batch negatives only
         collate = PairCollator(self._inputs(corpus), corpus, config.negatives_per_batch)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
         batches = DataLoader(pairs, config.batch_size, shuffle=True, collate_fn=collate)
         steps = config.epochs * len(batches)
@@ -164,7 +167,7 @@ class ConFitV1(VectorRanker):
         rows, best = [], np.inf
         for pairs.epoch in tqdm(range(config.epochs), desc=f"{self.name}: train", unit="epoch", delay=2):
             losses = []
-            self.model.train()
+            self.network.train()
             for batch in batches:
                 optimizer.zero_grad()
                 loss = self._loss(batch)
@@ -184,32 +187,23 @@ class ConFitV1(VectorRanker):
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
         pairs = len(batch["masked_jobs"])  # positives come first, then rejections
-        resumes, jobs = (self._vectors(side, batch[f"{side}s"]) for side in SIDES)
+        resumes, jobs = self.network("resume", batch["resumes"]), self.network("job", batch["jobs"])
         return confit_v1_loss(resumes[:pairs], jobs[:pairs], resumes[pairs:], jobs[pairs:], self.config.temperature)
-
-    def _vectors(self, side: Side, features: dict[str, Tensor]) -> Tensor:
-        encoder: Any = self.model["encoder"]
-        inputs = {name: tensor.to(encoder.device) for name, tensor in features.items()}
-        fields = inputs["fields"] if "fields" in inputs else encoder(inputs)
-        return self.model["network"](side, fields.reshape(-1, len(self.fields[side]), fields.shape[-1]))
 
     @torch.no_grad()
     def _evaluate(self, valid: PositivePairs | None, collate: PairCollator) -> float:
         """Mean loss over the validation pairs; NaN without any."""
         if valid is None:
             return float("nan")
-        self.model.eval()
+        self.network.eval()
         return float(np.mean([self._loss(batch).item() for batch in DataLoader(valid, 32, collate_fn=collate)]))
 
     def _inputs(self, corpus: Corpus) -> dict[Side, FieldInputs]:
-        for side in SIDES:
-            if corpus.fields(side) != self.fields[side]:
-                raise ValueError(
-                    f"corpus {corpus.name!r} has {side} fields {corpus.fields(side)}, the ranker learnt from "
-                    f"{self.fields[side]}: give both corpora the same fields in the same order"
-                )
-        encoder: Any = self.model["encoder"]
-        return {side: FieldInputs(encoder, corpus, side, self.config.finetune) for side in SIDES}
+        for side, names in self.fields.items():
+            if corpus.fields(side) != names:
+                what = f"corpus {corpus.name!r} has {side} fields {corpus.fields(side)}, the ranker learnt from {names}"
+                raise ValueError(f"{what}: give both corpora the same fields in the same order")
+        return {side: FieldInputs(self.network.encoder, corpus, side, self.config.finetune) for side in SIDES}
 
     @torch.no_grad()
     def index(self, corpus: Corpus) -> Self:
@@ -218,7 +212,7 @@ class ConFitV1(VectorRanker):
         for side, inputs in self._inputs(corpus).items():
             rows = np.arange(len(corpus.documents(side)))
             blocks = np.array_split(rows, max(1, len(rows) // DOCUMENTS_AT_ONCE))
-            parts = [self._vectors(side, inputs.features(block)).float().cpu() for block in blocks]
+            parts = [self.network(side, inputs.features(block)).float().cpu() for block in blocks]
             vectors.append(torch.cat(parts).numpy())
         self.embeddings = Embeddings(*vectors)
         return self
@@ -226,4 +220,4 @@ class ConFitV1(VectorRanker):
     @property
     def n_parameters(self) -> int:
         """The weights of the interaction layer and the merges, and of the encoder if it is fine-tuned."""
-        return trained_weights(self.model)
+        return trained_weights(self.network)

@@ -110,11 +110,8 @@ class TwoTowers(RawEmbed):
     def index(self, corpus: Corpus) -> Self:
         """Embed every document with the encoder of its side; raises ValueError for towers of different widths."""
         self.corpus, vectors = corpus, []
-        towers: dict[Side, tuple[str, str | None]] = {
-            "resume": (self.encoder, self.prefix),
-            "job": (self.job_encoder, self.job_prefix),
-        }
-        for side, (name, prefix) in towers.items():
+        prefixes = self.prefix, self.job_prefix
+        for side, name, prefix in zip(SIDES, (self.encoder, self.job_encoder), prefixes, strict=True):
             tower = load_encoder(name, pooling=self.pooling, prefix=prefix, max_length=self.max_length)
             documents = texts(corpus, side, hyre=bool(self.hyre)).tolist()
             vectors.append(tower.encode(documents, **self._options(tower)))
