@@ -24,7 +24,7 @@ from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
 from confitlib.evaluation.ranking import Relevance
 from confitlib.llm import Client
-from confitlib.rankers import InBatch, Mined, Ranker
+from confitlib.rankers import InBatch, Mined, Ranker, RawEmbed
 from confitlib.training import TrainingConfig
 from confitlib.util import RESULTS_VERSION, atomic, content_key, files_hash
 
@@ -113,7 +113,7 @@ def _subject(ranker: Ranker) -> dict[str, Any]:
 
 
 def _measure(ranker: Ranker, corpus: Corpus, relevance: Relevance | None) -> Measurement:
-    if isinstance(ranker, InBatch):
+    if isinstance(ranker, RawEmbed):
         ranker.progress = False  # several systems run at once, under one bar
     # 1. fit, then score the full test pool: the costs
     started = time.perf_counter()

@@ -29,10 +29,11 @@ class RawEmbed(VectorRanker):
     None for the encoder's own. `hyre`: append hypothetical texts (HyRe to jobs, HyJob to resumes) where the corpus
     has them; "average": embed them by themselves and average both vectors. `cache`: folder for embeddings
     and for encoders trained without mined negatives, which all mining starts from. `trust_remote_code`: run the code
-    that a hub model brings along, which Jina v2 needs.
+    that a hub model brings along, which Jina v2 needs. The attribute `progress` says whether slow steps show a bar.
     """
 
     name = "RawEmbed"
+    progress = True
 
     def __init__(
         self,
@@ -72,7 +73,8 @@ class RawEmbed(VectorRanker):
 
     def _options(self, model: TextEncoder) -> dict[str, Any]:
         slow = not model.sparse_parameters  # a mean of token vectors is computed faster than it is read
-        return {"cache": Path(self.cache) / "embeddings" if self.cache and slow else None, "progress": slow}
+        cache = Path(self.cache) / "embeddings" if self.cache and slow else None
+        return {"cache": cache, "progress": slow and self.progress}
 
 
 def averaged(vectors: Scores, rows: Rows, more: Scores) -> Scores:
@@ -277,11 +279,10 @@ class InBatch(RawEmbed):
 
     With `hyre="average"` training and mining read plain documents; hypothetical texts join when documents are indexed.
     `negatives`: what was mined, by target side; `result`: the trained encoder and its log; `saved_seconds`: what
-    `learn` would have taken in addition without its cache. `progress`: whether training shows a bar.
+    `learn` would have taken in addition without its cache.
     """
 
     name = "in-batch"
-    progress = True
     refreshed: Refresh | None = None  # whether and when hard negatives are mined again
 
     def __init__(
