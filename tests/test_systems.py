@@ -31,7 +31,7 @@ from confitlib.rankers import (
     Trees,
     TwoTowers,
 )
-from confitlib.rankers.confit import FieldConfig
+from confitlib.rankers.confit import FieldConfig, FieldInputs
 from confitlib.rankers.dpgnn import GraphConfig, propagate, propagation_matrix, quadruple_bpr
 from confitlib.rankers.federated import FederatedConfig, adapted, correction, private_mean
 from confitlib.rankers.rerank import parse_order, reassign_top_scores
@@ -253,6 +253,14 @@ def test_fields_must_be_those_learnt(fitted, small):
     ranker.network, ranker.fields = fitted["fields"].network, fitted["fields"].fields
     with pytest.raises(ValueError, match="same fields in the same order"):
         ranker.index(other_fields)
+
+
+def test_fields_are_read_alike_from_tokens_and_from_frozen_vectors(fitted, small):
+    network, rows = fitted["fields"].network, np.array([3, 0])
+    inputs = [FieldInputs(network.encoder, small, "job", finetune) for finetune in (False, True)]
+    with torch.no_grad():
+        frozen, tokens = (network("job", one.features(rows)) for one in inputs)
+    torch.testing.assert_close(frozen, tokens)
 
 
 def test_the_static_encoder_is_not_trained_field_by_field(small):

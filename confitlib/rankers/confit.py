@@ -181,8 +181,8 @@ class ConFitV1(VectorRanker):
             if valid is None or pairs.epoch == 0 or valid_loss < best:  # a loss of NaN is no better than any
                 best, weights = np.fmin(best, valid_loss), [parameter.detach().clone() for parameter in trained]
         with torch.no_grad():
-            for parameter, kept in zip(trained, weights, strict=True):
-                parameter.copy_(kept)
+            for parameter, value in zip(trained, weights, strict=True):
+                parameter.copy_(value)
         self.history = pd.DataFrame(rows)
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
