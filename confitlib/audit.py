@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -25,16 +25,16 @@ from confitlib.mining.strategies import DocumentSet, MiningProblem, codes_at, do
 from confitlib.text import texts
 
 Z_95 = 1.959963984540054
-VERDICT = re.compile(r"\W*(?:(yes|是)|(no|否))\W*", re.IGNORECASE)
+VERDICT = re.compile(r"\W*(?:(?P<yes>yes|是)|no|否)\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class FalseNegatives:
     """The share of negatives that are truly suitable, over all queries.
 
-    `rate` with its 95 % interval `low` to `high` (see `clustered_wilson`); `score_gap` is the mean score gap
-    from a query's training positives to its negatives (NaN without scores). `per_query`: the same counts, rate
-    and score gap a query.
+    `rate` with its 95 % interval `low` to `high` (see `clustered_wilson`); `score_gap` is the mean gap from a query's
+    training positives down to its negatives (NaN without scores): the smaller, the harder they are. `per_query`: the
+    same counts, rate and gap a query.
     """
 
     negatives: int
@@ -47,7 +47,7 @@ class FalseNegatives:
 
     def summary(self) -> dict[str, float]:
         """All figures but those of single queries, for tables and records."""
-        return {name: value for name, value in asdict(self).items() if name != "per_query"}
+        return {name: value for name, value in vars(self).items() if name != "per_query"}
 
 
 def false_negatives(negatives: Negatives, corpus: Corpus) -> FalseNegatives:
@@ -55,20 +55,24 @@ def false_negatives(negatives: Negatives, corpus: Corpus) -> FalseNegatives:
 
     Raises ValueError if the truth is unknown, KeyError if a negative is not in the corpus.
     """
-    table, queries = negatives.table, negatives.queries
-    truth = _truth(corpus, negatives.target)
-    rows = corpus.positions(other(negatives.target), table["query_id"])
-    suitable = codes_at(truth, rows, corpus.positions(negatives.target, table["negative_id"]))
-    gap = score_gaps(table, queries)
-    judged = pd.DataFrame({"query_id": table["query_id"], "suitable": suitable.astype(int), "gap": gap})
-    grouped = judged.groupby("query_id")
-    per_query = pd.DataFrame({"negatives": mined_counts(table, queries)})
-    per_query["suitable"] = grouped["suitable"].sum().reindex(queries.index, fill_value=0)
+    table, target = negatives.table, negatives.target
+    rows = corpus.positions(other(target), table["query_id"])
+    suitable = codes_at(_truth(corpus, target), rows, corpus.positions(target, table["negative_id"]))
+    gaps = score_gaps(table, negatives.queries)
+    judged = pd.DataFrame({"suitable": suitable.astype(int), "gap": gaps}).groupby(table["query_id"])
+    per_query = pd.DataFrame({"negatives": mined_counts(table, negatives.queries)})
+    per_query["suitable"] = judged["suitable"].sum().reindex(per_query.index, fill_value=0)
     per_query["rate"] = per_query["suitable"] / per_query["negatives"]
-    per_query["score_gap"] = grouped["gap"].mean()
-    rate, low, high = clustered_wilson(per_query["suitable"].to_numpy(), per_query["negatives"].to_numpy())
-    score_gap = float(gap.mean())
-    return FalseNegatives(len(table), int(suitable.sum()), rate, low, high, score_gap, per_query)
+    per_query["score_gap"] = judged["gap"].mean()
+    interval = clustered_wilson(per_query["suitable"].to_numpy(), per_query["negatives"].to_numpy())
+    return FalseNegatives(len(table), int(suitable.sum()), *interval, float(gaps.mean()), per_query)
+
+
+def _truth(corpus: Corpus, target: Side) -> csr_array:
+    """Truth with the queries as rows."""
+    if corpus.truth is None:
+        raise ValueError(f"corpus {corpus.name!r} has no truth: only the synthetic market knows every pair")
+    return csr_array(corpus.truth.T if target == "resume" else corpus.truth)
 
 
 def audit_bands(
@@ -77,9 +81,7 @@ def audit_bands(
     target: Side,
     edges: Sequence[float],
     *,
-    pool: DocumentSet = "train",
     queries: DocumentSet = "labelled",
-    device: str = "cpu",
 ) -> pd.DataFrame:
     """False-negative rate, score gap and mean score of the percentile bands between rising `edges`, in one pass.
 
@@ -88,14 +90,29 @@ def audit_bands(
     """
     if len(edges) < 2 or not (edges[0] >= 0 and edges[-1] <= 1 and (np.diff(edges) > 0).all()):
         raise ValueError(f"edges must rise between 0 and 1, got {list(edges)}")
-    query_ids, pool_ids = document_ids(corpus, other(target), queries), document_ids(corpus, target, pool)
-    problem = MiningProblem(corpus, target, query_ids, pool_ids, embeddings, None, 0, device=device)
+    query_ids, pool_ids = document_ids(corpus, other(target), queries), document_ids(corpus, target, "train")
+    problem = MiningProblem(corpus, target, query_ids, pool_ids, embeddings, None, 0)
+    truth = _truth(corpus, target)[corpus.positions(other(target), query_ids)][:, corpus.positions(target, pool_ids)]
+    # 1. the ranks where each band of each query starts and stops  [bands, Q]
     windows = [band_window(problem.candidates, lo, hi) for lo, hi in pairwise(edges)]
-    start, stop = (np.array(bounds) for bounds in zip(*windows, strict=True))
-    suitable, score = _totals(problem, start, stop)
-    positive = problem.mean_positive_scores()
-    rows = [_band_row(*counts, positive) for counts in zip(stop - start, suitable, score, strict=True)]
-    return pd.DataFrame(rows).assign(lo=edges[:-1], hi=edges[1:])[["lo", "hi", *rows[0]]]
+    start, stop = (np.array(ranks) for ranks in zip(*windows, strict=True))
+    # 2. suitable documents and summed scores in each band  [bands, Q]
+    suitable, score = np.zeros(start.shape, dtype=np.int64), np.zeros(start.shape)
+    for hits in problem.ranked(start.min(axis=0), stop.max(axis=0)):
+        fits = codes_at(truth, hits.query, hits.item)
+        for band in range(len(start)):
+            inside = (hits.rank >= start[band, hits.query]) & (hits.rank < stop[band, hits.query])
+            np.add.at(suitable[band], hits.query[inside], fits[inside])
+            np.add.at(score[band], hits.query[inside], hits.score[inside])
+    # 3. a row a band
+    sizes, positive = stop - start, problem.mean_positive_scores()
+    scored = (sizes > 0) & ~np.isnan(positive)  # a query without training positives has no gap
+    gaps = np.where(scored, positive * sizes - score, 0).sum(axis=1)
+    table = pd.DataFrame({"lo": edges[:-1], "hi": edges[1:], "negatives": sizes.sum(axis=1)})
+    table["suitable"] = suitable.sum(axis=1)
+    table[["rate", "low", "high"]] = [clustered_wilson(*counts) for counts in zip(suitable, sizes, strict=True)]
+    table["score_gap"] = pd.Series(gaps) / np.where(scored, sizes, 0).sum(axis=1)
+    return table.assign(score=score.sum(axis=1) / table["negatives"])
 
 
 def same_group_bands(
@@ -107,20 +124,19 @@ def same_group_bands(
     says nothing of suitability. A row a band: `lo, hi, rate, low, high` (95 %, see `clustered_wilson`). Raises
     ValueError for a training document without a group.
     """
-    known = corpus.pool(target, "train").to_series().map(groups)
-    if known.isna().any():
-        raise ValueError(f"groups names none for {target} {known.index[known.isna()][0]!r}: give every document one")
+    named = corpus.pool(target, "train").to_series().map(groups)
+    if named.isna().any():
+        raise ValueError(f"groups names none for {target} {named.index[named.isna()][0]!r}: give every document one")
     ask: dict[str, Any] = {"target": target, "embeddings": embeddings, "queries": "train"}
     best = mine("top", corpus, n=1, **ask).table.set_index("query_id")["negative_id"].map(groups)
     rows = []
     for lo, hi in pairwise(edges):
-        found = mine("band", corpus, lo=lo, hi=hi, **ask).table
-        found = found[found["rank"] > 0]  # the best-ranked one itself proves nothing
-        same = found["negative_id"].map(groups) == found["query_id"].map(best)
-        counts = same.groupby(found["query_id"]).agg(["sum", "size"])
-        rate, low, high = clustered_wilson(counts["sum"].to_numpy(), counts["size"].to_numpy())
-        rows.append({"lo": lo, "hi": hi, "rate": rate, "low": low, "high": high})
-    return pd.DataFrame(rows)
+        table = mine("band", corpus, lo=lo, hi=hi, **ask).table
+        table = table[table["rank"] > 0]  # the best-ranked one itself proves nothing
+        same = table["negative_id"].map(groups) == table["query_id"].map(best)
+        counts = same.groupby(table["query_id"]).agg(["sum", "size"])
+        rows.append((lo, hi, *clustered_wilson(counts["sum"].to_numpy(), counts["size"].to_numpy())))
+    return pd.DataFrame(rows, columns=["lo", "hi", "rate", "low", "high"])
 
 
 def clustered_wilson(hits: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple[float, float, float]:
@@ -164,7 +180,7 @@ class Judged:
 
 
 def judge_false_negatives(
-    negatives: Negatives, corpus: Corpus, client: Client, *, sample: int = 200, seed: int = 0, progress: bool = True
+    negatives: Negatives, corpus: Corpus, client: Client, *, sample: int = 200, seed: int = 0
 ) -> Judged:
     """Ask a language model whether mined documents suit their queries after all, for `sample` of them drawn by seed.
 
@@ -174,16 +190,16 @@ def judge_false_negatives(
     if sample < 1:
         raise ValueError(f"sample={sample} must be at least 1")
     table = negatives.table[["query_id", "negative_id"]]
-    drawn = np.random.default_rng(seed).choice(len(table), min(sample, len(table)), replace=False)
-    pairs = table.iloc[np.sort(drawn)].reset_index(drop=True)
+    draw = np.random.default_rng(seed).choice(len(table), min(sample, len(table)), replace=False)
+    pairs = table.iloc[np.sort(draw)].reset_index(drop=True)
     requests = judge_requests(pairs, corpus, negatives.target, client.model)
-    answers = client.complete(requests, check=one_word, progress=progress)
-    verdicts = [None if answer.text is None else is_yes(answer.text) for answer in answers]
+    answers = client.complete(requests, check=one_word)
+    verdicts = [None if answer.text is None else verdict(answer.text) for answer in answers]
     pairs = pairs.assign(suitable=pd.array(verdicts, dtype="boolean"), problem=[one.problem or "" for one in answers])
     counts = pairs.groupby("query_id")["suitable"].agg(["sum", "count"]).astype(int)
-    rate, low, high = clustered_wilson(counts["sum"].to_numpy(), counts["count"].to_numpy())
+    interval = clustered_wilson(counts["sum"].to_numpy(), counts["count"].to_numpy())
     problems = Counter(answer.problem.split(":")[0] for answer in answers if answer.problem)
-    return Judged(len(pairs), int(counts["count"].sum()), int(counts["sum"].sum()), rate, low, high, problems, pairs)
+    return Judged(len(pairs), int(counts["count"].sum()), int(counts["sum"].sum()), *interval, problems, pairs)
 
 
 def judge_requests(pairs: pd.DataFrame, corpus: Corpus, target: Side, model: str) -> list[Request]:
@@ -192,78 +208,24 @@ def judge_requests(pairs: pd.DataFrame, corpus: Corpus, target: Side, model: str
     Chinese corpora are asked about in Chinese. The prompt is ours; temperature 0.
     """
     columns = {target: "negative_id", other(target): "query_id"}
-    documents = {side: texts(corpus, side, hyre=False).loc[pairs[columns[side]]] for side in SIDES}
+    resumes, jobs = (texts(corpus, side, hyre=False).loc[pairs[columns[side]]] for side in SIDES)
     template = load_prompt("judge", language_of_corpus(corpus, "job"))["user"]
-    return [
-        Request(
-            model,
-            prompt(template.substitute(resume=fence("resume", resume), job=fence("job", job))),
-            temperature=0.0,
-            about=query,
-        )
-        for query, resume, job in zip(pairs["query_id"], documents["resume"], documents["job"], strict=True)
-    ]
+    requests = []
+    for query, resume, job in zip(pairs["query_id"], resumes, jobs, strict=True):
+        text = template.substitute(resume=fence("resume", resume), job=fence("job", job))
+        requests.append(Request(model, prompt(text), temperature=0.0, about=query))
+    return requests
+
+
+def verdict(reply: str) -> bool | None:
+    """Whether a judge's reply says yes or no; None unless it is one of these words alone."""
+    match = VERDICT.fullmatch(reply)
+    return None if match is None else match["yes"] is not None
 
 
 def one_word(request: Request, reply: str) -> str | None:
-    """What is wrong with a judge's reply, or None: it must be yes or no alone."""
-    return None if VERDICT.fullmatch(reply) else "neither yes nor no"
-
-
-def is_yes(reply: str) -> bool:
-    """The verdict of a reply that `one_word` accepts."""
-    found = VERDICT.fullmatch(reply)
-    return found is not None and found[1] is not None
-
-
-def _truth(corpus: Corpus, target: Side) -> csr_array:
-    """Truth with the queries as rows."""
-    if corpus.truth is None:
-        raise ValueError(f"corpus {corpus.name!r} has no truth: only the synthetic market knows every pair")
-    return csr_array(corpus.truth.T if target == "resume" else corpus.truth)
-
-
-def _totals(
-    problem: MiningProblem, start: NDArray[np.intp], stop: NDArray[np.intp]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Suitable documents and summed scores in the windows `[bands, Q]` of each query's ranking."""
-    truth = _truth(problem.corpus, problem.target)
-    truth = truth[problem.corpus.positions(other(problem.target), problem.query_ids)]
-    truth = truth[:, problem.corpus.positions(problem.target, problem.pool_ids)]
-    suitable, score = np.zeros(start.shape, dtype=np.int64), np.zeros(start.shape)
-    for hits in problem.ranked(np.zeros_like(problem.candidates), problem.candidates):
-        if not len(hits.query):
-            continue
-        # the block's rankings side by side  [block, N]
-        rows = slice(int(hits.query[0]), int(hits.query[-1]) + 1)
-        places = hits.query - rows.start, hits.rank
-        fits, scores = (np.zeros((rows.stop - rows.start, truth.shape[1]), dtype=kind) for kind in (np.int64, float))
-        fits[places], scores[places] = codes_at(truth, hits.query, hits.item), hits.score
-        suitable[:, rows] = _window_sums(fits, start[:, rows], stop[:, rows])
-        score[:, rows] = _window_sums(scores, start[:, rows], stop[:, rows])
-    return suitable, score
-
-
-def _window_sums(values: NDArray[np.generic], start: NDArray[np.intp], stop: NDArray[np.intp]) -> NDArray[np.generic]:
-    """Sums of `values [Q, N]` over the windows `start, stop [bands, Q]`, `[bands, Q]`."""
-    sums = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
-    rows = np.arange(len(values))
-    return sums[rows, stop] - sums[rows, start]
-
-
-def _band_row(
-    sizes: NDArray[np.int64], suitable: NDArray[np.int64], score: NDArray[np.float64], positive: NDArray[np.float64]
-) -> dict[str, float]:
-    rate, low, high = clustered_wilson(suitable, sizes)
-    scored = (sizes > 0) & ~np.isnan(positive)  # a query without training positives has no gap
-    score_gap = _ratio((positive * sizes - score)[scored].sum(), sizes[scored].sum())
-    counts = {"negatives": int(sizes.sum()), "suitable": int(suitable.sum())}
-    interval = {"rate": rate, "low": low, "high": high}
-    return counts | interval | {"score_gap": score_gap, "score": _ratio(score.sum(), sizes.sum())}
-
-
-def _ratio(total: float, count: int) -> float:
-    return float(total / count) if count else np.nan
+    """What is wrong with a judge's reply, or None."""
+    return "neither yes nor no" if verdict(reply) is None else None
 
 
 def batch_collisions(corpus: Corpus, batch_sizes: Sequence[int], batches: int = 400, seed: int = 0) -> pd.DataFrame:
@@ -273,22 +235,16 @@ def batch_collisions(corpus: Corpus, batch_sizes: Sequence[int], batches: int = 
     (`known`) and, where the corpus has its truth, with one that is truly suitable (`suitable`).
     """
     positives = corpus.labelled("train", 1)
-    rows = corpus.positions("resume", positives["resume_id"])
-    columns = corpus.positions("job", positives["job_id"])
-    rng = np.random.default_rng(seed)
-    shares = {}
+    rows, columns = (corpus.positions(side, positives[f"{side}_id"]) for side in SIDES)
+    matrices = {"known": corpus.known_positives()} | ({} if corpus.truth is None else {"suitable": corpus.truth})
+    rng, shares = np.random.default_rng(seed), []
     for size in batch_sizes:
         draws = [rng.choice(len(rows), min(size, len(rows)), replace=False) for _ in range(batches)]
-        matrices = {"known": corpus.known_positives(), "suitable": corpus.truth}
-        shares[size] = {
-            kind: np.mean([_collides(matrix, rows[draw], columns[draw]) for draw in draws])
-            for kind, matrix in matrices.items()
-            if matrix is not None
-        }
-    return pd.DataFrame.from_dict(shares, orient="index").rename_axis("batch_size")
-
-
-def _collides(matrix: csr_array, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> bool:
-    block = matrix[rows][:, columns].toarray()
-    np.fill_diagonal(block, False)
-    return bool(block.any())
+        collisions = dict.fromkeys(matrices, 0)
+        for draw in draws:
+            for kind, matrix in matrices.items():
+                cross = matrix[rows[draw]][:, columns[draw]].toarray()  # [size, size]
+                np.fill_diagonal(cross, False)
+                collisions[kind] += bool(cross.any())
+        shares.append({"batch_size": size} | {kind: count / batches for kind, count in collisions.items()})
+    return pd.DataFrame(shares).set_index("batch_size")

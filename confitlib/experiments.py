@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,22 @@ from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
 from confitlib.evaluation.ranking import Relevance
 from confitlib.llm import Client
-from confitlib.rankers import InBatch, Mined, Ranker
-from confitlib.rankers.rerank import Reranker
+from confitlib.rankers import InBatch, Mined, Ranker, RawEmbed
 from confitlib.training import TrainingConfig
-from confitlib.util import atomic, content_key, files_hash, results_version
-
-Mining = Mapping[str, Any]
+from confitlib.util import RESULTS_VERSION, atomic, content_key, files_hash
 
 IN_BATCH = "in-batch"
-OF_NEGATIVES = ("false negatives", "hardness")
-DECIDES = ("corpus", "text", "augment", "encoder", "mining", "training", "rankers", "evaluation")
+OF_NEGATIVES = {"false negatives": "rate", "hardness": "score_gap"}  # as records name them, as the audit does
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """One fitted ranker on the test split.
 
-    `rankings` by target, `classification`; `mining`: exact share of `false negatives` and mean `hardness` (score gap
-    to the positive) of what was mined, over both targets, empty where nothing was or truth is unknown; `costs`:
-    `fit seconds` (with indexing, and with a training that a cache has spared), `pairs per second` of scoring the full
-    test pool, `parameters`; `history`: the training log, None for a ranker without one.
+    `rankings` by target, `classification`; `mining`: exact share of `false negatives` and mean score gap to the
+    positives (`hardness`: small is hard) of what was mined, over both targets, empty where nothing was or truth is
+    unknown; `costs`: `fit seconds` (with indexing, and with a training that a cache has spared), `pairs per second` of
+    scoring the full test pool, `parameters`; `history`: the training log, None for a ranker without one.
     """
 
     rankings: dict[Side, RankingResult]
@@ -56,6 +53,24 @@ class Measurement:
         ranked = {f"{side} {name}": mean for side in SIDES for name, mean in self.rankings[side].means().items()}
         return {**ranked, **self.classification, **self.mining}
 
+    def save(self, path: Path) -> None:
+        """Write a JSON file, which keeps every number exactly."""
+        content = dict(vars(self), rankings={side: vars(result) for side, result in self.rankings.items()})
+        with atomic(path) as partial:
+            partial.write_text(json.dumps(content, default=lambda frame: frame.to_dict(orient="tight")))
+
+    @staticmethod
+    def load(path: Path) -> Measurement:
+        """Read what `save` wrote; raises ValueError, KeyError or TypeError if the file is damaged."""
+        content = json.loads(path.read_text())
+        for result in content["rankings"].values():
+            result["queries"] = pd.DataFrame.from_dict(result["queries"], orient="tight")
+            result["notes"] = tuple(result["notes"])
+        content["rankings"] = {side: RankingResult(**content["rankings"][side]) for side in SIDES}
+        if content["history"] is not None:
+            content["history"] = pd.DataFrame.from_dict(content["history"], orient="tight")
+        return Measurement(**content)
+
 
 def measure(
     ranker: Ranker, corpus: Corpus, cache: str | None = None, relevance: Relevance | None = None
@@ -63,34 +78,44 @@ def measure(
     """Fit a ranker and measure it on the full test pools and the labelled test pairs.
 
     `relevance`: who says what is relevant in a pool, as in `evaluate_ranking`. With `cache`, the measurement is kept
-    under a key of ranker, parameters, the files these name, data and code, so that an interrupted experiment goes on
-    where it stopped and notebooks share what they measure. A cached one leaves the ranker unfitted.
+    under a key of ranker, parameters, the files these name, data and results versions, so that an interrupted
+    experiment goes on where it stopped and notebooks share what they measure. A cached one leaves the ranker unfitted.
     """
     if cache is None:
         return _measure(ranker, corpus, relevance)
-    key = content_key(
-        **_subject(ranker), relevance=relevance, data=corpus.fingerprint(), version=results_version(*DECIDES)
-    )
-    path = Path(cache) / "measured" / f"{key}.joblib"
-    if not path.exists():
-        with atomic(path) as partial:
-            joblib.dump(_measure(ranker, corpus, relevance), partial)
-    kept: Measurement = joblib.load(path)
-    return kept
+    key = content_key(**_subject(ranker), relevance=relevance, data=corpus.fingerprint(), version=RESULTS_VERSION)
+    path = Path(cache) / "measured" / f"{key}.json"
+    if path.exists():
+        try:
+            return Measurement.load(path)
+        except (ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"{path} is damaged ({error!r:.80}): measured again", stacklevel=2)
+    measurement = _measure(ranker, corpus, relevance)
+    measurement.save(path)
+    return measurement
 
 
 def _subject(ranker: Ranker) -> dict[str, Any]:
-    """What decides a ranker before it learns: parameters, the files that they name, recorded answers, first stage."""
-    parameters = {name: value for name, value in ranker._parameters().items() if name != "cache"}
-    files = {name: Path(value) for name, value in parameters.items() if value and isinstance(value, str)}
-    if hasattr(ranker, "writer"):
-        files["writer"] = ranker.writer.store.path if isinstance(ranker.writer, Client) else recorded_answers()
-    content = {name: files_hash(path) for name, path in files.items() if path.exists()}
-    first = {"first": _subject(ranker.first)} if isinstance(ranker, Reranker) else {}
-    return {"ranker": type(ranker).__name__, "parameters": parameters, "content": content, **first}
+    """What decides a ranker before it learns: parameters, the files that they name, recorded answers, its retriever."""
+    parameters: dict[str, Any] = {}
+    for name, value in ranker.get_params(deep=False).items():
+        if isinstance(value, Ranker):
+            parameters[name] = _subject(value)
+        elif name == "writer":
+            store = value.store.path if isinstance(value, Client) else recorded_answers()
+            model = value.model if isinstance(value, Client) else value
+            parameters[name] = [model, files_hash(store) if store.exists() else None]
+        elif isinstance(value, str) and value and name != "cache" and Path(value).exists():
+            parameters[name] = [value, files_hash(Path(value))]
+        elif name != "cache":
+            parameters[name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return {"ranker": type(ranker).__name__, "parameters": parameters}
 
 
 def _measure(ranker: Ranker, corpus: Corpus, relevance: Relevance | None) -> Measurement:
+    if isinstance(ranker, RawEmbed):
+        ranker.progress = False  # several systems run at once, under one bar
+    # 1. fit, then score the full test pool: the costs
     started = time.perf_counter()
     ranker.fit(corpus)
     fitted = time.perf_counter()
@@ -99,18 +124,14 @@ def _measure(ranker: Ranker, corpus: Corpus, relevance: Relevance | None) -> Mea
     rate = len(resumes) * len(jobs) / (time.perf_counter() - fitted)
     spent = fitted - started + getattr(ranker, "saved_seconds", 0.0)
     costs = {"fit seconds": spent, "pairs per second": rate, "parameters": ranker.n_parameters}
+    # 2. the quality of rankings, classes and mined negatives
     rankings = {side: evaluate_ranking(ranker, corpus, side, relevance=relevance) for side in SIDES}
     classes = evaluate_classification(ranker, corpus).means()
-    return Measurement(rankings, classes, _audit(ranker, corpus), costs, getattr(ranker, "history", None))
-
-
-def _audit(ranker: Ranker, corpus: Corpus) -> dict[str, float]:
-    mined = getattr(ranker, "negatives", {})
-    if not mined or corpus.truth is None:
-        return {}
-    audits = [false_negatives(mined[side], corpus) for side in SIDES]
-    means = [np.mean([getattr(audit, name) for audit in audits]) for name in ("rate", "score_gap")]
-    return dict(zip(OF_NEGATIVES, map(float, means), strict=True))
+    mined, mining = getattr(ranker, "negatives", {}), {}
+    if mined and corpus.truth is not None:
+        audits = [false_negatives(mined[side], corpus) for side in SIDES]
+        mining = {name: float(np.mean([vars(one)[field] for one in audits])) for name, field in OF_NEGATIVES.items()}
+    return Measurement(rankings, classes, mining, costs, getattr(ranker, "history", None))
 
 
 def measure_systems(
@@ -124,13 +145,22 @@ def measure_systems(
 
     `corpus`: the same for all, or one for each system by name; `cache`, `relevance`: as in `measure`.
     """
-    tasks = [(name, ranker) for name, rankers in systems.items() for ranker in rankers]
+    runs = [(name, ranker) for name, rankers in systems.items() for ranker in rankers]
     corpora = dict.fromkeys(systems, corpus) if isinstance(corpus, Corpus) else corpus
-    jobs = [joblib.delayed(_on_one_thread)(measure, one, corpora[name], cache, relevance) for name, one in tasks]
+    jobs = [joblib.delayed(_on_one_thread)(measure, one, corpora[name], cache, relevance) for name, one in runs]
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the workers; this process has read it before
+    warnings.filterwarnings("ignore", "A worker stopped", module="joblib")  # it is replaced, and nothing is lost
+    results = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
     measured: dict[str, list[Measurement]] = {name: [] for name in systems}
-    for (name, _), outcome in zip(tasks, _in_parallel(jobs, workers, "systems × seeds"), strict=True):
-        measured[name].append(outcome)
+    for (name, _), result in zip(runs, tqdm(results, "systems × seeds", len(jobs), unit="run"), strict=True):
+        measured[name].append(result)
     return measured
+
+
+def _on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Small matrices gain nothing from threads, and results must not depend on how many there are."""
+    torch.set_num_threads(1)
+    return function(*arguments)
 
 
 def table_of(measured: Mapping[str, Sequence[Measurement]]) -> pd.DataFrame:
@@ -152,16 +182,15 @@ def compare_with(
     reference: str, measured: Mapping[str, Sequence[Measurement]], target: Side, metric: str, seed: int = 0
 ) -> pd.DataFrame:
     """The reference against every other system: mean difference over queries, interval, Holm-adjusted p."""
-    own = mean_queries(measured[reference], target)
-    others = [name for name in measured if name != reference]
-    tests = [compare(own, mean_queries(measured[name], target), metric, seed) for name in others]
-    rows = [{"against": name, **vars(test)} for name, test in zip(others, tests, strict=True)]
-    return pd.DataFrame(rows).assign(p_holm=holm([test.p_value for test in tests]))
+    queries = {name: mean_queries(runs, target) for name, runs in measured.items()}
+    ours = queries.pop(reference)
+    rows = [{"against": name, **vars(compare(ours, theirs, metric, seed))} for name, theirs in queries.items()]
+    return pd.DataFrame(rows).assign(p_holm=holm([row["p_value"] for row in rows]))
 
 
 def ablate(
     corpus: Corpus,
-    settings: Mapping[str, Mining],
+    settings: Mapping[str, Mapping[str, Any]],
     seeds: Sequence[int],
     config: TrainingConfig,
     *,
@@ -178,7 +207,11 @@ def ablate(
     """
     configs = [replace(config, seed=seed) for seed in seeds]
     unmined = {IN_BATCH: [InBatch(encoder, one, cache=cache) for one in configs]}
-    mined = {name: [_mined(mining, encoder, one, cache) for one in configs] for name, mining in settings.items()}
+    mined = {}
+    for name, setting in settings.items():
+        others = {key: value for key, value in setting.items() if key not in ("strategy", "refresh")}
+        options = {"cache": cache, "refresh": setting.get("refresh", 0)}
+        mined[name] = [Mined(setting["strategy"], others, encoder, one, **options) for one in configs]
     measured = measure_systems(unmined, corpus, workers, cache)  # first: all others mine with these encoders
     measured |= measure_systems(mined, corpus, workers, cache)
     rows = [
@@ -241,31 +274,11 @@ def thin_labels(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share}: keep more than 0 and at most 1 of the labels")
-    kept = np.random.default_rng(seed).random(len(corpus.labels)) < share
-    kept |= (corpus.labels["split"] != "train").to_numpy()
-    return replace(corpus, labels=corpus.labels[kept].reset_index(drop=True))
+    stays = np.random.default_rng(seed).random(len(corpus.labels)) < share
+    stays |= (corpus.labels["split"] != "train").to_numpy()
+    return replace(corpus, labels=corpus.labels[stays].reset_index(drop=True))
 
 
 def band_name(lo: float, hi: float) -> str:
     """A band as metric names spell it: "3-4%", or "no band" for training without mined negatives."""
     return "no band" if pd.isna(lo) else f"{100 * lo:g}-{100 * hi:g}%"
-
-
-def _mined(mining: Mining, encoder: str, config: TrainingConfig, cache: str | None) -> Mined:
-    parameters = dict(mining)
-    strategy, refresh = parameters.pop("strategy"), parameters.pop("refresh", 0)
-    return Mined(strategy, parameters, encoder, config, cache=cache, refresh=refresh)
-
-
-def _in_parallel(jobs: list[Any], workers: int, what: str) -> Iterator[Any]:
-    """Results of joblib tasks in order, with a progress bar."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the workers; this process has read it before
-    warnings.filterwarnings("ignore", "A worker stopped", module="joblib")  # it is replaced, and nothing is lost
-    results = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
-    return iter(tqdm(results, total=len(jobs), desc=what, unit="run"))
-
-
-def _on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Small matrices gain nothing from threads, and results must not depend on how many there are."""
-    torch.set_num_threads(1)
-    return function(*arguments)

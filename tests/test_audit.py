@@ -13,11 +13,10 @@ from confitlib.audit import (
     batch_collisions,
     clustered_wilson,
     false_negatives,
-    is_yes,
     judge_false_negatives,
     judge_requests,
-    one_word,
     same_group_bands,
+    verdict,
 )
 from confitlib.corpus import LABEL_COLUMNS, Corpus
 from confitlib.encoder import load_encoder
@@ -66,7 +65,7 @@ def test_false_negatives_are_counted_exactly(labelled, embeddings, target):
     assert audit.suitable == audit.per_query["suitable"].sum() > 0
     assert audit.rate == audit.suitable / audit.negatives
     assert audit.low < audit.rate < audit.high
-    assert audit.score_gap == pytest.approx(mined.score_gap)
+    assert audit.score_gap == pytest.approx(mined.statistics["gap"]["mean"])
     assert set(audit.summary()) == {"negatives", "suitable", "rate", "low", "high", "score_gap"}
 
 
@@ -182,7 +181,7 @@ def test_a_judge_who_knows_the_truth_finds_the_exact_rate(labelled, embeddings, 
     replies = {(query, item): words[bool(truth.loc[query, item])] for query, item in pairs}
     client = record(tmp_path / "store.jsonl", labelled, mined, replies)
     judged, exact = (
-        judge_false_negatives(mined, labelled, client, sample=10_000, progress=False),
+        judge_false_negatives(mined, labelled, client, sample=10_000),
         false_negatives(mined, labelled),
     )
     assert (judged.asked, judged.answered, judged.suitable) == (exact.negatives, exact.negatives, exact.suitable)
@@ -195,7 +194,7 @@ def test_what_the_judge_left_open_is_counted_apart(labelled, embeddings, tmp_pat
     pairs = list(zip(mined.table["query_id"], mined.table["negative_id"], strict=True))
     replies = dict(zip(pairs[:6], ["yes", "No", "NO.", "Perhaps.", "**Yes**", "no"], strict=True))
     client = record(tmp_path / "store.jsonl", labelled, mined, replies)
-    judged = judge_false_negatives(mined, labelled, client, sample=len(pairs), progress=False)
+    judged = judge_false_negatives(mined, labelled, client, sample=len(pairs))
     assert (judged.asked, judged.answered, judged.suitable) == (len(pairs), 5, 2)
     assert judged.rate == 0.4 and judged.low < 0.4 < judged.high
     assert (judged.low, judged.high) == clustered_wilson(np.array([1, 0, 0, 1, 0]), np.ones(5, dtype=int))[1:]
@@ -206,9 +205,7 @@ def test_what_the_judge_left_open_is_counted_apart(labelled, embeddings, tmp_pat
 def test_the_sample_is_seeded_and_never_repeats_a_pair(labelled, embeddings, tmp_path):
     mined = mine("band", labelled, embeddings=embeddings, target="job", lo=0.1, hi=0.6)
     client = Client(tmp_path / "none.jsonl", model="judge", offline=True)
-    one, same, another = (
-        judge_false_negatives(mined, labelled, client, sample=30, seed=seed, progress=False) for seed in (1, 1, 2)
-    )
+    one, same, another = (judge_false_negatives(mined, labelled, client, sample=30, seed=seed) for seed in (1, 1, 2))
     assert one.pairs.equals(same.pairs) and not one.pairs.equals(another.pairs)
     assert len(one.pairs.drop_duplicates(["query_id", "negative_id"])) == one.asked == 30
     assert one.answered == 0 and np.isnan(one.rate)
@@ -227,9 +224,8 @@ def test_a_document_cannot_speak_for_the_judge(labelled):
 
 
 @pytest.mark.parametrize(
-    ("reply", "verdict"),
+    ("reply", "said"),
     [("yes", True), (" Yes.\n", True), ("是。", True), ("no", False), ("否", False), ("no, yes", None), ("Not", None)],
 )
-def test_a_verdict_is_one_word(reply, verdict):
-    assert (one_word(None, reply) is None) == (verdict is not None)
-    assert verdict is None or is_yes(reply) == verdict
+def test_a_verdict_is_one_word(reply, said):
+    assert verdict(reply) is said

@@ -1,16 +1,15 @@
 """The shared experiments return complete tables and do not depend on the number of workers."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from confitlib import experiments
+from confitlib.corpus import SIDES
 from confitlib.evaluation import evaluate_ranking
 from confitlib.experiments import (
+    Measurement,
     ablate,
     band_name,
     compare_with,
@@ -22,9 +21,10 @@ from confitlib.experiments import (
     table_of,
     thin_labels,
 )
-from confitlib.rankers import BM25, DPGNN, HyDE, InBatch, LLMReranker, RawEmbed, TfIdf
+from confitlib.rankers import BM25, DPGNN, HyDE, InBatch, LLMReranker, RawEmbed, TfIdf, TwoTowers
 from confitlib.records import Claim, judge, measure_claim
-from confitlib.training import TrainingConfig, trainer
+from confitlib.training import TrainingConfig
+from confitlib.util import content_key
 
 QUICK = TrainingConfig(epochs=1, batch_size=16)
 
@@ -106,33 +106,51 @@ def test_what_was_measured_is_kept(tiny, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(first, again)
 
 
-@pytest.mark.parametrize("module", [experiments, trainer])
-def test_every_module_that_decides_a_result_is_in_its_key(module):
-    code = (
-        f"import sys, {module.__name__}; print(*(n.split('.')[1] for n in sys.modules if n.startswith('confitlib.')))"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert set(ran.split()) - {"cache", "files", "paths"} <= set(module.DECIDES)  # these decide nothing
+def test_a_measurement_survives_its_file_to_the_last_digit(tiny, tmp_path):
+    for ranker in (BM25(), InBatch(config=QUICK)):
+        fresh = measure(ranker, tiny)
+        fresh.save(tmp_path / "one.json")
+        again = Measurement.load(tmp_path / "one.json")
+        assert (again.means(), again.costs) == (fresh.means(), fresh.costs)
+        for target in SIDES:
+            pd.testing.assert_frame_equal(again.rankings[target].queries, fresh.rankings[target].queries)
+            assert again.rankings[target].summary().equals(fresh.rankings[target].summary())
+        if fresh.history is None:
+            assert again.history is None
+        else:
+            pd.testing.assert_frame_equal(again.history, fresh.history)
+
+
+@pytest.mark.parametrize("content", ["", '{"rankings": {}}', "[1]", "{"])
+def test_a_damaged_measurement_is_taken_again(tiny, tmp_path, content):
+    before = measure(BM25(), tiny, str(tmp_path))
+    [file] = (tmp_path / "measured").iterdir()
+    file.write_text(content)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert measure(BM25(), tiny, str(tmp_path)).means() == before.means()
+    assert measure(BM25(), tiny, str(tmp_path)).means() == before.means()
 
 
 @pytest.mark.parametrize(
     "build",
     [lambda file: RawEmbed(str(file.parent)), lambda file: HyDE("static"), lambda file: LLMReranker(BM25(), str(file))],
 )
-def test_other_contents_of_a_file_are_another_measurement(tiny, tmp_path, monkeypatch, build):
+def test_other_contents_of_a_file_are_another_measurement(tmp_path, monkeypatch, build):
     file = tmp_path / "encoder/answers.jsonl"
     file.parent.mkdir()
     monkeypatch.setattr(experiments, "recorded_answers", lambda: file)
-    monkeypatch.setattr(experiments, "_measure", lambda *_: file.read_text())
+    keys = []
     for content in ("one", "two", "one"):
         file.write_text(content)
-        assert measure(build(file), tiny, str(tmp_path)) == content
+        keys.append(content_key(**experiments._subject(build(file))))
+    assert keys[0] == keys[2] != keys[1]
 
 
-def test_another_first_stage_is_another_measurement(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "_measure", lambda ranker, *_: ranker.first.name)
-    for first in (BM25(), TfIdf()):
-        assert measure(LLMReranker(first), tiny, str(tmp_path)) == first.name
+def test_whatever_decides_a_ranker_is_in_its_key(tmp_path):
+    rankers = [LLMReranker(BM25()), LLMReranker(TfIdf()), InBatch(), InBatch(config=QUICK), RawEmbed(), TwoTowers()]
+    keys = [content_key(**experiments._subject(ranker)) for ranker in rankers]
+    assert len(set(keys)) == len(keys)
+    assert content_key(**experiments._subject(RawEmbed(cache=str(tmp_path)))) == keys[4]  # a cache changes nothing
 
 
 def planted(gain, seeds=4):
@@ -166,9 +184,14 @@ def test_thinning_drops_training_labels_alone(tiny):
         thin_labels(tiny, 0)
 
 
-def test_a_setting_says_how_to_mine_and_how_often():
-    ranker = experiments._mined({"strategy": "ance", "n": 5, "refresh": 2}, "static", QUICK, None)
-    assert (ranker.strategy, ranker.parameters, ranker.refresh) == ("ance", {"n": 5}, 2)
+def test_a_setting_says_how_to_mine_and_how_often(tiny, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(experiments, "measure_systems", lambda systems, *_: fitted.append(systems) or {})
+    ablate(tiny, {"ance": {"strategy": "ance", "n": 5, "refresh": 2}}, [3], QUICK)
+    [unmined, mined] = fitted
+    [ranker] = mined["ance"]
+    assert (ranker.strategy, ranker.parameters, ranker.refresh, ranker.config.seed) == ("ance", {"n": 5}, 2, 3)
+    assert list(unmined) == ["in-batch"]
 
 
 def test_band_names():

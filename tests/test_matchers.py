@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
 from confitlib.corpus import SIDES
 from confitlib.market import compose
-from confitlib.rankers import BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, PairTraining, load_ranker
+from confitlib.rankers import BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, PairTraining
 from confitlib.rankers.apjfnn import APJFNN
 from confitlib.rankers.global_match import mmd
 from confitlib.rankers.layers import BiLSTM, Compare, Standardise, TokenConvolution
@@ -321,10 +320,8 @@ def test_equal_seeds_give_equal_scores_and_others_do_not(small, build):
     assert np.array_equal(first, scores(0)) and not np.array_equal(first, scores(1))
 
 
-def test_scoring_by_network_learns_too_and_views_differ(small, tmp_path):
-    ranker = PJFNN("mlp", config=ONCE).fit(small)
-    ranker.save(tmp_path)
-    pd.testing.assert_frame_equal(load_ranker(tmp_path, small).history, ranker.history)
+def test_scoring_by_network_learns_too_and_views_differ(small):
+    assert np.isfinite(PJFNN("mlp", config=ONCE).fit(small).history["loss"]).all()
     matcher = MVCoN(config=ONCE).fit(small)
     pairs = list(small.pool("resume", "test")[:5]), list(small.pool("job", "test")[:5])
     both = matcher.score_pairs(*pairs)

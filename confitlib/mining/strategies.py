@@ -15,7 +15,6 @@ from scipy.sparse import csr_array
 
 from confitlib.corpus import NEGATIVE_FOR, REASONS, SIDES, Corpus, Side, known_positive_mask, other
 from confitlib.encoder.vectors import Embeddings
-from confitlib.lexical import Variant, WordIndex
 from confitlib.mining.choice import choose_band
 from confitlib.mining.kernel import UNRANKED, select_band
 from confitlib.mining.negatives import QUERY_COLUMNS, Negatives, describe_mining
@@ -29,7 +28,7 @@ from confitlib.mining.ranking import (
     inner_products,
     mine_band,
 )
-from confitlib.text import texts, words
+from confitlib.text import Variant, WordIndex, texts, words
 from confitlib.util import generator_of
 
 DocumentSet = Literal["train", "labelled"]

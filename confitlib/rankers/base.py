@@ -1,13 +1,10 @@
-"""The protocol every matching system follows: learn from a corpus, index its documents, score pairs."""
+"""What every matching system is: `fit` a corpus, `index` another one, `score` pairs of documents."""
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, is_dataclass, replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -18,18 +15,18 @@ from torch import nn
 from confitlib.corpus import Corpus, Side
 from confitlib.mining import Embeddings
 
+Rows = NDArray[np.intp]
 Scores = NDArray[np.float32]
 
 
 class Ranker(BaseEstimator):
     """Base of all rankers, scikit-learn style: constructor arguments are the parameters.
 
-    `fit` learns from the training split and indexes the corpus; `index` alone prepares to score another
-    corpus with what was learnt. Higher scores mean a better fit.
+    A subclass has a `name` for tables and a `score`; it may `learn`, and prepare documents in `index`. Higher scores
+    mean a better fit.
     """
 
     name: str = "ranker"
-    corpus: Corpus
 
     def fit(self, corpus: Corpus) -> Self:
         """Learn from the training split, then make every document of the corpus scorable."""
@@ -40,7 +37,7 @@ class Ranker(BaseEstimator):
         return self
 
     def index(self, corpus: Corpus) -> Self:
-        """Make the documents of a corpus scorable by id."""
+        """Make the documents of a corpus, which may be another than the one learnt from, scorable by id."""
         self.corpus = corpus
         return self
 
@@ -57,27 +54,24 @@ class Ranker(BaseEstimator):
         return scores
 
     @property
+    def corpus(self) -> Corpus:
+        """The indexed corpus; raises RuntimeError before `fit` or `index`."""
+        if "_corpus" not in vars(self):
+            raise RuntimeError(f"{self.name} has no documents to score yet: call fit(corpus), or index(corpus), first")
+        return self._corpus
+
+    @corpus.setter
+    def corpus(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+
+    @property
     def n_parameters(self) -> int:
         """How many numbers a fitted ranker has set by labels: trained weights, nodes of trees; 0 if it trains none."""
         return 0
 
-    def save(self, folder: str | Path) -> None:
-        """Write the parameters and whatever was learnt; `load_ranker` reads them back."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._save_learnt(folder)
-        saved = {"ranker": type(self).__name__, "parameters": self._parameters()}
-        (folder / "ranker.json").write_text(json.dumps(saved, indent=1))
-
-    def _parameters(self) -> dict[str, Any]:
-        """Constructor arguments as JSON values."""
-        return {name: _as_json(value) for name, value in self.get_params(deep=False).items()}
-
-    def _save_learnt(self, folder: Path) -> None:
-        """Rankers that learn write their state here."""
-
-    def _load_learnt(self, folder: Path) -> None:
-        """Rankers that learn read their state here."""
+    def rows(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> dict[Side, Rows]:
+        """Row numbers of documents in the frames of the indexed corpus; raises KeyError naming an unknown id."""
+        return {"resume": self.corpus.positions("resume", resume_ids), "job": self.corpus.positions("job", job_ids)}
 
 
 class VectorRanker(Ranker):
@@ -87,29 +81,14 @@ class VectorRanker(Ranker):
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Inner products of all pairs; cosines where vectors have length one."""
-        resumes, jobs = self._vectors_of(resume_ids, job_ids)
-        return np.asarray(resumes @ jobs.T, dtype=np.float32)
+        rows = self.rows(resume_ids, job_ids)
+        product = self.embeddings.resumes[rows["resume"]] @ self.embeddings.jobs[rows["job"]].T
+        return np.asarray(product, dtype=np.float32)
 
     def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
         """Inner products of the given pairs."""
-        return np.einsum("nd,nd->n", *self._vectors_of(resume_ids, job_ids))
-
-    def _vectors_of(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> tuple[Scores, Scores]:
-        rows = self.corpus.positions("resume", resume_ids), self.corpus.positions("job", job_ids)
-        return self.embeddings.resumes[rows[0]], self.embeddings.jobs[rows[1]]
-
-
-def _as_json(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def from_json(default: Any, value: Any) -> Any:
-    """A constructor argument from its JSON value: settings and tuples are recognised by the argument's default."""
-    if is_dataclass(default) and not isinstance(default, type):
-        return replace(default, **value)
-    return tuple(value) if isinstance(default, tuple) and value is not None else value
+        rows = self.rows(resume_ids, job_ids)
+        return np.einsum("nd,nd->n", self.embeddings.resumes[rows["resume"]], self.embeddings.jobs[rows["job"]])
 
 
 def named_for_jobs(corpus: Corpus, names: str | Mapping[str, str], parameter: str) -> pd.Series:

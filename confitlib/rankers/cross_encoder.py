@@ -29,9 +29,9 @@ PAIRS_AT_ONCE = 32
 
 
 class CrossEncoder(Reranker):
-    """Re-orders the `top` candidates of `first` with a transformer that reads both documents at once.
+    """Re-orders the `top` candidates of `retriever` with a transformer that reads both documents at once.
 
-    `first`: any ranker, by default `RawEmbed("static")`.
+    `retriever`: any ranker, by default `RawEmbed("static")`.
     `model`: "minilm" (offline, with a new scalar head), a Hugging Face name such as
     `cross-encoder/ms-marco-MiniLM-L6-v2`, or a folder. `pairs`: training pairs (accepted, made negatives and
     rejections, as `sampled_pairs` draws them), seen once; 0 uses a given cross-encoder as it is. `layers`: top layers
@@ -40,7 +40,7 @@ class CrossEncoder(Reranker):
 
     def __init__(
         self,
-        first: Ranker | None = None,
+        retriever: Ranker | None = None,
         model: str = "minilm",
         top: int = 10,
         pairs: int = 2_000,
@@ -50,7 +50,7 @@ class CrossEncoder(Reranker):
         learning_rate: float = 5e-5,
         seed: int = 0,
     ) -> None:
-        self.first = RawEmbed("static") if first is None else first
+        self.retriever = RawEmbed("static") if retriever is None else retriever
         self.model, self.top, self.pairs, self.layers = model, top, pairs, layers
         self.max_length, self.batch_size = max_length, batch_size
         self.learning_rate, self.seed = learning_rate, seed
@@ -58,10 +58,10 @@ class CrossEncoder(Reranker):
     @property
     def name(self) -> str:  # type: ignore[override]
         """Names both stages."""
-        return f"{self.first.name} + cross-encoder"
+        return f"{self.retriever.name} + cross-encoder"
 
     def learn(self, corpus: Corpus) -> Self:
-        """Let the first stage learn, then train the cross-encoder on sampled pairs."""
+        """Let the retriever learn, then train the cross-encoder on sampled pairs."""
         super().learn(corpus)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
@@ -108,7 +108,7 @@ class CrossEncoder(Reranker):
     @property
     def n_parameters(self) -> int:
         """The trained weights of both stages."""
-        return self.first.n_parameters + (trained_weights(self._scorer) if self.pairs else 0)
+        return self.retriever.n_parameters + (trained_weights(self._scorer) if self.pairs else 0)
 
     def _logits(self, resumes: Sequence[str], jobs: Sequence[str]) -> Tensor:
         """Scores of aligned documents, job first."""
@@ -117,7 +117,7 @@ class CrossEncoder(Reranker):
         return self._scorer(**features.to(self._scorer.device)).logits.squeeze(-1)
 
     def index(self, corpus: Corpus) -> Self:
-        """Index the first stage; documents are read pair by pair."""
+        """Index the retriever; documents are read pair by pair."""
         super().index(corpus)
         self._texts = _documents(corpus)
         return self
@@ -135,14 +135,6 @@ class CrossEncoder(Reranker):
         starts = range(0, len(pairs[0]), PAIRS_AT_ONCE)
         parts = [self._logits(*(part[start : start + PAIRS_AT_ONCE] for part in pairs)) for start in starts]
         return torch.cat(parts).float().cpu().numpy()
-
-    def _save_learnt(self, folder: Path) -> None:
-        super()._save_learnt(folder)
-        self._scorer.save_pretrained(folder / SCORER)
-        self._tokenizer.save_pretrained(folder / SCORER)
-
-    def _load_learnt(self, folder: Path) -> None:
-        self._load(folder / SCORER)
 
 
 def _documents(corpus: Corpus) -> dict[Side, list[str]]:

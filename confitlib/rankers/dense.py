@@ -1,23 +1,25 @@
-"""Rankers that compare embeddings: an encoder as it is, and ConFit v1 and v2 trained on the corpus."""
+"""Rankers that compare embeddings: zero-shot encoders, HyDE and HyQE, and the dual encoder trained on the corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from sklearn.preprocessing import normalize
 
-from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side
-from confitlib.encoder import TextEncoder, load_encoder
+from confitlib.augment import TASKS, Generator, write
+from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side, other
+from confitlib.encoder import Pooling, TextEncoder, load_encoder
+from confitlib.llm import Client
 from confitlib.mining import Embeddings, Negatives, check_mining, mine
-from confitlib.rankers.base import VectorRanker, trained_weights
+from confitlib.rankers.base import Rows, Scores, VectorRanker, trained_weights
+from confitlib.text import texts
 from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
 
 HyRe = bool | Literal["average"]
-Vectors = NDArray[np.float32]
 
 
 class RawEmbed(VectorRanker):
@@ -27,10 +29,11 @@ class RawEmbed(VectorRanker):
     None for the encoder's own. `hyre`: append hypothetical texts (HyRe to jobs, HyJob to resumes) where the corpus
     has them; "average": embed them by themselves and average both vectors. `cache`: folder for embeddings
     and for encoders trained without mined negatives, which all mining starts from. `trust_remote_code`: run the code
-    that a hub model brings along, which Jina v2 needs.
+    that a hub model brings along, which Jina v2 needs. The attribute `progress` says whether slow steps show a bar.
     """
 
     name = "RawEmbed"
+    progress = True
 
     def __init__(
         self,
@@ -46,53 +49,241 @@ class RawEmbed(VectorRanker):
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus."""
         self.corpus = corpus
-        self.embeddings = self._embed(self._model(), corpus)
+        self.embeddings = self.embed(self.load(), corpus)
         return self
 
-    def _embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
-        cache = self._cache(model)
-        plain = Embeddings.of_corpus(model, corpus, hyre=self.hyre is True, cache=cache)
-        if self.hyre != "average":
-            return plain
-        hypotheses = {side: _hypotheses(model, corpus, side, cache) for side in SIDES}
-        return Embeddings(*(averaged(plain.of(side), *hypotheses[side]) for side in SIDES))
-
-    def _cache(self, model: TextEncoder) -> Path | None:
-        slow = not model.sparse_parameters  # a mean of token vectors is computed faster than it is read
-        return Path(self.cache) / "embeddings" if self.cache and slow else None
-
-    def _model(self) -> TextEncoder:
-        return self._load()
-
-    def _load(self, seed: int = 0) -> TextEncoder:
+    def load(self, seed: int = 0) -> TextEncoder:
         """The encoder as it is before any training."""
         trust = self.trust_remote_code
         return load_encoder(self.encoder, max_length=self.max_length, seed=seed, trust_remote_code=trust)
 
+    def embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
+        """Unit vectors of every document, with hypothetical texts as `hyre` says."""
+        plain = Embeddings.of_corpus(model, corpus, hyre=self.hyre is True, **self._options(model))
+        if self.hyre != "average":
+            return plain
+        mixed = []
+        for side in SIDES:
+            frame = corpus.documents(side)
+            hypotheses = frame.get(HYPOTHETICAL[side], pd.Series("", index=frame.index)).fillna("").astype(str)
+            rows = np.flatnonzero(hypotheses != "")
+            vectors = model.encode(hypotheses.iloc[rows].tolist(), **self._options(model))
+            mixed.append(averaged(plain.of(side), rows, vectors))
+        return Embeddings(*mixed)
 
-def _hypotheses(model: TextEncoder, corpus: Corpus, side: Side, cache: Path | None) -> tuple[NDArray[np.intp], Vectors]:
-    """Rows of the documents of a side that carry a hypothetical text, and the unit vectors of these texts."""
-    frame = corpus.documents(side)
-    carried = frame.get(HYPOTHETICAL[side], pd.Series("", index=frame.index)).fillna("").astype(str)
-    rows = np.flatnonzero(carried != "")
-    return rows, model.encode(carried.iloc[rows].tolist(), progress=False, cache=cache)
+    def _options(self, model: TextEncoder) -> dict[str, Any]:
+        slow = not model.sparse_parameters  # a mean of token vectors is computed faster than it is read
+        cache = Path(self.cache) / "embeddings" if self.cache and slow else None
+        return {"cache": cache, "progress": slow and self.progress}
 
 
-def averaged(vectors: Vectors, rows: NDArray[np.intp], more: Vectors) -> Vectors:
+def averaged(vectors: Scores, rows: Rows, more: Scores) -> Scores:
     """Unit vectors of the mean of each row and of all that `more` holds for it (`rows[i]` for `more[i]`)."""
     sums = vectors.copy()
     np.add.at(sums, rows, more)
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
+class TwoTowers(RawEmbed):
+    """An encoder, a prefix or both for each side, as E5 and DPR tell queries from passages; nothing is trained.
+
+    `encoder` and `prefix` read resumes, the passages; `job_encoder` and `job_prefix` read jobs, which ask. `pooling`,
+    and a prefix that is None, are each model's own. By default E5 with its two prefixes (ConFit puts "query: " on both
+    sides: `RawEmbed`). DPR has two encoders, pools by "cls" and compares inner products; here vectors have unit length,
+    as everywhere in the kit (our choice). Sources: Wang et al. 2022 (arXiv 2212.03533); Karpukhin et al. 2020.
+    """
+
+    name = "two towers"
+
+    def __init__(
+        self,
+        encoder: str = "intfloat/e5-base-v2",
+        job_encoder: str = "intfloat/e5-base-v2",
+        prefix: str | None = "passage: ",
+        job_prefix: str | None = "query: ",
+        pooling: Pooling | None = None,
+        max_length: int | None = None,
+        hyre: bool = True,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(encoder, max_length, hyre, cache)
+        self.job_encoder, self.prefix, self.job_prefix, self.pooling = job_encoder, prefix, job_prefix, pooling
+
+    def index(self, corpus: Corpus) -> Self:
+        """Embed every document with the encoder of its side; raises ValueError for towers of different widths."""
+        self.corpus, vectors = corpus, []
+        prefixes = self.prefix, self.job_prefix
+        for side, name, prefix in zip(SIDES, (self.encoder, self.job_encoder), prefixes, strict=True):
+            tower = load_encoder(name, pooling=self.pooling, prefix=prefix, max_length=self.max_length)
+            documents = texts(corpus, side, hyre=bool(self.hyre)).tolist()
+            vectors.append(tower.encode(documents, **self._options(tower)))
+        widths = [part.shape[1] for part in vectors]
+        if widths[0] != widths[1]:
+            names = f"{self.encoder!r} and {self.job_encoder!r}"
+            raise ValueError(f"{names} give vectors of {widths} dimensions: choose encoders of one family")
+        self.embeddings = Embeddings(*vectors)
+        return self
+
+
+class OpenAIEmbed(VectorRanker):
+    """Cosine of embeddings by an OpenAI model, recorded in a store and replayed from it.
+
+    `store`: the file of recorded vectors; what it lacks is asked of the endpoint in the environment (`Client`).
+    Indexing raises LookupError if some are missing and there is no endpoint.
+    """
+
+    name = "OpenAI embeddings"
+
+    def __init__(
+        self, model: str = "text-embedding-3-large", store: str = "embeddings.jsonl", hyre: bool = True
+    ) -> None:
+        self.model, self.store, self.hyre = model, store, hyre
+
+    def index(self, corpus: Corpus) -> Self:
+        """Embed every document of the corpus."""
+        self.corpus, client = corpus, Client(self.store)
+        documents = [texts(corpus, side, hyre=self.hyre).tolist() for side in SIDES]
+        self.embeddings = Embeddings(*(normalize(client.embed(part, model=self.model)) for part in documents))
+        return self
+
+
+class Hypothesising(RawEmbed):
+    """Base of untrained rankers that have documents written for those of the validation and test splits.
+
+    `writer`, `n` and `seed`: who writes how many texts for a document, see `confitlib.augment.write`.
+    """
+
+    task: str
+
+    def __init__(
+        self,
+        encoder: str = "minilm",
+        max_length: int | None = None,
+        writer: Generator = "auto",
+        n: int = 8,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(encoder, max_length, hyre=False, cache=cache)
+        self.writer, self.n, self.seed = writer, n, seed
+
+    def index(self, corpus: Corpus) -> Self:
+        """Embed every document of the corpus, and what is written for the held-out ones."""
+        self.corpus, model = corpus, self.load()
+        self.embeddings = self.embed(model, corpus)
+        self.reports: dict[Side, Any] = {}
+        self.hypotheses: dict[Side, tuple[Rows, Scores]] = {}  # rows of documents, a unit vector of each text for them
+        for side in SIDES:
+            ids = TASKS[self.task].documents(corpus, side, self.seed)
+            written = write(self.task, corpus, side, ids, writer=self.writer, variants=self.n, seed=self.seed)
+            self.reports[side] = written.report()
+            flat = [(name, text) for name, options in written.texts.items() for text in options]
+            vectors = model.encode([text for _, text in flat], **self._options(model))
+            self.hypotheses[side] = corpus.positions(side, [name for name, _ in flat]), vectors
+        return self
+
+
+class HyDE(Hypothesising):
+    """HyDE: the query vector is the mean of the query's and of `n` hypothetical documents' vectors.
+
+    A job that ranks resumes asks for hypothetical resumes, a resume that ranks jobs for hypothetical jobs; no
+    training. Source: Gao et al. 2022 (arXiv 2212.10496); texttron/hyde (n=8). Vectors have unit length, which is
+    our choice.
+    """
+
+    name = "HyDE"
+    task = "hyde"
+
+    def index(self, corpus: Corpus) -> Self:
+        """Embed the corpus and average hypothetical documents into the held-out queries."""
+        super().index(corpus)
+        self._queries = {side: averaged(self.embeddings.of(side), *self.hypotheses[side]) for side in SIDES}
+        return self
+
+    def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
+        """Cosine of every pair, the query side being averaged."""
+        rows = self.rows(resume_ids, job_ids)
+        vectors = {target: self.embeddings.of(target), other(target): self._queries[other(target)]}
+        return np.asarray(vectors["resume"][rows["resume"]] @ vectors["job"][rows["job"]].T, dtype=np.float32)
+
+    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
+        """Cosine of the given pairs, the jobs being averaged."""
+        rows = self.rows(resume_ids, job_ids)
+        return np.einsum("nd,nd->n", self.embeddings.resumes[rows["resume"]], self._queries["job"][rows["job"]])
+
+
+class HyQE(Hypothesising):
+    """HyQE: the top `first_n` candidates are re-scored by the hypothetical queries they would answer.
+
+    `score + weight * max_j cos(hypothetical query j of the candidate, query)`, `n` of them a candidate. The other
+    candidates get the smallest bonus of the top and so stay below it (our choice; the released code drops them); a
+    candidate that nothing was written for gets none. `score_pairs` re-scores every pair.
+    Source: Zhou et al. 2024 (arXiv 2410.15262); zwc662/hyqe (weight 0.5 for E5-large-v2, first_n 10 to 30, n=1).
+    """
+
+    name = "HyQE"
+    task = "hyqe"
+
+    def __init__(
+        self,
+        encoder: str = "minilm",
+        max_length: int | None = None,
+        writer: Generator = "auto",
+        n: int = 1,
+        weight: float = 0.5,
+        first_n: int = 30,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(encoder, max_length, writer, n, seed, cache)
+        self.weight, self.first_n = weight, first_n
+
+    def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
+        """Re-scored cosine of every pair; each query's candidates are the target documents of this call."""
+        rows = self.rows(resume_ids, job_ids)
+        queries = self.embeddings.of(other(target))[rows[other(target)]]
+        scores = self.embeddings.of(target)[rows[target]] @ queries.T  # [candidates, queries]
+        scores = rescored(scores, self._bonus(target, rows[target], queries), self.first_n, self.weight)
+        return np.asarray(scores if target == "resume" else scores.T, dtype=np.float32)
+
+    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
+        """The formula for every given pair, as if all were among the first; resumes are the candidates."""
+        resume_ids, job_ids = list(resume_ids), list(job_ids)
+        rows, scores = self.rows(resume_ids, job_ids), super().score_pairs(resume_ids, job_ids)
+        for job in np.unique(rows["job"]):
+            pairs = np.flatnonzero(rows["job"] == job)
+            bonus = self._bonus("resume", rows["resume"][pairs], self.embeddings.jobs[[job]])
+            scores[pairs] += self.weight * bonus[:, 0]
+        return scores
+
+    def _bonus(self, target: Side, candidates: Rows, queries: Scores) -> Scores:
+        """The best match of each candidate's hypothetical queries with each query, `[candidates, queries]`."""
+        documents, vectors = self.hypotheses[target]
+        best = np.full((len(self.corpus.documents(target)), len(queries)), -np.inf, dtype=np.float32)
+        wanted = np.isin(documents, candidates)
+        np.maximum.at(best, documents[wanted], vectors[wanted] @ queries.T)
+        return np.where(np.isneginf(best[candidates]), np.float32(0), best[candidates])
+
+
+def rescored(scores: Scores, bonus: Scores, first_n: int, weight: float) -> Scores:
+    """Scores `[candidates, queries]` plus weighted bonus for the `first_n` best of each query, the rest below them."""
+    top = np.argsort(-scores, axis=0, kind="stable")[:first_n]  # [first_n, queries]
+    bonus_of_top = np.take_along_axis(bonus, top, axis=0)
+    changed = scores + weight * (bonus_of_top.min(axis=0) if len(top) else 0)
+    np.put_along_axis(changed, top, np.take_along_axis(scores, top, axis=0) + weight * bonus_of_top, axis=0)
+    return changed
+
+
 class InBatch(RawEmbed):
     """The dual encoder trained with in-batch negatives only: ConFit v2 before runner-up mining.
 
     With `hyre="average"` training and mining read plain documents; hypothetical texts join when documents are indexed.
-    `saved_seconds`: what `learn` would have taken in addition without its cache.
+    `negatives`: what was mined, by target side; `result`: the trained encoder and its log; `saved_seconds`: what
+    `learn` would have taken in addition without its cache.
     """
 
     name = "in-batch"
+    refreshed: Refresh | None = None  # whether and when hard negatives are mined again
 
     def __init__(
         self,
@@ -110,8 +301,30 @@ class InBatch(RawEmbed):
         """Train the encoder on the accepted training pairs, with this ranker's hard negatives."""
         corpus = corpus if self.hyre is True else corpus.without_hypothetical()
         self.saved_seconds = 0.0
-        self.negatives = self._negatives(corpus)
-        self.result = self._train(corpus, self.negatives)
+        self.negatives = self.hard_negatives(corpus)
+        self.result = self.train(corpus, self.negatives)
+        return self
+
+    def hard_negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
+        """Hard negatives by target side to train with; none here."""
+        return {}
+
+    def train(self, corpus: Corpus, negatives: Mapping[Side, Negatives]) -> TrainingResult:
+        """Train from the untrained encoder; without negatives, take the same training from the cache."""
+        encoder = self.load(self.config.seed)
+        if self.cache and not negatives:
+            options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "progress": self.progress}
+            result = train_once(encoder, corpus, self.config, cache=self.cache, **options)
+            self.saved_seconds += result.seconds if result.reused else 0.0
+            return result
+        embeddings = Path(self.cache) / "embeddings" if self.cache else None
+        options = {"refresh": self.refreshed if negatives else None, "cache": embeddings, "progress": self.progress}
+        return train(encoder, corpus, self.config, negatives, **options)
+
+    def index(self, corpus: Corpus) -> Self:
+        """Embed every document of the corpus with the trained encoder."""
+        self.corpus = corpus
+        self.embeddings = self.embed(self.result.encoder, corpus)
         return self
 
     @property
@@ -123,45 +336,6 @@ class InBatch(RawEmbed):
     def n_parameters(self) -> int:
         """The weights of the encoder or adapter that are trained."""
         return trained_weights(self.result.encoder)
-
-    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
-        return {}
-
-    def _train(self, corpus: Corpus, negatives: Mapping[Side, Negatives] | None = None) -> TrainingResult:
-        encoder, trust = self._load(self.config.seed), self.trust_remote_code
-        if self.cache and not negatives:
-            ask: dict[str, Any] = {"cache": self.cache, "trust_remote_code": trust, "progress": False}
-            result = train_once(encoder, corpus, self.config, **ask)
-            self.saved_seconds += result.seconds if result.reused else 0.0
-            return result
-        embeddings = Path(self.cache) / "embeddings" if self.cache else None
-        refresh = self._refresh() if negatives else None
-        return train(encoder, corpus, self.config, negatives, refresh=refresh, cache=embeddings, progress=False)
-
-    def _refresh(self) -> Refresh | None:
-        return None
-
-    def _model(self) -> TextEncoder:
-        return self.result.encoder
-
-    def _save_learnt(self, folder: Path) -> None:
-        self.result.save(folder / "encoder")
-
-    def _load_learnt(self, folder: Path) -> None:
-        self.result = TrainingResult.load(folder / "encoder", self.trust_remote_code)
-
-
-class ConFitV1(InBatch):
-    """Training with annotated rejections as hard negatives, on the simplified one-sequence encoder.
-
-    The recipe of ConFit v1 (arXiv 2401.16349) without its per-field layers, so that the comparison with
-    ConFit v2 isolates the choice of hard negatives.
-    """
-
-    name = "ConFit v1"
-
-    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
-        return {side: mine("rejected", corpus, target=side, seed=self.config.seed) for side in SIDES}
 
 
 class Mined(InBatch):
@@ -191,19 +365,15 @@ class Mined(InBatch):
 
     def learn(self, corpus: Corpus) -> Self:
         """Both stages; what mining would refuse is refused before the first."""
-        check_mining(**self._mining())
+        check_mining(self.strategy, **(self.parameters or {}))
+        self.refreshed = Refresh(self.strategy, self.parameters or {}, self.refresh) if self.refresh else None
         return super().learn(corpus)
 
-    def _negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
-        embeddings = self._embed(self._train(corpus).encoder, corpus)
-        ask: dict[str, Any] = {"embeddings": embeddings, "seed": self.config.seed, **self._mining()}
-        return {side: mine(corpus=corpus, target=side, **ask) for side in SIDES}
-
-    def _mining(self) -> dict[str, Any]:
-        return {"strategy": self.strategy, **(self.parameters or {})}
-
-    def _refresh(self) -> Refresh | None:
-        return Refresh(self.strategy, self.parameters or {}, self.refresh) if self.refresh else None
+    def hard_negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
+        """Mined by the strategy with an encoder that was trained without hard negatives."""
+        embeddings = self.embed(self.train(corpus, {}).encoder, corpus)
+        ask: dict[str, Any] = {"embeddings": embeddings, "seed": self.config.seed, **(self.parameters or {})}
+        return {side: mine(self.strategy, corpus, target=side, **ask) for side in SIDES}
 
 
 class ConFitV2(Mined):
@@ -225,8 +395,6 @@ class ConFitV2(Mined):
         cache: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        InBatch.__init__(self, encoder, config, max_length, hyre, cache, trust_remote_code)
-        self.band, self.refresh = band, 0
-
-    def _mining(self) -> dict[str, Any]:
-        return {"strategy": "band", "lo": self.band[0], "hi": self.band[1]}
+        parameters = {"lo": band[0], "hi": band[1]}
+        super().__init__("band", parameters, encoder, config, max_length, hyre, cache, 0, trust_remote_code)
+        self.band = band

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -178,25 +176,14 @@ class DPGNN(Ranker):
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Mutual interest of every pair."""
-        resumes = _at(self._views["resume"], self.corpus.positions("resume", resume_ids))
-        jobs = _at(self._views["job"], self.corpus.positions("job", job_ids))
+        rows = self.rows(resume_ids, job_ids)
+        resumes, jobs = (_at(self._views[side], rows[side]) for side in SIDES)
         return (resumes[0] @ jobs[1].T + resumes[1] @ jobs[0].T).numpy()
 
     @property
     def n_parameters(self) -> int:
         """Free vectors of the known documents and the projections of their texts."""
         return trained_weights(self.network)
-
-    def _save_learnt(self, folder: Path) -> None:
-        save_file({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}, folder / WEIGHTS)
-        known = [{"side": side, "id": key} for side in SIDES for key in self.known[side]]
-        pd.DataFrame(known).to_parquet(folder / NODES)
-
-    def _load_learnt(self, folder: Path) -> None:
-        nodes, weights = pd.read_parquet(folder / NODES), load_file(folder / WEIGHTS)
-        self.known = {side: pd.Index(nodes.loc[nodes["side"] == side, "id"]) for side in SIDES}
-        self.network = GraphNetwork(self._sizes(), weights["text"].shape[2], self.config)
-        self.network.load_state_dict(weights)
 
 
 def propagation_matrix(corpus: Corpus) -> Tensor:

@@ -2,27 +2,130 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Self
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from confitlib.corpus import SIDES, Corpus, Side, known_positive_mask
 from confitlib.encoder import load_encoder
 from confitlib.mining import Embeddings
-from confitlib.rankers.base import VectorRanker, named_for_jobs, trained_weights
-from confitlib.rankers.federation import Adapter, FederatedConfig, LocalClient, Server
+from confitlib.rankers.base import VectorRanker, named_for_jobs
 from confitlib.text import texts
+from confitlib.training import contrastive_loss
+from confitlib.util import check_range
 
-WEIGHTS, HISTORY, PRIVACY = "adapter.safetensors", "history.jsonl", "privacy.json"
+CORRECTION_TEMPERATURE = 0.5
+CLIP_QUANTILE, CLIP_RATE = 0.5, 0.2  # of Andrew et al.
+
+
+@dataclass(frozen=True)
+class FederatedConfig:
+    """Settings of FedPJF; the paper's are not available, so all are our choice.
+
+    `share`: probability that a client joins a round. `rank`: of the trained residual map. `correction`: weight of the
+    contrastive term that holds a client's job vectors near the global model's and away from its own last ones.
+    `noise`: the noise multiplier of the accountant, or None to train without privacy; `delta`: of (ε, δ). `clip`:
+    first bound on the length of an upload; it follows the median of the lengths.
+    """
+
+    rounds: int = 15
+    share: float = 0.5
+    local_epochs: int = 2
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    rank: int = 16
+    temperature: float = 0.05
+    correction: float = 0.1
+    noise: float | None = None
+    delta: float = 1e-5
+    clip: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, "rounds", "local_epochs", "batch_size", "rank", least=1)
+        check_range(self, "learning_rate", "temperature", "clip", above=0)
+        check_range(self, "share", "delta", above=0, most=1)
+        check_range(self, "correction", "seed")
+        if self.noise is not None and not 0 < self.noise < np.inf:
+            raise ValueError(f"noise={self.noise} gives no privacy: use a positive multiplier, or None to go without")
+
+
+def adapted(vectors: Tensor, weights: Tensor) -> Tensor:
+    """The model that travels: `x + up(down(x))`, `[n, d]`, for both sides; `weights [2, rank, d]` are down and up."""
+    return vectors + vectors @ weights[0].T @ weights[1]
+
+
+@dataclass
+class Client:
+    """An employer or platform: the accepted pairs of its jobs, as vectors `[pairs, d]`, which never leave it.
+
+    `known[i, j]`: resume i and job j of these pairs are a known match and must not count as a negative.
+    `previous`: its weights at the end of the last round it joined.
+    """
+
+    resumes: Tensor
+    jobs: Tensor
+    known: Tensor
+    previous: Tensor | None = None
+
+    def fit(self, weights: Tensor, rng: np.random.Generator, config: FederatedConfig) -> tuple[Tensor, float]:
+        """Train a copy of the global weights on the client's pairs; returns what changed and the mean loss."""
+        local, previous = weights.clone().requires_grad_(), weights if self.previous is None else self.previous
+        optimizer, pairs, losses = torch.optim.Adam([local], lr=config.learning_rate), len(self.jobs), []
+        for _ in range(config.local_epochs):
+            for rows in np.array_split(rng.permutation(pairs), -(-pairs // config.batch_size)):
+                batch = torch.from_numpy(rows)
+                resumes, jobs = adapted(self.resumes[batch], local), adapted(self.jobs[batch], local)
+                # 1. the two-sided contrastive loss, known matches masked  [b, b]
+                masked = self.known[batch][:, batch].fill_diagonal_(False)
+                loss = contrastive_loss(
+                    resumes, jobs, masked_jobs=masked, masked_resumes=masked.T, temperature=config.temperature
+                )
+                # 2. the correction of the job vectors by the global model
+                anchors = (adapted(self.jobs[batch], anchor) for anchor in (weights, previous))
+                loss = loss + config.correction * correction(jobs, *anchors)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+        self.previous = local.detach()
+        return self.previous - weights, float(np.mean(losses))
+
+
+def correction(local: Tensor, general: Tensor, previous: Tensor) -> Tensor:
+    """Each vector `[n, d]` must be nearer to the global model's than to the client's previous one."""
+    scores = [F.cosine_similarity(local, anchor, dim=1) / CORRECTION_TEMPERATURE for anchor in (general, previous)]
+    return F.cross_entropy(torch.stack(scores, dim=1), torch.zeros(len(local), dtype=torch.long))
+
+
+def private_mean(
+    changes: Sequence[Tensor], shape: torch.Size, expected: float, clip: float, noise: float, rng: np.random.Generator
+) -> tuple[Tensor, float]:
+    """The noisy mean of the clipped changes, and the bound on their length for the next round.
+
+    Sums get Gaussian noise of `clip` times the multiplier before they are divided by the `expected` number of clients,
+    so a round without any change adds its noise all the same. The bound follows a noisy count of the changes below it,
+    whose cost is folded in: a round spends what one Gaussian query of multiplier `noise` spends (Andrew et al.,
+    NeurIPS 2021, theorem 1).
+    """
+    lengths = [float(change.double().norm()) for change in changes]
+    # 1. the noise is split between the count of short changes and the sum of all
+    on_count = max(expected / 20, noise)  # Andrew et al. use a twentieth of the clients
+    on_sum = (noise**-2 - (2 * on_count) ** -2) ** -0.5
+    # 2. the noisy sum of the clipped changes
+    clipped = [change * min(1.0, clip / (size or 1.0)) for change, size in zip(changes, lengths, strict=True)]
+    total = torch.stack([torch.zeros(shape), *clipped]).sum(0) + torch.from_numpy(rng.normal(0, on_sum * clip, shape))
+    # 3. the bound moves by the noisy share of short changes
+    short = sum((size <= clip) - 0.5 for size in lengths) + rng.normal(0, on_count)
+    return (total / expected).float(), clip * math.exp(-CLIP_RATE * (short / expected + 0.5 - CLIP_QUANTILE))
 
 
 class FedPJF(VectorRanker):
@@ -31,7 +134,9 @@ class FedPJF(VectorRanker):
     `clients`: a text field of the jobs whose values name the owners (the market's `location`: one platform a city), or
     a mapping from job ids to owners. The local model is a residual map on frozen vectors of `encoder`, small so that
     noise does not drown it. Encoder, equations and ε of the paper are not available: clipping is after Andrew et al.
-    2021, the correction a model-contrastive term. `confitlib.rankers.flower` runs the same clients over a network.
+    2021, the correction a model-contrastive term. The server is trusted with single uploads; what follows from the
+    model is private for whole clients. With `noise` it needs opacus, which counts ε by Rényi differential privacy.
+    `history`: a row a round; `epsilon`: what was spent at the configured δ, infinite without noise.
     """
 
     name = "FedPJF"
@@ -46,22 +151,34 @@ class FedPJF(VectorRanker):
 
     def learn(self, corpus: Corpus) -> Self:
         """Run all rounds; the last round's model is kept, for a choice by validation would spend privacy."""
-        clients = self.local_clients(corpus)
-        server = self.server(clients)
-        bar = tqdm(range(self.config.rounds), desc=f"{self.name}: train", unit="round", delay=2)
-        for round_ in bar:
-            uploads = [clients[name].fit(server.weights, round_, server.clip) for name in server.draw(round_)]
-            server.step(round_, uploads)
-        return self.take(server)
-
-    def take(self, server: Server) -> Self:
-        """Take over what a server has learnt."""
-        dim = server.weights[0].shape[1]
-        self.adapter, self.epsilon = Adapter(dim, self.config.rank).put(server.weights), server.epsilon
-        self.history = pd.DataFrame(server.history)
+        config, clients = self.config, list(self.local_clients(corpus).values())
+        # the map starts as the identity, for up is 0
+        self.weights = torch.zeros(2, config.rank, clients[0].jobs.shape[1])
+        nn.init.kaiming_uniform_(self.weights[0], a=5**0.5, generator=torch.Generator().manual_seed(config.seed))
+        accountant, self.epsilon, clip, rows = rdp_accountant(config), np.inf, config.clip, []
+        for round_ in tqdm(range(config.rounds), desc=f"{self.name}: train", unit="round", delay=2):
+            # 1. every client joins with probability `share`, trains, and uploads what changed
+            joins = np.random.default_rng((config.seed, 2, round_)).random(len(clients)) < config.share
+            joined = np.flatnonzero(joins).tolist()
+            rngs = [np.random.default_rng((config.seed, 1, round_, number)) for number in joined]
+            uploads = [clients[number].fit(self.weights, rng, config) for number, rng in zip(joined, rngs, strict=True)]
+            changes, bound = [change for change, _ in uploads], clip
+            # 2. the server adds their mean: private, or weighted by pairs (McMahan et al. 2017)
+            if config.noise is not None:
+                rng, expected = np.random.default_rng((config.seed, 3, round_)), config.share * len(clients)
+                mean, clip = private_mean(changes, self.weights.shape, expected, clip, config.noise, rng)
+                self.weights = self.weights + mean
+                accountant.step(noise_multiplier=config.noise, sample_rate=config.share)
+                self.epsilon = float(accountant.get_epsilon(config.delta))
+            elif joined:
+                pairs = torch.tensor([len(clients[number].jobs) for number in joined])
+                self.weights = self.weights + torch.einsum("c,cmrd->mrd", pairs / pairs.sum(), torch.stack(changes))
+            loss = float(np.mean([loss for _, loss in uploads])) if uploads else np.nan
+            rows.append((round_ + 1, len(joined), loss, bound, self.epsilon))
+        self.history = pd.DataFrame(rows, columns=["round", "clients", "loss", "clip", "epsilon"])
         return self
 
-    def local_clients(self, corpus: Corpus) -> dict[str, LocalClient]:
+    def local_clients(self, corpus: Corpus) -> dict[str, Client]:
         """Every owner of an accepted training pair; raises ValueError without two, or for a job without an owner."""
         table = corpus.labelled("train", 1)
         owners = table["job_id"].map(named_for_jobs(corpus, self.clients, "clients"))
@@ -70,22 +187,14 @@ class FedPJF(VectorRanker):
                 f"corpus {corpus.name!r} has accepted training pairs of {owners.nunique()} clients: "
                 "federated training needs two; pass another column or a mapping of job ids"
             )
-        rows = {side: corpus.positions(side, table[f"{side}_id"]) for side in SIDES}
         vectors, known = self._vectors(corpus), known_positive_mask(corpus, "job")
-        made = {}
-        for number, (name, places) in enumerate(sorted(owners.groupby(owners).indices.items())):
-            own = {side: rows[side][places] for side in SIDES}
-            matches = known[own["resume"]][:, own["job"]].toarray() > 0
-            resumes, jobs = (vectors[side][torch.from_numpy(own[side])] for side in SIDES)
-            made[str(name)] = LocalClient(str(name), number, resumes, jobs, matches, self.config)
-        return made
-
-    def server(self, clients: Mapping[str, LocalClient]) -> Server:
-        """A server at the start of training."""
-        dim = next(iter(clients.values())).vectors[0].shape[1]
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed)
-            return Server(list(clients), Adapter(dim, self.config.rank).weights(), self.config)
+        clients = {}
+        for name, places in sorted(owners.groupby(owners).indices.items()):
+            rows = {side: corpus.positions(side, table[f"{side}_id"].iloc[places]) for side in SIDES}
+            matches = torch.from_numpy(known[rows["resume"]][:, rows["job"]].toarray() > 0)
+            resumes, jobs = (vectors[side][torch.from_numpy(rows[side])] for side in SIDES)
+            clients[str(name)] = Client(resumes, jobs, matches)
+        return clients
 
     def _vectors(self, corpus: Corpus) -> dict[Side, Tensor]:
         encoder = load_encoder(self.encoder)
@@ -96,24 +205,22 @@ class FedPJF(VectorRanker):
         """Vectors of every document."""
         self.corpus, vectors = corpus, self._vectors(corpus)
         with torch.inference_mode():
-            self.embeddings = Embeddings(*(F.normalize(self.adapter(vectors[side]), dim=1).numpy() for side in SIDES))
+            mapped = (adapted(vectors[side], self.weights) for side in SIDES)
+            self.embeddings = Embeddings(*(F.normalize(one, dim=1).numpy() for one in mapped))
         return self
 
     @property
     def n_parameters(self) -> int:
         """The weights of the residual map, which is all that travels."""
-        return trained_weights(self.adapter)
+        return self.weights.numel()
 
-    def _save_learnt(self, folder: Path) -> None:
-        save_file(self.adapter.state_dict(), folder / WEIGHTS)
-        self.history.to_json(folder / HISTORY, orient="records", lines=True)
-        spent = self.epsilon if np.isfinite(self.epsilon) else None
-        (folder / PRIVACY).write_text(json.dumps({"epsilon": spent, "delta": self.config.delta}))
 
-    def _load_learnt(self, folder: Path) -> None:
-        state = load_file(folder / WEIGHTS)
-        self.adapter = Adapter(state["down.weight"].shape[1], self.config.rank)
-        self.adapter.load_state_dict(state)
-        self.history = pd.read_json(folder / HISTORY, lines=True)
-        spent = json.loads((folder / PRIVACY).read_text())["epsilon"]
-        self.epsilon = np.inf if spent is None else spent
+def rdp_accountant(config: FederatedConfig) -> Any:
+    """Opacus' accountant by Rényi differential privacy, None without noise; raises ImportError with the remedy."""
+    if config.noise is None:
+        return None
+    try:
+        from opacus.accountants import RDPAccountant
+    except ImportError as error:
+        raise ImportError("FedPJF accounts for privacy with opacus: pip install confitlib[federated]") from error
+    return RDPAccountant()

@@ -7,13 +7,11 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -243,12 +241,3 @@ class PairMatcher(Ranker):
     @property
     def _device(self) -> torch.device:
         return torch.device(self.config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-    def _save_learnt(self, folder: Path) -> None:
-        save_model(self.network, str(folder / WEIGHTS))
-        self.history.to_json(folder / HISTORY, orient="records", lines=True, double_precision=15)
-
-    def _load_learnt(self, folder: Path) -> None:
-        self.network = self.build().to(self._device).eval()
-        load_model(self.network, folder / WEIGHTS, device=str(self._device))
-        self.history = pd.read_json(folder / HISTORY, lines=True)

@@ -2,85 +2,78 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Self
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from confitlib.augment.tasks import NOUNS, language_of_corpus, load_prompt
 from confitlib.corpus import Corpus, Side, other
-from confitlib.rankers.base import Ranker, Scores
+from confitlib.llm import Client, Request, prompt
+from confitlib.llm.requests import fence
+from confitlib.rankers.base import Ranker, Rows, Scores
+from confitlib.rankers.dense import RawEmbed
+from confitlib.text import texts
 
-FIRST = "first"  # the folder of the first stage
+Lists = Sequence[tuple[str, list[str]]]  # queries, each with its best candidates, best first
 
 
 class Reranker(Ranker):
-    """Base of re-rankers: `first` ranks all candidates of a query, `reorder` puts its `top` ones in a new order.
+    """Base of re-rankers: `retriever` ranks all candidates of a query, `reorder` puts its `top` ones in a new order.
 
-    The top candidates are dealt the first stage's own best scores anew, so every candidate keeps a score, those below
-    the cut keep theirs, and nobody rises above or falls below the cut. Pairs outside a list are scored by the first
-    stage alone.
+    The retriever's best scores are given to the top candidates in their new order. So every candidate keeps a score,
+    those below the cut keep theirs, and nobody rises above or falls below the cut. Pairs outside a list are scored by
+    the retriever alone.
     """
 
-    first: Ranker
+    retriever: Ranker
     top: int
 
     def learn(self, corpus: Corpus) -> Self:
-        """Let the first stage learn."""
-        self.first.learn(corpus)
+        """Let the retriever learn."""
+        self.retriever.learn(corpus)
         return self
 
     def index(self, corpus: Corpus) -> Self:
         """Index both stages."""
         self.corpus = corpus
-        self.first.index(corpus)
+        self.retriever.index(corpus)
         return self
 
     @abstractmethod
-    def reorder(self, target: Side, lists: Sequence[tuple[str, list[str]]]) -> Iterable[Sequence[int]]:
+    def reorder(self, target: Side, lists: Lists) -> Iterable[Sequence[int]]:
         """For every query and its candidates, best first, their places in the new order (a permutation)."""
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
-        """Scores of the first stage, dealt anew among the top candidates of each query."""
+        """Scores of the retriever, reassigned among the top candidates of each query."""
         ids = {"resume": list(resume_ids), "job": list(job_ids)}
-        scores = np.array(self.first.score(ids["resume"], ids["job"], target), dtype=np.float32)
-        by_query = scores.T if target == "resume" else scores  # a view: dealing changes `scores`
+        scores = np.array(self.retriever.score(ids["resume"], ids["job"], target), dtype=np.float32)
+        by_query = scores.T if target == "resume" else scores  # a view: what is assigned to it is in `scores`
         if not by_query.size:
             return scores
-        tops = np.argsort(-by_query, axis=1, kind="stable")[:, : self.top]
-        lists = [
-            (query, [ids[target][place] for place in top]) for query, top in zip(ids[other(target)], tops, strict=True)
-        ]
-        for row, top, order in zip(by_query, tops, self._orders(target, lists), strict=True):
-            deal(row, top, order)
+        tops = np.argsort(-by_query, axis=1, kind="stable")[:, : self.top]  # [queries, top]
+        queries = zip(ids[other(target)], tops, strict=True)
+        lists = [(query, [ids[target][place] for place in top]) for query, top in queries]
+        orders = tqdm(self.reorder(target, lists), f"{self.name}: {target}s", len(lists), unit="list", delay=2)
+        for row, top, order in zip(by_query, tops, orders, strict=True):
+            reassign_top_scores(row, top, order)
         return scores
 
-    def _orders(self, target: Side, lists: Sequence[tuple[str, list[str]]]) -> Iterator[Sequence[int]]:
-        orders = self.reorder(target, lists)
-        return iter(tqdm(orders, total=len(lists), desc=f"{self.name}: {target}s", unit="list", delay=2))
+    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
+        """The retriever's scores: a second stage orders lists."""
+        return self.retriever.score_pairs(resume_ids, job_ids)
 
     @property
     def n_parameters(self) -> int:
-        """What the first stage learns."""
-        return self.first.n_parameters
-
-    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
-        """The first stage's scores: a second stage orders lists."""
-        return self.first.score_pairs(resume_ids, job_ids)
-
-    def _save_learnt(self, folder: Path) -> None:
-        self.first.save(folder / FIRST)
-
-    def _parameters(self) -> dict[str, Any]:
-        own = super()._parameters()
-        del own["first"]  # saved in a folder of its own
-        return own
+        """What the retriever learns."""
+        return self.retriever.n_parameters
 
 
-def deal(row: NDArray[np.float32], top: NDArray[np.intp], order: Sequence[int]) -> None:
+def reassign_top_scores(row: Scores, top: Rows, order: Sequence[int]) -> None:
     """Give the best scores of a row to the places `top[order]`, best first, in place; ties become strict.
 
     A tie is broken upwards by the least amount, so that no candidate of the top falls below the cut.
@@ -91,3 +84,73 @@ def deal(row: NDArray[np.float32], top: NDArray[np.intp], order: Sequence[int]) 
         least = np.nextafter(below, np.float32(np.inf)) if np.isfinite(below) else best[place]
         best[place] = below = max(best[place], least)
     row[top[np.asarray(order, dtype=np.intp)]] = best
+
+
+class LLMReranker(Reranker):
+    """Re-orders the `top` candidates of `retriever` by one request a query, as ConFit v3 does with its top 20.
+
+    `retriever`: any ranker, by default `RawEmbed("static")`. `store`: the file of recorded replies; what it lacks is
+    asked of the endpoint in the environment (`Client`), and without one the retriever's order stays. `characters`:
+    how much of each document is shown. A reply is repaired where it can be: numbers that repeat or name nobody are
+    dropped, candidates it forgets follow in the retriever's order. `faults` counts the lists with each of these,
+    and those `unanswered`.
+    """
+
+    def __init__(
+        self,
+        retriever: Ranker | None = None,
+        store: str = "replies.jsonl",
+        model: str = "gpt-4o-mini",
+        top: int = 20,
+        characters: int = 1_500,
+    ) -> None:
+        self.retriever = RawEmbed("static") if retriever is None else retriever
+        self.store, self.model, self.top, self.characters = store, model, top, characters
+        self.name = f"{self.retriever.name} + {model}"
+        self.faults: Counter[str] = Counter()
+
+    def reorder(self, target: Side, lists: Lists) -> list[list[int]]:
+        """Candidates in the order of the model's replies; adds to `faults`."""
+        requests = self.requests(self.corpus, target, lists)
+        answers = Client(self.store, model=self.model).complete(requests, check=names_a_candidate)
+        orders = []
+        for answer, (_, candidates) in zip(answers, lists, strict=True):
+            if answer.text is None:
+                order, faults = list(range(len(candidates))), Counter(["unanswered"])
+            else:
+                order, faults = parse_order(answer.text, len(candidates))
+            self.faults.update(faults)
+            orders.append(order)
+        return orders
+
+    def requests(self, corpus: Corpus, target: Side, lists: Lists) -> list[Request]:
+        """One request a query, for a server or a batch file; equal lists give equal requests."""
+        documents = {side: texts(corpus, side).str.slice(stop=self.characters) for side in (target, other(target))}
+        template = load_prompt("rerank", language := language_of_corpus(corpus, other(target)))["user"]
+        given = NOUNS[language][other(target)]
+        requests = []
+        for query, candidates in lists:
+            shown = [f"[{n}]\n{fence('candidate', documents[target][one])}" for n, one in enumerate(candidates, 1)]
+            document = fence(given, documents[other(target)][query])
+            parts = {"given": given, "count": len(candidates), "document": document, "candidates": "\n\n".join(shown)}
+            requests.append(Request(self.model, prompt(template.substitute(parts)), temperature=0.0, about=query))
+        return requests
+
+
+def names_a_candidate(request: Request, reply: str) -> str | None:
+    """What is wrong with a reply, or None: it must hold a number."""
+    return None if re.search(r"\d", reply) else "no candidate number in the reply"
+
+
+def parse_order(reply: str, count: int) -> tuple[list[int], Counter[str]]:
+    """The order a reply gives to `count` candidates, as places from 0, and the faults repaired on the way.
+
+    Numbers in square brackets count; without any, all numbers do. Every candidate is in the order exactly once:
+    repeated and unknown numbers are dropped, forgotten candidates are appended in their old order.
+    """
+    numbers = [int(number) - 1 for number in re.findall(r"\[(\d+)\]", reply) or re.findall(r"\d+", reply)]
+    valid = [number for number in numbers if 0 <= number < count]
+    order = list(dict.fromkeys(valid))
+    forgotten = [number for number in range(count) if number not in set(order)]
+    faults = {"unknown": len(valid) < len(numbers), "repeated": len(order) < len(valid), "forgotten": bool(forgotten)}
+    return [*order, *forgotten], Counter(fault for fault, present in faults.items() if present)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, Self
 
 import lightgbm
@@ -144,27 +142,6 @@ class Trees(Ranker):
             features = _features(self._vectors, {side: pairs[side][chunk] for side in SIDES})
             scores[chunk] = self.model.predict(features, raw_score=True, num_threads=1)
         return scores
-
-    def _save_learnt(self, folder: Path) -> None:
-        self.model.save_model(folder / MODEL)
-        learnt = {"components": self._components}
-        if self.vectors in ("tfidf", "bow"):
-            vocabulary = self._vectorizer.get_feature_names_out().tolist()
-            (folder / VOCABULARY).write_text(json.dumps(vocabulary))
-            if self.vectors == "tfidf":
-                learnt["idf"] = self._vectorizer.idf_
-        np.savez(folder / REDUCTION, **learnt)
-
-    def _load_learnt(self, folder: Path) -> None:
-        self.model = lightgbm.Booster(model_file=folder / MODEL)
-        with np.load(folder / REDUCTION) as learnt:
-            self._components = learnt["components"]
-            if self.vectors in ("tfidf", "bow"):
-                self._vectorizer = self._new_vectorizer(json.loads((folder / VOCABULARY).read_text()))
-                if self.vectors == "tfidf":
-                    self._vectorizer.idf_ = learnt["idf"]
-                else:
-                    self._vectorizer.fit([""])  # counts need no more than the vocabulary
 
 
 def _features(vectors: dict[Side, Vectors], pairs: dict[Side, Rows]) -> NDArray[np.float32]:
