@@ -7,23 +7,18 @@ import json
 from pathlib import Path
 
 from confitlib.corpus import Corpus
-from confitlib.rankers.apjfnn import APJFNN, BPJFNN
 from confitlib.rankers.augmented import HyDE, HyQE
 from confitlib.rankers.base import Ranker, from_json
 from confitlib.rankers.confit_v1 import FieldConFitV1
 from confitlib.rankers.cross_encoder import CrossEncoder
 from confitlib.rankers.dense import ConFitV1, ConFitV2, InBatch, Mined, RawEmbed
-from confitlib.rankers.dpgnn import DPGNN
 from confitlib.rankers.federated import FedPJF
-from confitlib.rankers.global_match import GlobalMatch
-from confitlib.rankers.inexit import InEXIT
+from confitlib.rankers.graph import DPGNN
 from confitlib.rankers.lexical import BM25, TfIdf
 from confitlib.rankers.llm_rerank import LLMReranker
-from confitlib.rankers.mvcon import MVCoN
-from confitlib.rankers.neural import PairMatcher, PairTraining
-from confitlib.rankers.pjfnn import PJFNN
+from confitlib.rankers.matchers import APJFNN, BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, Siamese
+from confitlib.rankers.pair_training import PairMatcher, PairTraining
 from confitlib.rankers.rerank import FIRST, Reranker
-from confitlib.rankers.siamese import Siamese
 from confitlib.rankers.trees import Trees
 from confitlib.rankers.zero_shot import OpenAIEmbed, TwoTowers
 
