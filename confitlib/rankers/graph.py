@@ -171,8 +171,8 @@ class DPGNN(Ranker):
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Mutual interest of every pair."""
-        resumes = self._views["resume"][:, self.corpus.positions("resume", resume_ids)]
-        jobs = self._views["job"][:, self.corpus.positions("job", job_ids)]
+        rows = {"resume": self.corpus.positions("resume", resume_ids), "job": self.corpus.positions("job", job_ids)}
+        resumes, jobs = (self._views[side][:, rows[side]] for side in SIDES)
         return (resumes[0] @ jobs[1].T + resumes[1] @ jobs[0].T).numpy()
 
     @property

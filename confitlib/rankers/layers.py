@@ -94,9 +94,9 @@ class RunningNorm(nn.Module):
 def convolution(dim: int, channels: int, width: int) -> nn.Conv1d:
     """A convolution over words that starts near the identity, so that words count as themselves from the beginning."""
     layer = nn.Conv1d(dim, channels, width, padding="same")
-    nn.init.normal_(layer.weight, std=0.3 * (width * dim) ** -0.5)
-    layer.weight.data[:, :, width // 2] += torch.eye(channels, dim)
-    nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        layer.weight.normal_(std=0.3 * (width * dim) ** -0.5)
+        layer.weight[:, :, width // 2] += torch.eye(channels, dim)
     return layer
 
 

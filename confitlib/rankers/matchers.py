@@ -204,11 +204,12 @@ class APJFNNetwork(Matcher):
     def experiences(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """Each line of a resume as the requirements see it, `[n, lines, states]`."""
         (words, real_words), (requirements, real_requirements, _) = resumes, jobs
-        # 1. every requirement attends to the words of every line  [n, lines, requirements, tokens]
+        # 1. every requirement attends to the words of every line  [n, requirements, lines, tokens]
         queries = self.in_experience(requirements) / words.shape[-1] ** 0.5
-        weights = masked_softmax(torch.einsum("nltd,nkd->nlkt", words, queries), real_words.unsqueeze(2))
+        scores = (queries @ words.flatten(1, 2).transpose(1, 2)).unflatten(2, words.shape[1:3])
+        weights = masked_softmax(scores, real_words.unsqueeze(1))
         # 2. the mean over requirements of the weighted sums of words, which is the sum with the mean weights
-        mean = masked_mean(weights, real_requirements.unsqueeze(1), 2)
+        mean = masked_mean(weights.flatten(2), real_requirements, 1).unflatten(1, words.shape[1:3])
         return (mean.unsqueeze(2) @ words).squeeze(2)
 
 

@@ -339,7 +339,8 @@ class PairMatcher(Ranker):
 
     def loss(self, batch: JudgedPairs, inputs: dict[Side, Encoded]) -> Tensor:
         """The training loss of one batch."""
-        return self.network.loss(*self.encode_pairs(batch, inputs), torch.from_numpy(batch.labels).to(device()))
+        resumes, jobs = self.encode_pairs(batch, inputs)
+        return self.network.loss(resumes, jobs, torch.from_numpy(batch.labels).to(device()))
 
     def encode_pairs(self, pairs: JudgedPairs, inputs: dict[Side, Encoded]) -> list[Encoded]:
         """Encoded resumes and jobs of pairs, aligned; each document is encoded once."""
