@@ -9,15 +9,10 @@ import torch.nn.functional as F
 
 from confitlib.corpus import SIDES
 from confitlib.market import compose
-from confitlib.rankers import BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, PairTraining
-from confitlib.rankers.apjfnn import APJFNN
-from confitlib.rankers.global_match import mmd
-from confitlib.rankers.layers import BiLSTM, Compare, Standardise, TokenConvolution
-from confitlib.rankers.mvcon import Relations, co_teaching_loss, trust
-from confitlib.rankers.networks import masked_softmax
-from confitlib.rankers.pairs import PairBatches
-from confitlib.rankers.pieces import PADDING, Pieces, TokenVectors, static_encoder
-from confitlib.rankers.siamese import Siamese, contrastive_margin
+from confitlib.rankers import APJFNN, BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, PairTraining, Siamese
+from confitlib.rankers.layers import BiLSTM, PairMLP, RunningNorm, TokenVectors, convolution, masked_softmax
+from confitlib.rankers.matchers import co_teaching_loss, contrastive_margin, mmd, relation_vectors, trust
+from confitlib.rankers.pair_training import PADDING, PairBatches, TokenizedDocuments, at, fit_network, static_encoder
 
 ONCE = PairTraining(epochs=1)
 
@@ -36,24 +31,26 @@ def without_rejections(corpus):
 
 
 def test_lines_are_read_whole_and_long_ones_go_on_in_the_next_piece(small):
-    wide = Pieces(small, "resume", "lines", max_pieces=40, max_tokens=64)
-    narrow = Pieces(small, "resume", "lines", max_pieces=80, max_tokens=5)
-    assert wide.cut == narrow.cut == 0 and narrow.ids.shape[2] == 5
-    for row in range(len(wide)):
-        assert np.array_equal(wide.ids[row][wide.ids[row] != PADDING], narrow.ids[row][narrow.ids[row] != PADDING])
+    wide = TokenizedDocuments(small, "resume", "lines", max_pieces=40, max_tokens=64)
+    narrow = TokenizedDocuments(small, "resume", "lines", max_pieces=80, max_tokens=5)
+    assert narrow.ids.shape[2] == 5
+    for whole, parts in zip(wide.ids, narrow.ids, strict=True):
+        assert torch.equal(whole[whole != PADDING], parts[parts != PADDING])
 
 
-def test_what_is_not_read_is_counted(small):
-    assert Pieces(small, "resume", "lines", max_pieces=3, max_tokens=64).cut == 1
-    assert Pieces(small, "resume", "document", max_pieces=1, max_tokens=8).cut == 1
+def test_no_more_is_read_than_asked_for(small):
+    assert TokenizedDocuments(small, "resume", "lines", max_pieces=3, max_tokens=64).ids.shape[1] == 3
+    assert TokenizedDocuments(small, "resume", "document", max_pieces=1, max_tokens=8).ids.shape[1:] == (1, 8)
 
 
 def test_fields_keep_their_places(small):
     told = small.with_hypothetical_resumes({small.jobs.index[0]: "Ten years of beekeeping."})
-    fields = Pieces(told, "job", "fields", max_pieces=9, max_tokens=64)
+    fields = TokenizedDocuments(told, "job", "fields", max_pieces=9, max_tokens=64)
     assert fields.names == [*small.fields("job"), "hypothetical_resume"]
     assert fields.ids[0, -1].any() and not fields.ids[1:, -1].any()
-    assert Pieces(told, "job", "fields", max_pieces=9, max_tokens=64, hyre=False).names == small.fields("job")
+    assert TokenizedDocuments(told, "job", "fields", max_pieces=9, max_tokens=64, hyre=False).names == small.fields(
+        "job"
+    )
 
 
 def test_token_vectors_are_the_mapped_table_and_padding_is_zero():
@@ -61,44 +58,35 @@ def test_token_vectors_are_the_mapped_table_and_padding_is_zero():
     expected = tokens.map(tokens.table[ids]) * (ids != PADDING).unsqueeze(-1)
     torch.testing.assert_close(tokens(ids), expected)
     assert tokens.map(tokens.table).square().mean().item() == pytest.approx(1, abs=1e-3)
-    assert "table" not in tokens.state_dict() and "table" in TokenVectors(16, train_table=True).state_dict()
+    assert "table" not in tokens.state_dict()
 
 
-def test_token_convolution_is_a_convolution():
-    tokens = TokenVectors(8)
-    layer, ids = (
-        TokenConvolution(tokens, 8, 6, 5),
-        torch.tensor([[5, 9, 12, 40, 3], [77, 5, PADDING, PADDING, PADDING]]),
-    )
-    filters = layer.filters.weight.view(5, 6, 8).permute(1, 2, 0)
-    # embedding row: token and place in the window, so the filter's taps run in the order of the words
-    expected = F.conv1d(tokens(ids).transpose(1, 2), filters, layer.bias, padding=2).transpose(1, 2)
-    torch.testing.assert_close(layer(ids), expected[ids != PADDING])
+def test_a_convolution_starts_near_the_identity():
+    words = torch.randn(2, 8, 9, generator=torch.Generator().manual_seed(0))
+    assert (convolution(8, 8, 5)(words) - words).std() < 0.5 * words.std()
 
 
 # Batches
 
 
 def test_batches_hold_every_pair_once_and_no_known_positive_as_a_negative(small):
-    batches, known = PairBatches(small, "train", size=16, sampled=3), small.known_positives()
+    batches, known = PairBatches(small, "train", PairTraining(batch_size=16, sampled=3)), small.known_positives()
     judged = {(r, j, label) for r, j, label in zip(
         small.positions("resume", small.labelled("train")["resume_id"]),
         small.positions("job", small.labelled("train")["job_id"]),
         small.labelled("train")["label"], strict=True)}  # fmt: skip
     seen = []
     for batch in batches.epoch(np.random.default_rng(0)):
-        rows = [batch.documents[side][batch.pairs[side]] for side in SIDES]
-        for resume, job, label in zip(*rows, batch.labels, strict=True):
+        for resume, job, label in zip(*(batch.rows[side] for side in SIDES), batch.labels, strict=True):
             assert label == bool(known[[resume], [job]][0])
             seen.append((resume, job, label))
-        assert all(len(np.unique(batch.documents[side])) == len(batch.documents[side]) for side in SIDES)
     assert judged <= set(seen) and len(seen) > len(judged)
 
 
 def test_batches_follow_the_seed(small):
-    batches = PairBatches(small, "train", size=16)
+    batches = PairBatches(small, "train", PairTraining(batch_size=16))
     first, again, other = (
-        np.concatenate([batch.documents["resume"] for batch in batches.epoch(np.random.default_rng(seed))])
+        np.concatenate([batch.rows["resume"] for batch in batches.epoch(np.random.default_rng(seed))])
         for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
@@ -125,8 +113,8 @@ def test_without_validation_pairs_the_last_epoch_is_kept_with_a_warning(small):
 # Layers
 
 
-def test_standardised_vectors_have_no_mean_and_unit_variance():
-    layer, vectors = Standardise(3), 5 + 2 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+def test_normalised_vectors_have_no_mean_and_unit_variance():
+    layer, vectors = RunningNorm(3), 5 + 2 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
     standard = layer(vectors)
     torch.testing.assert_close(standard.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(standard.var(0, correction=0), torch.ones(3), atol=1e-3, rtol=0)
@@ -148,33 +136,28 @@ def test_lstm_does_not_read_padding():
     assert not states[1, 2:].any()
 
 
-def test_comparison_of_parts_is_the_network_on_the_concatenation():
-    torch.manual_seed(0)
-    compare, resumes, jobs = Compare(4, dropout=0.5).eval(), torch.randn(3, 4), torch.randn(3, 4)
-    torch.nn.init.normal_(compare.layer.weight)
-    together = torch.cat([jobs, resumes, jobs - resumes], -1)  # the moments of an untrained layer change nothing
-    expected = compare.out(torch.tanh(compare.layer(together))).squeeze(-1)
-    ours = compare(compare.part("resume", resumes), compare.part("job", jobs))
-    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+def test_the_comparison_starts_as_a_measure_of_nearness():
+    compare, jobs = PairMLP(4, dropout=0.5).eval(), torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    assert (compare(jobs, jobs) > compare(jobs.flip(0), jobs)).all()
 
 
 def test_bpjfnn_takes_the_mean_over_time_not_over_the_batch(small):
     ranker = BPJFNN(config=replace(ONCE, max_tokens=64))
     network, inputs = ranker.build().eval(), ranker.inputs(small, "resume")
-    alone, together = (network.encode("resume", inputs.take(np.arange(n)))[0][0] for n in (1, 8))
+    alone, together = (network.encode("resume", *at(inputs, np.arange(n)))[0][0] for n in (1, 8))
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
 
 
 def test_apjfnn_co_attention_is_the_mean_over_requirements():
     torch.manual_seed(0)
     network = APJFNN(dim=8, hidden=2).build().eval()
-    words, needs = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 4)
-    real = torch.tensor([[[True, True, True], [True, False, False]]])
-    vectors, lines = network.experience_vectors((words, real), (needs, torch.tensor([[True, True]]), needs[:, 0]))
+    words, needs = torch.randn(1, 2, 3, 4), torch.randn(1, 3, 4)
+    resumes = words, torch.tensor([[[True, True, True], [True, False, False]]])
+    jobs = needs, torch.tensor([[True, True, False]]), needs[:, 0]  # the third is no requirement
+    vectors = network.experiences(resumes, jobs)
     one_each = [(words[0, 0] @ needs[0, k] / 2).softmax(0) @ words[0, 0] for k in range(2)]
     torch.testing.assert_close(vectors[0, 0], sum(one_each) / 2)
     torch.testing.assert_close(vectors[0, 1], words[0, 1, 0])
-    assert lines.tolist() == [[True, True]]
 
 
 # Losses
@@ -219,8 +202,7 @@ def test_a_doubted_negative_counts_less_and_a_positive_never():
 
 
 def test_relations_of_a_document_come_from_others(small):
-    text = Pieces(small, "resume", "lines", max_pieces=2, max_tokens=8)
-    vectors = Relations(small, "resume", text, neighbours=1, hyre=True).vectors
+    vectors = relation_vectors(small, "resume", neighbours=1, hyre=True)
     pool = small.positions("resume", small.pool("resume", "train"))
     own = vectors[:, 0]
     cosine = own @ own[pool].T
@@ -232,8 +214,7 @@ def test_relations_of_a_document_come_from_others(small):
     )
     accepted = small.labelled("train", 1)
     jobs = accepted.loc[accepted["resume_id"] == small.resumes.index[nearest[row]], "job_id"]
-    job_text = Pieces(small, "job", "lines", max_pieces=2, max_tokens=8)
-    job_vectors = Relations(small, "job", job_text, neighbours=1, hyre=True).vectors[:, 0]
+    job_vectors = relation_vectors(small, "job", neighbours=1, hyre=True)[:, 0]
     np.testing.assert_allclose(vectors[row, 2], job_vectors[small.positions("job", jobs)].mean(0), atol=1e-5)
 
 
@@ -252,11 +233,11 @@ def test_inexit_external_layer_sees_both_documents_and_only_filled_fields():
 def test_inexit_field_is_its_name_plus_its_value():
     torch.manual_seed(0)
     network = InEXIT(dim=8, heads=2, feedforward=8).build().eval()
-    ids = [torch.from_numpy(static_encoder().tokenize([text])[0].astype(np.int64))[None] for text in ("skills", "job")]
-    value = torch.tensor([[[300, 301]]])
-    encoded, filled = network.encode("job", (value, ids[0], ids[1]))
-    vector = network.tokens(value).mean(2) / (1 + 1e-5) ** 0.5 + network.tokens(ids[0]).mean(1)
-    torch.testing.assert_close(encoded, network.internal(vector) + network.tokens(ids[1]).mean(1), atol=1e-4, rtol=1e-4)
+    name, side = (torch.from_numpy(static_encoder().tokenize([text])[0])[None, None] for text in ("skills", "job"))
+    value = torch.tensor([[[300, 301]]], dtype=torch.int32)
+    encoded, filled = network.encode("job", value, name, side)
+    vector = network.tokens(value).mean(2) / (1 + 1e-5) ** 0.5 + network.tokens(name).mean(2)
+    torch.testing.assert_close(encoded, network.internal(vector) + network.tokens(side).mean(2), atol=1e-4, rtol=1e-4)
     assert filled.tolist() == [[True]]
 
 
@@ -320,13 +301,50 @@ def test_equal_seeds_give_equal_scores_and_others_do_not(small, build):
     assert np.array_equal(first, scores(0)) and not np.array_equal(first, scores(1))
 
 
-def test_scoring_by_network_learns_too_and_views_differ(small):
-    assert np.isfinite(PJFNN("mlp", config=ONCE).fit(small).history["loss"]).all()
+def test_a_validation_loss_of_nan_is_never_the_best():
+    weight, values = torch.nn.Linear(1, 1), iter([0.5, np.nan, 0.9])
+    kept = []
+
+    def loss(batch):
+        if batch == "train":
+            return weight(torch.ones(1)).sum()
+        kept.append(weight.weight.item())
+        return torch.tensor(next(values))
+
+    fit_network(weight, PairTraining(), loss, lambda rng: ["train"], lambda rng: ["valid"])
+    assert weight.weight.item() == kept[0] != kept[2]
+
+
+def test_scores_of_pairs_are_the_cells_of_the_matrix_and_views_differ(small):
+    assert len(PJFNN("mlp", config=ONCE).fit(small).history) == 1
     matcher = MVCoN(config=ONCE).fit(small)
     pairs = list(small.pool("resume", "test")[:5]), list(small.pool("job", "test")[:5])
     both = matcher.score_pairs(*pairs)
+    np.testing.assert_allclose(both, np.diag(matcher.score(*pairs)), atol=1e-5)
     views = []
     for view in ("text", "relation"):
         matcher.network.view = view
         views.append(matcher.score_pairs(*pairs))
     np.testing.assert_allclose(both, sum(views) / 2, atol=1e-5)
+
+
+DIM, HIDDEN = 8, 4  # two directions of 4 make 8 again
+MAP = 384 * DIM
+LSTMS = 2 * (4 * HIDDEN * (DIM + HIDDEN) + 8 * HIDDEN)
+PAIR_MLP = 3 * DIM * 2 * DIM + 2 * DIM + 2 * DIM + 1  # [j; r; j - r] to 2 dim to 1
+ATTENTION = DIM**2 + 2 * DIM
+
+
+@pytest.mark.parametrize(
+    ("ranker", "expected"),
+    [
+        (PJFNN(dim=DIM, channels=DIM), MAP + (5 + 3 + 5 + 5) * DIM**2 + 4 * DIM + 2 * 2 * DIM + 2),
+        (BPJFNN(DIM, HIDDEN), MAP + LSTMS + PAIR_MLP),
+        (APJFNN(DIM, HIDDEN), MAP + 2 * LSTMS + 3 * ATTENTION + 2 * DIM**2 + PAIR_MLP),
+        (Siamese(DIM), MAP + 2 * (5 * DIM**2 + DIM) + DIM**2 + DIM),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_trained_weights_are_those_of_the_definition(ranker, expected):
+    ranker.network = ranker.build()
+    assert ranker.n_parameters == expected

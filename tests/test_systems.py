@@ -20,7 +20,6 @@ from confitlib.llm.requests import EmbeddingRequest
 from confitlib.market import compose
 from confitlib.rankers import (
     DPGNN,
-    PJFNN,
     ConFitV1,
     CrossEncoder,
     FedPJF,
@@ -32,10 +31,10 @@ from confitlib.rankers import (
     TwoTowers,
 )
 from confitlib.rankers.confit import FieldConfig, FieldInputs
-from confitlib.rankers.dpgnn import GraphConfig, propagate, propagation_matrix, quadruple_bpr
 from confitlib.rankers.federated import FederatedConfig, adapted, correction, private_mean
+from confitlib.rankers.graph import GraphConfig, propagate, propagation_matrix, quadruple_bpr
+from confitlib.rankers.pair_training import JudgedPairs, sampled_pairs
 from confitlib.rankers.rerank import parse_order, reassign_top_scores
-from confitlib.rankers.sampling import judged_pairs, sampled_pairs
 from confitlib.text import texts
 from confitlib.training import TrainingConfig, confit_v1_loss
 
@@ -108,7 +107,7 @@ def test_sampled_negatives_are_no_known_positives(small):
 def test_hard_negatives_are_rejections_of_the_same_job_or_resume(small):
     hard = sampled_pairs(small, "train", random=0, hard=1)
     negative = hard.labels == 0
-    judged = judged_pairs(small, "train")
+    judged = JudgedPairs.of_corpus(small, "train")
     rejected = {
         pair
         for *pair, label in zip(judged.rows["resume"], judged.rows["job"], judged.labels, strict=True)
@@ -116,12 +115,6 @@ def test_hard_negatives_are_rejections_of_the_same_job_or_resume(small):
         for pair in [tuple(pair)]
     }
     assert set(zip(hard.rows["resume"][negative], hard.rows["job"][negative], strict=True)) <= rejected
-
-
-def test_labels_alone_need_rejections(small):
-    accepted = replace(small, labels=small.labels[small.labels["label"] == 1], rankings=small.rankings.iloc[:0])
-    with pytest.raises(ValueError, match="no rejected"):
-        Trees(sampled=None).learn(accepted)
 
 
 # DPGNN
@@ -135,8 +128,12 @@ def pair_of_each() -> Corpus:
     return Corpus(resumes, jobs, labels)
 
 
+def graph_of(corpus):
+    return propagation_matrix(corpus.labels, {side: corpus.documents(side).index for side in SIDES})
+
+
 def test_the_graph_links_what_the_definition_links():
-    graph = propagation_matrix(pair_of_each()).to_dense().numpy()
+    graph = graph_of(pair_of_each()).to_dense().numpy()
     r0a, r1a, r0p, r1p, ja, jp = range(6)
     links = np.zeros((6, 6))
     for first, second in [(r0a, r0p), (r1a, r1p), (ja, jp), (r0a, jp), (r1a, jp), (r0p, ja)]:
@@ -146,7 +143,7 @@ def test_the_graph_links_what_the_definition_links():
 
 
 def test_propagation_is_the_mean_of_all_steps():
-    graph = propagation_matrix(pair_of_each())
+    graph = graph_of(pair_of_each())
     initial = {"resume": torch.arange(8.0).reshape(2, 2, 2), "job": torch.tensor([[[1.0, -1.0]], [[0.5, 2.0]]])}
     start = torch.cat([initial["resume"].flatten(0, 1), initial["job"].flatten(0, 1)]).numpy()
     dense = graph.to_dense().numpy()
@@ -158,7 +155,7 @@ def test_propagation_is_the_mean_of_all_steps():
 
 def test_quadruple_bpr_by_hand():
     def views(active, passive):
-        return torch.tensor([active]), torch.tensor([passive])
+        return torch.tensor([[active], [passive]])
 
     loss = quadruple_bpr(
         views([1.0, 0.0], [0.0, 1.0]),  # resume
@@ -167,6 +164,17 @@ def test_quadruple_bpr_by_hand():
         views([1.0, 1.0], [-1.0, 3.0]),  # other job: r- = -1, s- = 1
     )
     assert loss.item() == pytest.approx(np.log1p(np.exp(-(2 * 2 + 2 * 1 - (-1 + 1 + 0 + 0.5)))), rel=1e-5)
+
+
+def test_a_graph_has_free_vectors_for_seen_documents_alone(fitted, small):
+    seen = small.labelled("train")[["resume_id", "job_id"]].nunique().sum()
+    assert fitted["graph"].n_parameters == 2 * 16 * seen + 2 * 16 * 384
+
+
+def test_the_nodes_of_trees_are_counted(fitted):
+    lines = fitted["trees"].model.model_to_string().splitlines()
+    leaves = [len(line.split("=")[1].split()) for line in lines if line.startswith("leaf_value=")]
+    assert len(leaves) == 40 and fitted["trees"].n_parameters == sum(leaves) + sum(count - 1 for count in leaves)
 
 
 def test_unseen_documents_score_zero_without_text_and_neighbours(small):
@@ -197,17 +205,15 @@ def test_settings_out_of_their_range_are_named(config, name, values):
             config(**{name: value})
 
 
-@pytest.mark.parametrize("kind", [PJFNN, ConFitV1])
-def test_a_validation_loss_of_nan_is_never_the_best(small, monkeypatch, kind):
+def test_a_validation_loss_of_nan_is_never_the_best(small, monkeypatch):
     losses, kept = iter([0.5, np.nan, 0.9]), []
 
     def evaluate(self, *_):
         kept.append(copy.deepcopy(self.network).state_dict())
         return next(losses)
 
-    monkeypatch.setattr(kind, "_evaluate", evaluate)
-    ranker = kind(config=(PairTraining if kind is PJFNN else FieldConfig)(epochs=3)).learn(small)
-    learnt = ranker.network.state_dict()
+    monkeypatch.setattr(ConFitV1, "_evaluate", evaluate)
+    learnt = ConFitV1(config=FieldConfig(epochs=3)).learn(small).network.state_dict()
     assert all(torch.equal(learnt[name], kept[0][name]) for name in learnt)
     assert any(not torch.equal(kept[2][name], kept[0][name]) for name in learnt)
 

@@ -11,8 +11,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from confitlib.augment.tasks import AcceptedPairs, Generations
 from confitlib.corpus import Corpus, Side, other
-from confitlib.mining.task import generator_of
 from confitlib.text import TEXT, join_fields, texts, words
+from confitlib.util import generator_of
 
 OFFLINE = "offline writer (retrieval, no LLM)"
 ROWS = 512

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, duplicate_groups, other
 from confitlib.llm.requests import RUN, Check, Request, common, escape, fence, not_empty, prompt, runs
-from confitlib.mining.task import generator_of
 from confitlib.text import SOURCES, Language, language_of, texts, words
+from confitlib.util import generator_of
 
 COPIES = 500  # documents of a side that ConFit v1 had rewritten
 LEAKED = 0.3

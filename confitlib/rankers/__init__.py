@@ -1,21 +1,16 @@
 """Every matching system behind one interface."""
 
-from confitlib.rankers.apjfnn import APJFNN, BPJFNN
 from confitlib.rankers.base import Ranker
 from confitlib.rankers.confit import ConFitV1, RejectedNegatives
 from confitlib.rankers.cross_encoder import CrossEncoder
 from confitlib.rankers.dense import ConFitV2, HyDE, HyQE, InBatch, Mined, OpenAIEmbed, RawEmbed, TwoTowers
-from confitlib.rankers.dpgnn import DPGNN
 from confitlib.rankers.federated import FedPJF
-from confitlib.rankers.global_match import GlobalMatch
-from confitlib.rankers.inexit import InEXIT
+from confitlib.rankers.graph import DPGNN
 from confitlib.rankers.lexical import BM25, TfIdf
-from confitlib.rankers.mvcon import MVCoN
-from confitlib.rankers.neural import PairMatcher as PairMatcher
-from confitlib.rankers.neural import PairTraining as PairTraining
-from confitlib.rankers.pjfnn import PJFNN
+from confitlib.rankers.matchers import APJFNN, BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, Siamese
+from confitlib.rankers.pair_training import PairMatcher as PairMatcher
+from confitlib.rankers.pair_training import PairTraining as PairTraining
 from confitlib.rankers.rerank import LLMReranker
-from confitlib.rankers.siamese import Siamese
 from confitlib.rankers.trees import Trees
 
 WORDS = (BM25, TfIdf, Trees)

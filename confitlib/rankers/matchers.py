@@ -1,0 +1,629 @@
+"""The neural matchers: networks that read a resume and a job and judge whether they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from sklearn.preprocessing import normalize
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.rankers.base import named_for_jobs
+from confitlib.rankers.layers import (
+    Attention,
+    BiLSTM,
+    PairMLP,
+    RunningNorm,
+    ScaledCosine,
+    TokenVectors,
+    by_line,
+    convolution,
+    masked_mean,
+    masked_softmax,
+)
+from confitlib.rankers.pair_training import (
+    PADDING,
+    Encoded,
+    JudgedPairs,
+    Matcher,
+    PairMatcher,
+    PairTraining,
+    device,
+    static_encoder,
+)
+from confitlib.text import texts
+
+Scoring = Literal["mlp", "distance"]
+View = Literal["both", "text", "relation"]
+SAMPLED = 256  # vectors of a domain that are compared at a level
+RELATIONS = 3  # a document itself, its neighbours, the documents that accepted those
+
+
+# PJFNN
+
+
+class SentenceCNN(nn.Module):
+    """Vectors of sentences: convolution, ReLU, halving, convolution, maximum over time."""
+
+    def __init__(self, tokens: TokenVectors, dim: int, channels: int, widths: tuple[int, int]) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.first, self.second = convolution(dim, channels, widths[0]), convolution(channels, channels, widths[1])
+        self.norm = nn.BatchNorm1d(channels, momentum=0.3)  # an epoch may be a dozen batches
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids `[sentences, tokens]` to vectors `[sentences, channels]`."""
+        words = self.tokens(ids).transpose(1, 2)  # [sentences, dim, tokens]
+        hidden = self.first(words).relu() * (ids != PADDING).unsqueeze(1)
+        hidden = F.max_pool1d(hidden, 2, ceil_mode=True)
+        return self.norm(self.second(hidden).amax(-1))
+
+
+class ProductMLP(nn.Module):
+    """Logits from a small network on the product of two vectors."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
+
+    def forward(self, resumes: Tensor, jobs: Tensor) -> Tensor:
+        """Logits `[n]` of vectors `[n, dim]`."""
+        return self.layers(resumes * jobs).squeeze(-1)
+
+
+class PJFNNetwork(Matcher):
+    """One sentence CNN a side; the strongest sentence counts of a resume, all sentences of a job."""
+
+    def __init__(self, dim: int, channels: int, scoring: Scoring) -> None:
+        super().__init__()
+        self.tokens = tokens = TokenVectors(dim)
+        self.sentences = nn.ModuleDict(
+            {"resume": SentenceCNN(tokens, dim, channels, (5, 3)), "job": SentenceCNN(tokens, dim, channels, (5, 5))}
+        )
+        self.norm = nn.ModuleDict({side: RunningNorm(channels) for side in SIDES})
+        self.compare = ScaledCosine() if scoring == "distance" else ProductMLP(channels)
+
+    def encode(self, side: Side, ids: Tensor) -> Encoded:
+        """Vectors `[documents, channels]`: the maximum over the sentences of a resume, the mean over those of a job."""
+        sentences, real = by_line(self.sentences[side], ids)
+        pooled = sentences.amax(1) if side == "resume" else masked_mean(sentences, real, 1)
+        return (self.norm[side](pooled),)
+
+    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+        """Logits of pairs."""
+        return self.compare(resumes[0], jobs[0])
+
+
+class PJFNN(PairMatcher):
+    """PJFNN (Zhu et al. 2018, arXiv 1810.04040): sentence CNNs, maximum over a resume's sentences, mean over a job's.
+
+    `scoring`: "distance" compares vectors by cosine, as the paper does with its distance (the scale is our
+    choice); "mlp" by a network on their product, as RecBole-PJF and the MV-CoN code do. Those two make sentences
+    the channels of a convolution that never mixes the dimensions of a word; here, as in the paper, filters run over
+    the words of one sentence at a time. Public settings: dim 64, 20 sentences of 30 tokens (RecBole-PJF); dim 100,
+    20 of 50, batch 32, rate 3e-4, decay 1e-5, patience 5 (MV-CoN code).
+    """
+
+    name = "PJFNN"
+
+    def __init__(
+        self, scoring: Scoring = "distance", dim: int = 64, channels: int = 64, config: PairTraining = PairTraining()
+    ) -> None:
+        self.scoring, self.dim, self.channels, self.config = scoring, dim, channels, config
+
+    def build(self) -> PJFNNetwork:
+        """Two sentence CNNs that share their token vectors."""
+        return PJFNNetwork(self.dim, self.channels, self.scoring)
+
+
+# BPJFNN
+
+
+class BPJFNNetwork(Matcher):
+    """One BiLSTM over all words of a document; a document is the mean of its states."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.tokens, self.lstm = TokenVectors(dim), BiLSTM(dim, hidden)
+        self.compare = PairMLP(2 * hidden, dropout)
+
+    def encode(self, side: Side, ids: Tensor) -> Encoded:
+        """Vectors `[documents, 2 * hidden]`."""
+        ids = ids.flatten(1)
+        real = ids != PADDING
+        return (masked_mean(self.lstm(self.tokens(ids), real), real, 1),)
+
+    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+        """Logits of pairs."""
+        return self.compare(resumes[0], jobs[0])
+
+
+class BPJFNN(PairMatcher):
+    """BPJFNN, the basic model in Qin et al. 2018 (arXiv 1812.08947): BiLSTM, mean over time, network on [j; r; j - r].
+
+    The mean runs over the words of a text; RecBole-PJF divides their sum by the size of the batch. Both sides share
+    the LSTM (our choice: it needs fewer pairs). Public settings: vectors of 128, hidden 32, dropout 0.2, 512 tokens
+    (RecBole-PJF); 100, 100 and 256 tokens (MV-CoN code).
+    """
+
+    name, unit = "BPJFNN", "document"
+
+    def __init__(
+        self,
+        dim: int = 64,
+        hidden: int = 32,
+        dropout: float = 0.2,
+        config: PairTraining = PairTraining(epochs=2, max_pieces=1, max_tokens=256),
+    ) -> None:
+        self.dim, self.hidden, self.dropout, self.config = dim, hidden, dropout, config
+
+    def build(self) -> BPJFNNetwork:
+        """One LSTM for both sides and the comparison."""
+        return BPJFNNetwork(self.dim, self.hidden, self.dropout)
+
+
+# APJFNN
+
+
+class APJFNNetwork(Matcher):
+    """Two levels of BiLSTMs and four attentions; the resume's two look at the job."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        states = 2 * hidden
+        self.tokens, self.words = TokenVectors(dim), BiLSTM(dim, hidden)
+        self.lines = BiLSTM(states, hidden)  # of requirements as of experiences, so that both are comparable
+        self.in_requirement, self.over_requirements = Attention(states), Attention(states)
+        self.in_experience = nn.Linear(states, states, bias=False)  # bilinear: word state x requirement
+        nn.init.eye_(self.in_experience.weight)
+        self.over_experiences, self.job_context = Attention(states), nn.Linear(states, states, bias=False)
+        self.compare = PairMLP(states, dropout)
+
+    def encode(self, side: Side, ids: Tensor) -> Encoded:
+        """A resume as its word states `[documents, lines, tokens, states]`, a job as its requirements and its whole."""
+        words, real = by_line(lambda lines: self.words(self.tokens(lines), lines != PADDING), ids)
+        if side == "resume":
+            return words, ids != PADDING
+        requirements = self.in_requirement(words, ids != PADDING)  # [documents, lines, states]
+        return requirements, real, self.over_requirements(self.lines(requirements, real), real)
+
+    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+        """Logits of pairs."""
+        experiences, (_, real_words), job = self.experiences(resumes, jobs), resumes, jobs[2]
+        real = real_words.any(-1)
+        resume = self.over_experiences(self.lines(experiences, real), real, self.job_context(job).unsqueeze(1))
+        return self.compare(resume, job)
+
+    def experiences(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+        """Each line of a resume as the requirements see it, `[n, lines, states]`."""
+        (words, real_words), (requirements, real_requirements, _) = resumes, jobs
+        # 1. every requirement attends to the words of every line  [n, requirements, lines, tokens]
+        queries = self.in_experience(requirements) / words.shape[-1] ** 0.5
+        scores = (queries @ words.flatten(1, 2).transpose(1, 2)).unflatten(2, words.shape[1:3])
+        weights = masked_softmax(scores, real_words.unsqueeze(1))
+        # 2. the mean over requirements of the weighted sums of words, which is the sum with the mean weights
+        mean = masked_mean(weights.flatten(2), real_requirements, 1).unflatten(1, words.shape[1:3])
+        return (mean.unsqueeze(2) @ words).squeeze(2)
+
+
+class APJFNN(PairMatcher):
+    """APJFNN (Qin et al. 2018, arXiv 1812.08947): BiLSTMs with four ability-aware attentions.
+
+    Words of a requirement are attended to, requirements are read by an LSTM and attended to; words of an experience are
+    attended to from each requirement (bilinear, our choice), the mean over requirements is read by an LSTM and attended
+    to from the job; a network judges [j; r; j - r]. Each level's size follows from `hidden`; in RecBole-PJF the second
+    level expects twice the vectors' size and only runs where both are equal. Public settings: vectors of 128, hidden
+    64, dropout 0.2 (RecBole-PJF); 32 and 32, batch 32, rate 3e-4 (MV-CoN code).
+    """
+
+    name = "APJFNN"
+
+    def __init__(
+        self,
+        dim: int = 64,
+        hidden: int = 32,
+        dropout: float = 0.2,
+        config: PairTraining = PairTraining(epochs=2, max_pieces=16, max_tokens=24),
+    ) -> None:
+        self.dim, self.hidden, self.dropout, self.config = dim, hidden, dropout, config
+
+    def build(self) -> APJFNNetwork:
+        """Two levels of LSTMs, four attentions and the comparison."""
+        return APJFNNetwork(self.dim, self.hidden, self.dropout)
+
+
+# Siamese
+
+
+def contrastive_margin(distances: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Mean of `y d² + (1 - y) max(0, margin - d)²`: matches are drawn together, others pushed a margin apart."""
+    return (labels * distances**2 + (1 - labels) * (margin - distances).clamp(min=0) ** 2).mean()
+
+
+class SiameseNetwork(Matcher):
+    """Blocks of convolution, pooling and leaky ReLU over the words of a document, a mean, and a linear layer."""
+
+    def __init__(self, dim: int, depth: int, width: int, pool: int, margin: float) -> None:
+        super().__init__()
+        self.margin, self.pool, self.tokens = margin, nn.MaxPool1d(pool, ceil_mode=True), TokenVectors(dim)
+        self.blocks = nn.ModuleList(convolution(dim, dim, width) for _ in range(depth))
+        self.norm, self.top = RunningNorm(dim), nn.Linear(dim, dim)
+        nn.init.eye_(self.top.weight)
+
+    def encode(self, side: Side, ids: Tensor) -> Encoded:
+        """Unit vectors `[documents, dim]`, by the same network for both sides."""
+        ids = ids.flatten(1)
+        hidden, real = self.tokens(ids).transpose(1, 2), (ids != PADDING).unsqueeze(1).float()
+        for block in self.blocks:
+            hidden, real = F.leaky_relu(self.pool(block(hidden) * real)), self.pool(real)
+        vectors = masked_mean(hidden.transpose(1, 2), real.squeeze(1), 1)
+        return (F.normalize(self.top(self.norm(vectors)), dim=-1),)
+
+    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+        """Minus the Euclidean distance of the two vectors."""
+        return -(2 - 2 * (resumes[0] * jobs[0]).sum(-1)).clamp(min=1e-6).sqrt()
+
+    def loss(self, resumes: Encoded, jobs: Encoded, labels: Tensor) -> Tensor:
+        """The contrastive loss with a margin."""
+        return contrastive_margin(-self.score(resumes, jobs), labels, self.margin)
+
+
+class Siamese(PairMatcher):
+    """Deep Siamese network (Maheshwary and Misra 2018): twin CNNs with shared weights, contrastive loss on distance.
+
+    Token vectors take the place of the paper's Doc2Vec inputs, vectors have length one, and the margin, which no
+    source states, is 1 (our choices). `depth`: blocks of convolution (`width`), maximum over `pool` words and leaky
+    ReLU. Published settings: depth 4, width 10, pooling 100, vectors of 256, batch 128, Adam with rate 0.01.
+    """
+
+    name, unit = "Siamese", "document"
+
+    def __init__(
+        self,
+        dim: int = 64,
+        depth: int = 2,
+        width: int = 5,
+        pool: int = 4,
+        margin: float = 1.0,
+        config: PairTraining = PairTraining(max_pieces=1, max_tokens=320),
+    ) -> None:
+        self.dim, self.depth, self.width, self.pool, self.margin = dim, depth, width, pool, margin
+        self.config = config
+
+    def build(self) -> SiameseNetwork:
+        """One convolutional network for both sides."""
+        return SiameseNetwork(self.dim, self.depth, self.width, self.pool, self.margin)
+
+
+# GlobalMatch
+
+
+def mmd(source: Tensor, target: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of two samples `[n, d]`, `[m, d]` (Gretton et al. 2012, biased estimate).
+
+    The kernel is exp(-|x - y|² / median), the median over distinct pairs of both samples. Zero for an empty sample.
+    """
+    if not len(source) or not len(target):
+        return source.sum() * 0 + target.sum() * 0
+    both = torch.cat([source, target])
+    squared = (both**2).sum(1)
+    distances = (squared[:, None] + squared - 2 * both @ both.T).clamp(min=0)
+    n, apart = len(source), ~torch.eye(len(both), dtype=torch.bool, device=both.device)
+    kernel = torch.exp(-distances / distances[apart].detach().median().clamp(min=1e-6))
+    return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
+
+
+class GlobalMatchNetwork(Matcher):
+    """Words to sentences to context, then match vectors of a job's sentences, then one vector of the pair."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        states = 2 * hidden
+        self.tokens, self.words = TokenVectors(dim), convolution(dim, dim, 3)
+        self.over_words, self.context = Attention(dim), BiLSTM(dim, hidden)
+        self.align = nn.Linear(states, states, bias=False)
+        nn.init.eye_(self.align.weight)
+        self.from_job, self.from_resume = nn.Linear(states, states), nn.Linear(states, states, bias=False)
+        self.from_likeness = nn.Parameter(torch.full((states,), 0.5))
+        self.over_matches, self.out = nn.Linear(states, 1, bias=False), nn.Linear(states, 1)
+        with torch.no_grad():  # a job's sentence starts by asking for the likest sentences of the resume
+            for layer in (self.from_job, self.from_resume):
+                layer.weight *= 0.1
+            self.out.weight.fill_(4 / states)
+            self.out.bias.fill_(-2.0)
+
+    def encode(self, side: Side, ids: Tensor) -> Encoded:
+        """Sentences in context `[documents, lines, states]`, and which are real."""
+
+        def sentence(lines: Tensor) -> Tensor:
+            words = torch.tanh(self.words(self.tokens(lines).transpose(1, 2))).transpose(1, 2)
+            return self.over_words(words, lines != PADDING)
+
+        sentences, real = by_line(sentence, ids)
+        return self.context(sentences, real), real
+
+    def matches(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+        """How each sentence of a job is met, `[n, lines, states]`, from the resume's sentences it attends to.
+
+        tanh(W1 s + W2 a + w3 (s . a)), with `a` the attended mean of the resume.
+        """
+        scores = jobs[0] @ self.align(resumes[0]).transpose(1, 2) / jobs[0].shape[-1] ** 0.5  # [n, job's, resume's]
+        weights = masked_softmax(scores, resumes[1].unsqueeze(1))
+        attended, likeness = weights @ resumes[0], (weights * scores).sum(-1, keepdim=True)
+        return torch.tanh(self.from_job(jobs[0]) + self.from_resume(attended) + likeness * self.from_likeness)
+
+    def whole(self, matches: Tensor, real: Tensor) -> Tensor:
+        """The vector of a pair `[n, states]`: its match vectors, weighted by attention."""
+        weights = masked_softmax(self.over_matches(matches).squeeze(-1), real)
+        return (weights.unsqueeze(1) @ matches).squeeze(1)
+
+    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+        """Logits of pairs."""
+        return self.out(self.whole(self.matches(resumes, jobs), jobs[1])).squeeze(-1)
+
+    def discrepancies(self, resumes: Encoded, jobs: Encoded, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """MMD between source and target pairs (`target` `[n]`): of sentences, of sentence matches, of whole matches."""
+
+        def between(vectors: Tensor, real: Tensor) -> Tensor:
+            sides = (vectors[pairs][real[pairs]] for pairs in (~target, target))
+            return mmd(*(rows[:: max(1, -(-len(rows) // SAMPLED))] for rows in sides))  # evenly spread
+
+        matches = self.matches(resumes, jobs)
+        wholes = self.whole(matches, jobs[1])
+        sentences = (between(*resumes) + between(*jobs)) / 2
+        return sentences, between(matches, jobs[1]), mmd(wholes[~target], wholes[target])
+
+
+class GlobalMatch(PairMatcher):
+    """Transferable deep global match (Bian et al. 2019, D19-1487): sentence interaction, three levels of adaptation.
+
+    Without `domains` the plain global match. `domains`: the domain of every job, by id or as a column of the jobs;
+    jobs of `target_domains` take part in adaptation, while their labels are not used. `adaptation`: weights of the
+    discrepancy between source and target at the levels of sentence representation, sentence match and global
+    match. No public source gives the equations: the hierarchical encoder (convolution, attention, BiLSTM), the
+    match vectors and MMD as the discrepancy are our choices.
+    """
+
+    name = "GlobalMatch"
+    network: GlobalMatchNetwork
+
+    def __init__(
+        self,
+        domains: Mapping[str, str] | str | None = None,
+        target_domains: Sequence[str] = (),
+        adaptation: Sequence[float] = (0.1, 0.1, 0.1),
+        dim: int = 64,
+        hidden: int = 32,
+        config: PairTraining = PairTraining(),
+    ) -> None:
+        self.domains, self.target_domains, self.adaptation = domains, target_domains, adaptation
+        self.dim, self.hidden, self.config = dim, hidden, config
+
+    def build(self) -> GlobalMatchNetwork:
+        """The encoder and the interaction."""
+        return GlobalMatchNetwork(self.dim, self.hidden)
+
+    def learn(self, corpus: Corpus) -> Self:
+        """Train; raises ValueError if `domains` and `target_domains` do not divide the jobs of the corpus."""
+        if self.domains is not None:
+            names = named_for_jobs(corpus, self.domains, "domains")
+            self._target = names.isin(list(self.target_domains)).to_numpy()
+            training = self._target[corpus.positions("job", corpus.labelled("train")["job_id"])]
+            if not training.any() or training.all():
+                raise ValueError(
+                    f"target_domains={list(self.target_domains)} holds {'all' if training.all() else 'none'} of the "
+                    f"training pairs: choose some of {sorted(set(names))}"
+                )
+        return super().learn(corpus)
+
+    def loss(self, batch: JudgedPairs, inputs: dict[Side, Encoded]) -> Tensor:
+        """Cross-entropy of source pairs plus the weighted discrepancies."""
+        if self.domains is None:
+            return super().loss(batch, inputs)
+        resumes, jobs = self.encode_pairs(batch, inputs)
+        target, labels = (torch.from_numpy(one).to(device()) for one in (self._target[batch.rows["job"]], batch.labels))
+        fit = F.binary_cross_entropy_with_logits(self.network.score(resumes, jobs), labels, reduction="none")
+        levels = self.network.discrepancies(resumes, jobs, target)
+        source = (fit * ~target).sum() / (~target).sum().clamp(min=1)
+        return source + sum(weight * level for weight, level in zip(self.adaptation, levels, strict=True))
+
+
+# MV-CoN
+
+
+def trust(labels: Tensor, other_logits: Tensor, strength: float) -> Tensor:
+    """Weights `1 + strength (y - 1) loss_other`, at least 0: a negative that the other view doubts counts less.
+
+    The released code multiplies the label by this weight instead of the loss; it is 1 where the label is 1 and its
+    product with a label of 0 is 0, so there nothing is re-weighted (co_teaching_train.py).
+    """
+    doubt = F.binary_cross_entropy_with_logits(other_logits.detach(), labels, reduction="none")
+    return (1 + strength * (labels - 1) * doubt).clamp(min=0)
+
+
+def co_teaching_loss(text: Tensor, relation: Tensor, labels: Tensor, strength: float) -> Tensor:
+    """Both views' cross-entropy, each weighted by what the other view thinks of the label."""
+    return F.binary_cross_entropy_with_logits(
+        text, labels, trust(labels, relation, strength)
+    ) + F.binary_cross_entropy_with_logits(relation, labels, trust(labels, text, strength))
+
+
+def relation_vectors(corpus: Corpus, side: Side, neighbours: int, hyre: bool) -> NDArray[np.float32]:
+    """Text and neighbourhood of every document of a side, `[documents, 3, 384]`.
+
+    Vectors of the document itself (the mean of its token vectors, length one), the mean over the `neighbours` training
+    documents of its side with the highest cosine, and the mean over all documents of the other side that accepted
+    these. Messages pass from text alone, so a document without any label has them too; a document is no neighbour of
+    itself, so its own labels do not show.
+    """
+    own, opposite = (
+        static_encoder().encode(texts(corpus, one, hyre=hyre).tolist(), progress=False) for one in (side, other(side))
+    )
+    # 1. the nearest training documents of every document but itself, as edges [documents, documents]
+    pool = corpus.positions(side, corpus.pool(side, "train"))
+    taken = min(neighbours, len(pool) - 1)
+    cosine = own @ own[pool].T
+    cosine[pool, np.arange(len(pool))] = -np.inf
+    nearest = pool[np.argpartition(-cosine, taken - 1, axis=1)[:, :taken]]
+    rows = np.repeat(np.arange(len(own)), taken)
+    near = csr_array((np.ones(rows.size, dtype=np.float32), (rows, nearest.ravel())), shape=(len(own),) * 2)
+    # 2. who accepted them, once for each neighbour [documents, documents of the other side]
+    accepted = corpus.known_positives("train", lists=False).astype(np.float32)
+    partners = near @ (accepted if side == "resume" else accepted.T)
+    # 3. means over both; a document without such a neighbour or partner gets zeros
+    return np.stack([own, normalize(near, "l1") @ own, normalize(partners, "l1") @ opposite], axis=1)
+
+
+class MVCoNNetwork(Matcher):
+    """A text view, PJFNN, beside a relation view, one graph convolution with one matrix a relation."""
+
+    def __init__(self, dim: int, strength: float, view: View) -> None:
+        super().__init__()
+        self.text, self.strength, self.view = PJFNNetwork(dim, dim, "distance"), strength, view
+        start = self.text.tokens.map.weight.data  # [dim, 384]
+        self.relations = nn.ModuleDict({side: nn.Linear(RELATIONS * start.shape[1], dim) for side in SIDES})
+        for weights in self.relations.parameters():
+            if weights.ndim == 2:
+                weights.data[:, : start.shape[1]] = start
+        self.norm = nn.ModuleDict({side: RunningNorm(dim) for side in SIDES})
+        self.cosine = ScaledCosine()
+
+    def encode(self, side: Side, ids: Tensor, relations: Tensor) -> Encoded:
+        """The vectors of both views."""
+        related = torch.tanh(self.relations[side](relations.flatten(1)))
+        return *self.text.encode(side, ids), self.norm[side](related)
+
+    def views(self, resumes: Encoded, jobs: Encoded) -> tuple[Tensor, Tensor]:
+        """Logits of the text view and of the relation view."""
+        return self.text.score(resumes[:1], jobs[:1]), self.cosine(resumes[1], jobs[1])
+
+    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+        """The mean of both views' logits, or one of them."""
+        text, relation = self.views(resumes, jobs)
+        return {"both": (text + relation) / 2, "text": text, "relation": relation}[self.view]
+
+    def loss(self, resumes: Encoded, jobs: Encoded, labels: Tensor) -> Tensor:
+        """Co-teaching of the two views."""
+        return co_teaching_loss(*self.views(resumes, jobs), labels, self.strength)
+
+
+class MVCoN(PairMatcher):
+    """MV-CoN (Bian et al. 2020, arXiv 2009.13299): text view, relation view, and co-teaching that re-weights.
+
+    The text view is PJFNN. The relation view is one graph convolution, one matrix a relation, over fixed text vectors
+    (`relation_vectors`); which relations connect documents is our choice, made so that unseen documents have them.
+    `strength`: how much the other view's doubt takes from a negative (released: 0.2). `view`: which logits rank.
+    The released code trains two PJFNNs on the halves of a batch, without relations, and ranks with the second; dim 100,
+    batch 32, rate 3e-4.
+    """
+
+    name = "MV-CoN"
+
+    def __init__(
+        self,
+        dim: int = 64,
+        strength: float = 0.2,
+        neighbours: int = 10,
+        view: View = "both",
+        config: PairTraining = PairTraining(),
+    ) -> None:
+        self.dim, self.strength, self.neighbours, self.view, self.config = dim, strength, neighbours, view, config
+
+    def build(self) -> MVCoNNetwork:
+        """Two views."""
+        return MVCoNNetwork(self.dim, self.strength, self.view)
+
+    def inputs(self, corpus: Corpus, side: Side) -> Encoded:
+        """Lines and relations."""
+        related = relation_vectors(corpus, side, self.neighbours, self.config.hyre)
+        return *super().inputs(corpus, side), torch.from_numpy(related)
+
+
+# InEXIT
+
+
+class InEXITNetwork(Matcher):
+    """One transformer layer within documents, the same for both sides, and one across them."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.tokens, self.norm = TokenVectors(dim), RunningNorm(dim)
+        self.internal, self.external = (
+            nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True) for _ in range(2)
+        )
+        self.compare = PairMLP(dim, dropout)
+
+    def read(self, ids: Tensor) -> Tensor:
+        """A text `[..., tokens]` is the mean of its token vectors `[..., dim]`."""
+        return masked_mean(self.tokens(ids), ids != PADDING, -2)
+
+    def encode(self, side: Side, values: Tensor, names: Tensor, source: Tensor) -> Encoded:
+        """Fields `[documents, fields, dim]` after internal interaction, and which are filled.
+
+        A field is its name plus its value; the name of the side joins after the interaction.
+        """
+        read, filled = by_line(lambda texts: self.norm(self.read(texts)), values)
+        fields = self.internal(self.read(names) + read, src_key_padding_mask=~filled)
+        return fields + self.read(source), filled
+
+    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+        """Logits of pairs."""
+        return self.compare(*self.interact(resumes, jobs))
+
+    def interact(self, resumes: Encoded, jobs: Encoded) -> tuple[Tensor, Tensor]:
+        """The mean of each document's filled fields `[n, dim]`, after all fields of the pair have seen each other."""
+        fields, filled = (torch.cat(both, 1) for both in zip(resumes, jobs, strict=True))
+        interacted = self.external(fields, src_key_padding_mask=~filled)
+        people, posts = interacted.split([resumes[0].shape[1], jobs[0].shape[1]], dim=1)
+        return masked_mean(people, resumes[1], 1), masked_mean(posts, jobs[1], 1)
+
+
+class InEXIT(PairMatcher):
+    """InEXIT (Shao et al. 2023): internal interaction of a document's fields, external interaction of a pair's.
+
+    A field is its name plus its value, and its side's name after the internal layer, each a mean of token vectors
+    instead of BERT states (our choice, for a laptop). Official settings: bert-base-chinese (768), 8 heads, one layer,
+    dropout 0.1, batch 16, rate 5e-6, decay 1e-9, 16 tokens a field and 256 of free text, patience 5.
+    """
+
+    name, unit = "InEXIT", "fields"
+
+    def __init__(
+        self,
+        dim: int = 64,
+        heads: int = 4,
+        feedforward: int = 128,
+        dropout: float = 0.1,
+        config: PairTraining = PairTraining(max_tokens=256, learning_rate=1e-3),
+    ) -> None:
+        self.dim, self.heads, self.feedforward, self.dropout = dim, heads, feedforward, dropout
+        self.config = config
+
+    def build(self) -> InEXITNetwork:
+        """Token vectors, two transformer layers and the comparison."""
+        return InEXITNetwork(self.dim, self.heads, self.feedforward, self.dropout)
+
+    def inputs(self, corpus: Corpus, side: Side) -> Encoded:
+        """Values of all fields, and the same names and source for every document of the side."""
+        documents = self.documents(corpus, side)
+        tokens = static_encoder().tokenize([name.replace("_", " ") for name in documents.names] + [side])
+        padded = pad_sequence([torch.from_numpy(ids) for ids in tokens], batch_first=True, padding_value=PADDING)
+        names, source = padded.expand(len(documents.ids), -1, -1).split([len(tokens) - 1, 1], dim=1)
+        return documents.ids, names, source
+
+    def learn(self, corpus: Corpus) -> Self:
+        """Train; raises ValueError for a corpus whose documents are a single field."""
+        for side in SIDES:
+            if len(corpus.fields(side)) < 2:
+                raise ValueError(
+                    f"InEXIT lets the fields of a document interact, and {side}s of corpus {corpus.name!r} have only "
+                    f"{corpus.fields(side)}: read them with one column a field"
+                )
+        return super().learn(corpus)
