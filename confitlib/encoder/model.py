@@ -89,7 +89,7 @@ class TextEncoder(nn.Module):
         self,
         name: str,
         backbone: nn.Module,
-        pool: nn.Module | None = None,
+        pool: Any = None,
         prefix: str = "",
         max_length: int = 512,
         adapter: nn.Linear | None = None,
@@ -102,7 +102,7 @@ class TextEncoder(nn.Module):
         self.pool: Any = pool
         self.adapter = adapter
         self.static = isinstance(backbone, TokenAverage)
-        self.pooling: Pooling = "mean" if pool is None else self.pool.pooling_mode
+        self.pooling: Pooling = "mean" if self.pool is None else self.pool.pooling_mode
         # length of the vectors before the adapter
         self.backbone_dim = self.backbone.dim if self.static else self.backbone.get_embedding_dimension()
         self.card = ""  # the text of README.md in a saved folder

@@ -156,7 +156,8 @@ class ContrastiveTrainer(Trainer):
         """
         # 1. vectors of both sides, cut into those of the pairs  [pairs, d]  and of the hard negatives  [hard, d]
         resumes, jobs = model(inputs["resumes"], inputs["jobs"])
-        parts, masks = self._parts(inputs, resumes, jobs), {name: inputs[name] for name in MASKS}
+        parts = self._parts(inputs, resumes, jobs)
+        masks: dict[str, Any] = {name: inputs[name] for name in MASKS}
         # 2. several processes: everybody's vectors, and the masks of the batch that they make together
         if self.args.world_size > 1 and model.training:
             sizes = part_sizes(parts)
@@ -166,9 +167,9 @@ class ContrastiveTrainer(Trainer):
             masks = self._prepare_input(self.data_collator.masks(resume_rows, job_rows, len(pair_resumes)))
             parts = gather_parts(parts, sizes)
         # 3. the loss
-        settings = {"temperature": self.config.temperature, "lambda_": self.config.lambda_}
+        settings: dict[str, Any] = {"temperature": self.config.temperature, "lambda_": self.config.lambda_}
         settings |= {"normalized": self.config.normalize, "official": self.config.official}
-        loss = contrastive_loss(*parts, **masks, **settings)
+        loss = contrastive_loss(*parts, **settings, **masks)
         if model.training and not torch.isfinite(loss):
             tried = f"learning_rate={self.config.learning_rate}, temperature={self.config.temperature}"
             raise FloatingPointError(
