@@ -82,8 +82,9 @@ def load_encoder(
             modules, recipe = _modules_of_folder(folder, trust_remote_code)
         else:
             modules, recipe = _modules_of_transformer(name, _is_local(name), trust_remote_code)
-    adapter = modules.pop().linear if type(modules[-1]).__name__ == "Dense" else None
-    backbone, pool = modules[0], None
+    adapter: Any = modules.pop().linear if type(modules[-1]).__name__ == "Dense" else None
+    backbone: Any = modules[0]
+    pool: Any = None
     length, wanted = recipe.max_length if max_length is None else max_length, pooling or recipe.pooling
     if wanted not in (allowed := ["mean"] if len(modules) == 1 else ["mean", "cls"]):
         raise ValueError(f"pooling={wanted!r} is not supported; pass pooling={' or '.join(map(repr, allowed))}")

@@ -85,10 +85,14 @@ class TextEncoder(nn.Module):
     `backbone`: `TokenAverage`, or a `Transformer` whose vectors `pool` turns into one.
     """
 
+    backbone: Any
+    pool: Any
+    backbone_dim: int
+
     def __init__(
         self,
         name: str,
-        backbone: nn.Module,
+        backbone: Any,
         pool: Any = None,
         prefix: str = "",
         max_length: int = 512,
@@ -98,8 +102,8 @@ class TextEncoder(nn.Module):
         if max_length < SHORTEST:
             raise ValueError(f"max_length={max_length} leaves no room for text; use at least {SHORTEST}")
         self.name, self.prefix, self.max_length = name, prefix, max_length
-        self.backbone: Any = backbone
-        self.pool: Any = pool
+        self.backbone = backbone
+        self.pool = pool
         self.adapter = adapter
         self.static = isinstance(backbone, TokenAverage)
         self.pooling: Pooling = "mean" if self.pool is None else self.pool.pooling_mode

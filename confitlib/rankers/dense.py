@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.preprocessing import normalize
 
-from confitlib.augment import TASKS, Generator, write
+from confitlib.augment import TASKS, Generator, generate
 from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side, other
 from confitlib.encoder import Pooling, TextEncoder, load_encoder
 from confitlib.llm import Client
@@ -150,7 +150,7 @@ class OpenAIEmbed(VectorRanker):
 class Hypothesising(RawEmbed):
     """Base of untrained rankers that have documents written for those of the validation and test splits.
 
-    `writer`, `n` and `seed`: who writes how many texts for a document, see `confitlib.augment.write`.
+    `writer`, `n` and `seed`: who writes how many texts for a document, see `confitlib.augment.generate`.
     """
 
     task: str
@@ -175,7 +175,7 @@ class Hypothesising(RawEmbed):
         self.hypotheses: dict[Side, tuple[Rows, Scores]] = {}  # rows of documents, a unit vector of each text for them
         for side in SIDES:
             ids = TASKS[self.task].documents(corpus, side, self.seed)
-            written = write(self.task, corpus, side, ids, writer=self.writer, variants=self.n, seed=self.seed)
+            written = generate(self.task, corpus, side, ids, generator=self.writer, variants=self.n, seed=self.seed)
             self.reports[side] = written.report()
             flat = [(name, text) for name, options in written.texts.items() for text in options]
             vectors = model.encode([text for _, text in flat], **self._options(model))

@@ -44,7 +44,7 @@ def static_encoder() -> TextEncoder:
 
 def token_table() -> Tensor:
     """The offline token vectors `[vocabulary, 384]`."""
-    return cast(TokenAverage, static_encoder().modules_[0]).token_vectors.detach()
+    return cast(TokenAverage, static_encoder().backbone).token_vectors.detach()
 
 
 def device() -> torch.device:

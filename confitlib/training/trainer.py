@@ -167,9 +167,14 @@ class ContrastiveTrainer(Trainer):
             masks = self._prepare_input(self.data_collator.masks(resume_rows, job_rows, len(pair_resumes)))
             parts = gather_parts(parts, sizes)
         # 3. the loss
-        settings: dict[str, Any] = {"temperature": self.config.temperature, "lambda_": self.config.lambda_}
-        settings |= {"normalized": self.config.normalize, "official": self.config.official}
-        loss = contrastive_loss(*parts, **settings, **masks)
+        loss = contrastive_loss(
+            *parts,
+            **masks,
+            temperature=self.config.temperature,
+            lambda_=self.config.lambda_,
+            normalized=self.config.normalize,
+            official=self.config.official,
+        )
         if model.training and not torch.isfinite(loss):
             tried = f"learning_rate={self.config.learning_rate}, temperature={self.config.temperature}"
             raise FloatingPointError(
