@@ -88,7 +88,7 @@ class TextEncoder(nn.Module):
     def __init__(
         self,
         name: str,
-        backbone: nn.Module,
+        backbone: Any,
         pool: Any = None,
         prefix: str = "",
         max_length: int = 512,
@@ -104,7 +104,7 @@ class TextEncoder(nn.Module):
         self.static = isinstance(backbone, TokenAverage)
         self.pooling: Pooling = "mean" if self.pool is None else self.pool.pooling_mode
         # length of the vectors before the adapter
-        self.backbone_dim = self.backbone.dim if self.static else self.backbone.get_embedding_dimension()
+        self.backbone_dim: int = self.backbone.dim if self.static else self.backbone.get_embedding_dimension()
         self.card = ""  # the text of README.md in a saved folder
         # A copy: Sentence-Transformers sets padding and truncation of its own.
         tokenizer = self.backbone.tokenizer if self.static else self.backbone.tokenizer.backend_tokenizer

@@ -169,7 +169,7 @@ class ContrastiveTrainer(Trainer):
         # 3. the loss
         settings: dict[str, Any] = {"temperature": self.config.temperature, "lambda_": self.config.lambda_}
         settings |= {"normalized": self.config.normalize, "official": self.config.official}
-        loss = contrastive_loss(*parts, **settings, **masks)
+        loss = contrastive_loss(parts[0], parts[1], parts[2], parts[3], **masks, **settings)
         if model.training and not torch.isfinite(loss):
             tried = f"learning_rate={self.config.learning_rate}, temperature={self.config.temperature}"
             raise FloatingPointError(
