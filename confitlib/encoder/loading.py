@@ -105,7 +105,7 @@ def _minilm_tokens() -> TokenAverage:
     return TokenAverage(Tokenizer.from_file(str(folder / "tokenizer.json")), vectors)
 
 
-def _modules_of_transformer(source: str, local: bool, trust_remote_code: bool) -> tuple[list[nn.Module], Recipe]:
+def _modules_of_transformer(source: str, local: bool, trust_remote_code: bool) -> tuple[list[Any], Recipe]:
     """Transformer and pooling of a Hugging Face model in float32; `local`: without a look at the hub."""
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -142,7 +142,7 @@ def _checked_weights(source: str, options: dict[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[nn.Module], Recipe]:
+def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[Any], Recipe]:
     """The modules of a Sentence-Transformers folder; raises ValueError, naming the file, for other ones than ours."""
     from sentence_transformers import SentenceTransformer
 

@@ -167,14 +167,9 @@ class ContrastiveTrainer(Trainer):
             masks = self._prepare_input(self.data_collator.masks(resume_rows, job_rows, len(pair_resumes)))
             parts = gather_parts(parts, sizes)
         # 3. the loss
-        loss = contrastive_loss(
-            *parts,
-            **masks,
-            temperature=self.config.temperature,
-            lambda_=self.config.lambda_,
-            normalized=self.config.normalize,
-            official=self.config.official,
-        )
+        settings: dict[str, Any] = {"temperature": self.config.temperature, "lambda_": self.config.lambda_}
+        settings |= {"normalized": self.config.normalize, "official": self.config.official}
+        loss = contrastive_loss(parts[0], parts[1], parts[2], parts[3], **masks, **settings)
         if model.training and not torch.isfinite(loss):
             tried = f"learning_rate={self.config.learning_rate}, temperature={self.config.temperature}"
             raise FloatingPointError(
