@@ -63,7 +63,7 @@ def mine(
     "band". Raises ValueError for whatever does not fit.
     """
     pool, queries = ("labelled", "labelled") if official else (pool, queries)
-    settings = {"n": n, "seed": seed, "pool": pool, "queries": queries, "official": official}
+    settings: dict[str, Any] = {"n": n, "seed": seed, "pool": pool, "queries": queries, "official": official}
     used = check_mining(strategy, target=target, **settings, **parameters)
     query_ids = document_ids(corpus, other(target), queries)
     pool_ids = document_ids(corpus, target, pool, written=strategy == "synthetic")
@@ -397,8 +397,9 @@ def _official_band(problem: MiningProblem, lo: float, hi: float) -> Selection:
     start, stop = (np.full(shape[0], int(bound * shape[1]), dtype=np.intp) for bound in (lo, hi))
     query, item = problem.labelled(1)
     positives = csr_array((np.full(len(query), len(REASONS), dtype=np.int8), (query, item)), shape=shape)
+    nothing: csr_array = csr_array(([], ([], [])), shape=shape)
     kept, dropped = [], []
-    for hits in problem.ranked(start, stop, known=csr_array(shape, dtype=np.int8)):
+    for hits in problem.ranked(start, stop, known=nothing):
         codes = codes_at(positives, hits.query, hits.item)
         kept.append(problem.draw(hits.take(codes == 0)))
         dropped.append(hits.query[codes > 0])
@@ -649,7 +650,7 @@ STRATEGIES: dict[str, Strategy] = {
     strategy.__name__: strategy for strategy in (*BY_NAME, band_aware, chosen_band, graph, synthetic)
 }
 SIZED = ("in_batch", "rejected", "band", "band_aware", "chosen_band")  # strategies with a size of their own
-RANGES = {
+RANGES: dict[str, Any] = {
     **dict.fromkeys(("k", "candidates", "edges"), pd.Interval(1, np.inf, "left")),
     **dict.fromkeys(("a", "max_angle"), pd.Interval(0, np.inf, "left")),
     **dict.fromkeys(("ratio", "top_rate"), pd.Interval(0, 1, "right")),
