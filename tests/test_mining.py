@@ -212,7 +212,7 @@ def test_parameters_are_checked_without_a_corpus(strategy):
     for wrong in ({"seed": -1}, {"n": 0}, {"unknown": 1}, {"pool": "all"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             check_mining(strategy, **right | wrong)
-    with pytest.raises(ValueError, match=r"width=5 must lie in \(0.0, 0.5\]"):
+    with pytest.raises(ValueError, match=r"width=5 must lie in \(0, 0.5\]"):
         check_mining("chosen_band", n=3, width=5)
     with pytest.raises(ValueError, match="0 <= lo < hi <= 1"):
         check_mining("band", lo=0.5, hi=0.2)

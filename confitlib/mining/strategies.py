@@ -120,7 +120,8 @@ def check_mining(
     for name, value in parameters.items():
         if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
             raise ValueError(f"{name}={value!r} is unknown; use one of {list(get_args(hints[name]))}")
-        if name in RANGES and (value is not None or defaults[name] is not None) and value not in RANGES[name]:
+        optional = value is None and type(None) in get_args(hints[name])
+        if name in RANGES and not optional and value not in RANGES[name]:
             raise ValueError(f"{name}={value} must lie in {RANGES[name]}")
     used = defaults | parameters
     if "lo" in used:
