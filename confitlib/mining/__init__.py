@@ -2,8 +2,8 @@
 
 from confitlib.encoder.vectors import Embeddings
 from confitlib.mining.choice import ChosenBand, choose_band
-from confitlib.mining.negatives import Negatives, read_official, write_official
-from confitlib.mining.ranking import mine_band
+from confitlib.mining.negatives import Negatives, mined_counts, read_official, write_official
+from confitlib.mining.ranking import band_window, mine_band
 from confitlib.mining.strategies import STRATEGIES, check_mining, mine
 
 __all__ = [
@@ -11,10 +11,12 @@ __all__ = [
     "ChosenBand",
     "Embeddings",
     "Negatives",
+    "band_window",
     "check_mining",
     "choose_band",
     "mine",
     "mine_band",
+    "mined_counts",
     "read_official",
     "write_official",
 ]

@@ -2,12 +2,17 @@
 
 from confitlib.rankers.base import Ranker
 from confitlib.rankers.confit import ConFitV1, RejectedNegatives
+from confitlib.rankers.confit import FieldConfig as FieldConfig
 from confitlib.rankers.cross_encoder import CrossEncoder
 from confitlib.rankers.dense import ConFitV2, HyDE, HyQE, InBatch, Mined, OpenAIEmbed, RawEmbed, TwoTowers
 from confitlib.rankers.federated import FedPJF
 from confitlib.rankers.graph import DPGNN
+from confitlib.rankers.graph import GraphConfig as GraphConfig
 from confitlib.rankers.lexical import BM25, TfIdf
 from confitlib.rankers.matchers import APJFNN, BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, Siamese
+from confitlib.rankers.matchers import contrastive_margin as contrastive_margin
+from confitlib.rankers.matchers import mmd as mmd
+from confitlib.rankers.matchers import trust as trust
 from confitlib.rankers.pair_training import PairMatcher as PairMatcher
 from confitlib.rankers.pair_training import PairTraining as PairTraining
 from confitlib.rankers.rerank import LLMReranker
