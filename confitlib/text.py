@@ -50,7 +50,7 @@ def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] |
     frame = corpus.documents(side)
     serialised = serialise(frame[chosen], side)
     if hyre and HYPOTHETICAL[side] in frame.columns:
-        serialised = _append(serialised, frame[HYPOTHETICAL[side]].astype("str").fillna(""), MARKS[side])
+        serialised = append_hypothetical(serialised, frame[HYPOTHETICAL[side]].astype("str").fillna(""), MARKS[side])
     return serialised.rename(TEXT)
 
 
@@ -99,7 +99,8 @@ def read_fields(text: str, fields: Sequence[str], side: Side) -> dict[str, str]:
     return dict(zip(fields, [*values[1:], rest.strip()], strict=True))
 
 
-def _append(documents: pd.Series, hypothetical: pd.Series, mark: str) -> pd.Series:
+def append_hypothetical(documents: pd.Series, hypothetical: pd.Series, mark: str) -> pd.Series:
+    """Documents with their hypothetical counterparts below a mark; where that is empty, the document alone."""
     return documents.where(hypothetical == "", documents + f"\n{mark}\n" + hypothetical)
 
 
