@@ -1,13 +1,15 @@
-"""Every notebook runs alone with the tiny profile, writes its record and its figures."""
+"""Every notebook runs alone with the tiny profile, writes its record and its figures, and measures the golden values."""
 
+import json
 from dataclasses import replace
 
+import golden
 import nbformat
 import pytest
 
 from confitlib import readers
 from confitlib.notebooks import all_notebooks, number_of, run_notebook
-from confitlib.util import read_entries
+from confitlib.util import RESULTS_VERSION, read_entries
 
 
 @pytest.mark.notebook
@@ -25,6 +27,13 @@ def test_notebook_runs_with_the_tiny_profile(path, tmp_path):
     warned = [output.text for cell in nbformat.read(executed, as_version=4).cells for output in cell.get("outputs", [])
               if output.output_type == "stream" and output.name == "stderr" and "Warning" in output.text]  # fmt: skip
     assert not warned, warned
+    moved = golden.moved(entry)
+    assert not moved, f"numbers moved: find the bug, or raise a version and run tests/golden.py: {moved}"
+
+
+def test_golden_values_are_those_of_the_versions_of_today():
+    versions = json.loads(golden.FILE.read_text())["versions"]
+    assert versions == RESULTS_VERSION, "versions were raised: run every notebook with tiny, then tests/golden.py"
 
 
 @pytest.mark.notebook
