@@ -1,4 +1,4 @@
-"""Every notebook runs alone with the tiny profile, writes its record and its figures, and measures the golden values."""
+"""Every notebook runs alone with the tiny profile, writes its record and figures, and measures the golden values."""
 
 import json
 from dataclasses import replace
