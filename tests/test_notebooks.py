@@ -1,7 +1,9 @@
 """Every notebook runs alone with the tiny profile, writes its record and figures, and measures the golden values."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import golden
 import nbformat
@@ -11,11 +13,22 @@ from confitlib import readers
 from confitlib.notebooks import all_notebooks, number_of, run_notebook
 from confitlib.util import RESULTS_VERSION, read_entries
 
+SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
+
+
+def with_solutions(path: Path, folder: Path) -> Path:
+    """A copy of a notebook whose exercises are solved in cells at its end."""
+    content = nbformat.read(path, as_version=4)
+    solutions = [code for cell in content.cells for code in SOLUTION.findall(cell.source)]
+    content.cells += map(nbformat.v4.new_code_cell, solutions)
+    nbformat.write(content, folder / path.name)
+    return folder / path.name
+
 
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
-def test_notebook_runs_with_the_tiny_profile(path, tmp_path):
-    executed = run_notebook(path, {"output": str(tmp_path)}, profile="tiny")
+def test_notebook_and_its_solutions_run_with_the_tiny_profile(path, tmp_path):
+    executed = run_notebook(with_solutions(path, tmp_path), {"output": str(tmp_path)}, profile="tiny")
     (entry,) = read_entries(tmp_path / "records/runs.jsonl")
     assert (entry["notebook"], entry["profile"]) == (number_of(path), "tiny")
     assert entry["metrics"], "the record holds no metric"
