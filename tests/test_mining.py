@@ -525,10 +525,10 @@ def test_official_json_keeps_queries_without_negatives(tmp_path):
     ("content", "message"),
     [
         ("{", "mined.json: line 1 is not JSON"),
-        ('{"r_to_j": {}}', r"mined.json: no \['j_to_r'\]"),
+        ('{"r_to_j": {}}', "mined.json: j_to_r is no object"),
         ('{"r_to_j": {"r1": ["nobody"]}, "j_to_r": {}}', "mined.json: r_to_j names 1 unknown job ids, e.g. 'nobody'"),
-        ('{"r_to_j": [], "j_to_r": {}}', "mined.json: r_to_j must give every query a list of ids"),
-        ('{"r_to_j": {"r1": 3}, "j_to_r": {}}', "mined.json: r_to_j must give every query a list of ids"),
+        ('{"r_to_j": [], "j_to_r": {}}', "mined.json: r_to_j is no object"),
+        ('{"r_to_j": {"r1": 3}, "j_to_r": {}}', "mined.json: r_to_j, query 'r1' has no list of ids"),
         ('{"r_to_j": {}, "j_to_r": {"nowhere": []}}', "mined.json: j_to_r names 1 unknown job ids, e.g. 'nowhere'"),
     ],
 )

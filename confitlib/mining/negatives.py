@@ -48,7 +48,8 @@ class Negatives:
     @property
     def score_gap(self) -> float:
         """Mean score gap from a query's positives down to its negatives; the smaller, the harder."""
-        return float(self.summary().loc["mean", "gap"])
+        mean = self.statistics["gap"]["mean"]
+        return np.nan if mean is None else float(mean)
 
     def of(self, query_id: str) -> list[str]:
         """The negatives of one query, in the order of the table; raises KeyError for what was no query."""
@@ -88,7 +89,7 @@ class Negatives:
             raise ValueError(f"{folder} holds damaged negatives ({error}): mine them again") from error
 
     @cached_property
-    def _lists(self) -> dict[str, list[str]]:
+    def _lists(self) -> dict[Any, list[str]]:
         return self.table.groupby("query_id", sort=False)["negative_id"].agg(list).to_dict()
 
 
@@ -141,15 +142,15 @@ def read_official(path: str | Path, corpus: Corpus) -> dict[Side, Negatives]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: line {error.lineno} is not JSON ({error.msg}). Write the file again.") from error
-    missing = set(OFFICIAL_KEYS.values()) - set(content if isinstance(content, dict) else ())
-    if missing:
-        raise ValueError(f"{path}: no {sorted(missing)}; the official file maps r_to_j and j_to_r to lists of ids")
     negatives: dict[Side, Negatives] = {}
     for target, key in OFFICIAL_KEYS.items():
         # 1. the lists and their ids are checked
-        lists, where = content[key], f"{path}: {key}"
-        if not isinstance(lists, dict) or not all(isinstance(items, list) for items in lists.values()):
-            raise ValueError(f"{where} must give every query a list of ids. Write the file again.")
+        lists, where = content.get(key) if isinstance(content, dict) else None, f"{path}: {key}"
+        if not isinstance(lists, dict):
+            raise ValueError(f"{where} is no object: expected a list of ids for each query. Write the file again.")
+        odd = [query for query, items in lists.items() if not isinstance(items, list)]
+        if odd:
+            raise ValueError(f"{where}, query {odd[0]!r} has no list of ids. Write the file again.")
         pairs = [(str(query), str(item)) for query, items in sorted(lists.items()) for item in items]
         for side, ids in {other(target): set(lists), target: {item for _, item in pairs}}.items():
             unknown = ids - set(corpus.documents(side).index)

@@ -28,7 +28,7 @@ class Hits(NamedTuple):
 
     def take(self, places: IntArray | NDArray[np.bool_]) -> Hits:
         """The hits at the given places or under the given mask."""
-        return Hits(*(column[places] for column in self))
+        return Hits(self.query[places], self.item[places], self.rank[places], self.score[places])
 
 
 def concatenate(parts: Iterable[Hits]) -> Hits:
