@@ -338,7 +338,7 @@ def _official_band(problem: MiningProblem, lo: float, hi: float) -> Selection:
     """
     vectors, shape = problem.vectors, (len(problem.query_ids), len(problem.pool_ids))
     start, stop = (np.full(shape[0], int(bound * shape[1]), dtype=np.intp) for bound in (lo, hi))
-    nothing: csr_array = csr_array(shape, dtype=np.int8)
+    nothing: csr_array = csr_array(([], ([], [])), shape=shape)
     hits = concatenate(select_band(*vectors, nothing, start, stop, device=problem.device))
     positive = problem.labelled(1)
     accepted = csr_array((np.full(len(positive[0]), len(REASONS), dtype=np.int8), positive), shape=shape)
