@@ -25,7 +25,7 @@ from confitlib.mining.strategies import DocumentSet, MiningProblem, codes_at, do
 from confitlib.text import texts
 
 Z_95 = 1.959963984540054
-VERDICT = re.compile(r"\W*(?:(?P<yes>yes|是)|no|否)\W*", re.IGNORECASE)
+VERDICTS = {"yes": True, "是": True, "no": False, "否": False}
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,7 @@ def _truth(corpus: Corpus, target: Side) -> csr_array:
 
 
 def audit_bands(
-    corpus: Corpus,
-    embeddings: Embeddings,
-    target: Side,
-    edges: Sequence[float],
-    *,
-    queries: DocumentSet = "labelled",
+    corpus: Corpus, embeddings: Embeddings, target: Side, edges: Sequence[float], queries: DocumentSet = "labelled"
 ) -> pd.DataFrame:
     """False-negative rate, score gap and mean score of the percentile bands between rising `edges`, in one pass.
 
@@ -105,7 +100,7 @@ def audit_bands(
             np.add.at(suitable[band], hits.query[inside], fits[inside])
             np.add.at(score[band], hits.query[inside], hits.score[inside])
     # 3. a row a band
-    sizes, positive = stop - start, problem.mean_positive_scores()
+    sizes, positive = stop - start, problem.positive_scores()
     scored = (sizes > 0) & ~np.isnan(positive)  # a query without training positives has no gap
     gaps = np.where(scored, positive * sizes - score, 0).sum(axis=1)
     table = pd.DataFrame({"lo": edges[:-1], "hi": edges[1:], "negatives": sizes.sum(axis=1)})
@@ -193,7 +188,7 @@ def judge_false_negatives(
     draw = np.random.default_rng(seed).choice(len(table), min(sample, len(table)), replace=False)
     pairs = table.iloc[np.sort(draw)].reset_index(drop=True)
     requests = judge_requests(pairs, corpus, negatives.target, client.model)
-    answers = client.complete(requests, check=one_word)
+    answers = client.complete(requests, check=lambda _, reply: "neither yes nor no" if verdict(reply) is None else None)
     verdicts = [None if answer.text is None else verdict(answer.text) for answer in answers]
     pairs = pairs.assign(suitable=pd.array(verdicts, dtype="boolean"), problem=[one.problem or "" for one in answers])
     counts = pairs.groupby("query_id")["suitable"].agg(["sum", "count"]).astype(int)
@@ -210,22 +205,14 @@ def judge_requests(pairs: pd.DataFrame, corpus: Corpus, target: Side, model: str
     columns = {target: "negative_id", other(target): "query_id"}
     resumes, jobs = (texts(corpus, side, hyre=False).loc[pairs[columns[side]]] for side in SIDES)
     template = load_prompt("judge", language_of_corpus(corpus, "job"))["user"]
-    requests = []
-    for query, resume, job in zip(pairs["query_id"], resumes, jobs, strict=True):
-        text = template.substitute(resume=fence("resume", resume), job=fence("job", job))
-        requests.append(Request(model, prompt(text), temperature=0.0, about=query))
-    return requests
+    fenced = ({"resume": fence("resume", a), "job": fence("job", b)} for a, b in zip(resumes, jobs, strict=True))
+    asked = zip(pairs["query_id"], fenced, strict=True)
+    return [Request(model, prompt(template.substitute(both)), temperature=0.0, about=query) for query, both in asked]
 
 
 def verdict(reply: str) -> bool | None:
     """Whether a judge's reply says yes or no; None unless it is one of these words alone."""
-    match = VERDICT.fullmatch(reply)
-    return None if match is None else match["yes"] is not None
-
-
-def one_word(request: Request, reply: str) -> str | None:
-    """What is wrong with a judge's reply, or None."""
-    return "neither yes nor no" if verdict(reply) is None else None
+    return VERDICTS.get(re.sub(r"^\W+|\W+$", "", reply).lower())
 
 
 def batch_collisions(corpus: Corpus, batch_sizes: Sequence[int], batches: int = 400, seed: int = 0) -> pd.DataFrame:
@@ -237,14 +224,14 @@ def batch_collisions(corpus: Corpus, batch_sizes: Sequence[int], batches: int = 
     positives = corpus.labelled("train", 1)
     rows, columns = (corpus.positions(side, positives[f"{side}_id"]) for side in SIDES)
     matrices = {"known": corpus.known_positives()} | ({} if corpus.truth is None else {"suitable": corpus.truth})
-    rng, shares = np.random.default_rng(seed), []
+    rng, found = np.random.default_rng(seed), []
     for size in batch_sizes:
-        draws = [rng.choice(len(rows), min(size, len(rows)), replace=False) for _ in range(batches)]
-        collisions = dict.fromkeys(matrices, 0)
-        for draw in draws:
+        for _ in range(batches):
+            draw = rng.choice(len(rows), min(size, len(rows)), replace=False)
+            crossed: dict[str, Any] = {"batch_size": size}
             for kind, matrix in matrices.items():
                 cross = matrix[rows[draw]][:, columns[draw]].toarray()  # [size, size]
                 np.fill_diagonal(cross, False)
-                collisions[kind] += bool(cross.any())
-        shares.append({"batch_size": size} | {kind: count / batches for kind, count in collisions.items()})
-    return pd.DataFrame(shares).set_index("batch_size")
+                crossed[kind] = cross.any()
+            found.append(crossed)
+    return pd.DataFrame(found).groupby("batch_size", sort=False).mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import warnings
@@ -53,24 +52,6 @@ class Measurement:
         ranked = {f"{side} {name}": mean for side in SIDES for name, mean in self.rankings[side].means().items()}
         return {**ranked, **self.classification, **self.mining}
 
-    def save(self, path: Path) -> None:
-        """Write a JSON file, which keeps every number exactly."""
-        content = dict(vars(self), rankings={side: vars(result) for side, result in self.rankings.items()})
-        with atomic(path) as partial:
-            partial.write_text(json.dumps(content, default=lambda frame: frame.to_dict(orient="tight")))
-
-    @staticmethod
-    def load(path: Path) -> Measurement:
-        """Read what `save` wrote; raises ValueError, KeyError or TypeError if the file is damaged."""
-        content = json.loads(path.read_text())
-        for result in content["rankings"].values():
-            result["queries"] = pd.DataFrame.from_dict(result["queries"], orient="tight")
-            result["notes"] = tuple(result["notes"])
-        content["rankings"] = {side: RankingResult(**content["rankings"][side]) for side in SIDES}
-        if content["history"] is not None:
-            content["history"] = pd.DataFrame.from_dict(content["history"], orient="tight")
-        return Measurement(**content)
-
 
 def measure(
     ranker: Ranker, corpus: Corpus, cache: str | None = None, relevance: Relevance | None = None
@@ -81,17 +62,37 @@ def measure(
     under a key of ranker, parameters, the files these name, data and results versions, so that an interrupted
     experiment goes on where it stopped and notebooks share what they measure. A cached one leaves the ranker unfitted.
     """
-    if cache is None:
-        return _measure(ranker, corpus, relevance)
-    key = content_key(**_subject(ranker), relevance=relevance, data=corpus.fingerprint(), version=RESULTS_VERSION)
-    path = Path(cache) / "measured" / f"{key}.json"
-    if path.exists():
-        try:
-            return Measurement.load(path)
-        except (ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"{path} is damaged ({error!r:.80}): measured again", stacklevel=2)
-    measurement = _measure(ranker, corpus, relevance)
-    measurement.save(path)
+    path = None
+    if cache is not None:
+        parts = _subject(ranker) | {"relevance": relevance, "data": corpus.fingerprint(), "version": RESULTS_VERSION}
+        path = Path(cache) / "measured" / f"{content_key(**parts)}.joblib"
+        if path.exists():
+            try:
+                return joblib.load(path)
+            except Exception as error:  # unpickling raises whatever it meets
+                warnings.warn(f"{path} is damaged ({error!r:.80}): measured again", stacklevel=2)
+    if isinstance(ranker, RawEmbed):
+        ranker.progress = False  # several systems run at once, under one bar
+    # 1. fit, then score the full test pool: the costs
+    started = time.perf_counter()
+    ranker.fit(corpus)
+    fitted = time.perf_counter()
+    resumes, jobs = corpus.pool("resume", "test"), corpus.pool("job", "test")
+    ranker.score(resumes, jobs)
+    rate = len(resumes) * len(jobs) / (time.perf_counter() - fitted)
+    spent = fitted - started + getattr(ranker, "saved_seconds", 0.0)
+    costs = {"fit seconds": spent, "pairs per second": rate, "parameters": ranker.n_parameters}
+    # 2. the quality of rankings, classes and mined negatives
+    rankings = {side: evaluate_ranking(ranker, corpus, side, relevance=relevance) for side in SIDES}
+    classes = evaluate_classification(ranker, corpus).means()
+    mined, mining = getattr(ranker, "negatives", {}), {}
+    if mined and corpus.truth is not None:
+        audits = [false_negatives(mined[side], corpus) for side in SIDES]
+        mining = {name: float(np.mean([vars(one)[field] for one in audits])) for name, field in OF_NEGATIVES.items()}
+    measurement = Measurement(rankings, classes, mining, costs, getattr(ranker, "history", None))
+    if path is not None:
+        with atomic(path) as partial:
+            joblib.dump(measurement, partial)
     return measurement
 
 
@@ -112,28 +113,6 @@ def _subject(ranker: Ranker) -> dict[str, Any]:
     return {"ranker": type(ranker).__name__, "parameters": parameters}
 
 
-def _measure(ranker: Ranker, corpus: Corpus, relevance: Relevance | None) -> Measurement:
-    if isinstance(ranker, RawEmbed):
-        ranker.progress = False  # several systems run at once, under one bar
-    # 1. fit, then score the full test pool: the costs
-    started = time.perf_counter()
-    ranker.fit(corpus)
-    fitted = time.perf_counter()
-    resumes, jobs = corpus.pool("resume", "test"), corpus.pool("job", "test")
-    ranker.score(resumes, jobs)
-    rate = len(resumes) * len(jobs) / (time.perf_counter() - fitted)
-    spent = fitted - started + getattr(ranker, "saved_seconds", 0.0)
-    costs = {"fit seconds": spent, "pairs per second": rate, "parameters": ranker.n_parameters}
-    # 2. the quality of rankings, classes and mined negatives
-    rankings = {side: evaluate_ranking(ranker, corpus, side, relevance=relevance) for side in SIDES}
-    classes = evaluate_classification(ranker, corpus).means()
-    mined, mining = getattr(ranker, "negatives", {}), {}
-    if mined and corpus.truth is not None:
-        audits = [false_negatives(mined[side], corpus) for side in SIDES]
-        mining = {name: float(np.mean([vars(one)[field] for one in audits])) for name, field in OF_NEGATIVES.items()}
-    return Measurement(rankings, classes, mining, costs, getattr(ranker, "history", None))
-
-
 def measure_systems(
     systems: Mapping[str, Sequence[Ranker]],
     corpus: Corpus | Mapping[str, Corpus],
@@ -151,10 +130,8 @@ def measure_systems(
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the workers; this process has read it before
     warnings.filterwarnings("ignore", "A worker stopped", module="joblib")  # it is replaced, and nothing is lost
     results = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
-    measured: dict[str, list[Measurement]] = {name: [] for name in systems}
-    for (name, _), result in zip(runs, tqdm(results, "systems × seeds", len(jobs), unit="run"), strict=True):
-        measured[name].append(result)
-    return measured
+    done = iter(list(tqdm(results, "systems × seeds", len(jobs), unit="run")))
+    return {name: [next(done) for _ in rankers] for name, rankers in systems.items()}
 
 
 def _on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -165,11 +142,8 @@ def _on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def table_of(measured: Mapping[str, Sequence[Measurement]]) -> pd.DataFrame:
     """One row a measurement: `system`, `run` (the place of its seed), every quality and every cost."""
-    return pd.DataFrame(
-        {"system": name, "run": run, **one.means(), **one.costs}
-        for name, runs in measured.items()
-        for run, one in enumerate(runs)
-    )
+    runs = [(name, run, one) for name, some in measured.items() for run, one in enumerate(some)]
+    return pd.DataFrame([{"system": name, "run": run, **one.means(), **one.costs} for name, run, one in runs])
 
 
 def mean_queries(runs: Sequence[Measurement], target: Side) -> pd.DataFrame:
@@ -209,18 +183,14 @@ def ablate(
     unmined = {IN_BATCH: [InBatch(encoder, one, cache=cache) for one in configs]}
     mined = {}
     for name, setting in settings.items():
-        others = {key: value for key, value in setting.items() if key not in ("strategy", "refresh")}
-        options = {"cache": cache, "refresh": setting.get("refresh", 0)}
-        mined[name] = [Mined(setting["strategy"], others, encoder, one, **options) for one in configs]
+        others = dict(setting)
+        strategy, refresh = others.pop("strategy"), others.pop("refresh", 0)
+        mined[name] = [Mined(strategy, others, encoder, one, cache=cache, refresh=refresh) for one in configs]
     measured = measure_systems(unmined, corpus, workers, cache)  # first: all others mine with these encoders
     measured |= measure_systems(mined, corpus, workers, cache)
-    rows = [
-        {"setting": name, "seed": seed, "quantity": quantity, "value": value}
-        for name, runs in measured.items()
-        for seed, run in zip(seeds, runs, strict=True)
-        for quantity, value in run.means().items()
-    ]
-    return pd.DataFrame(rows)
+    runs = [(name, seed, run) for name, some in measured.items() for seed, run in zip(seeds, some, strict=True)]
+    rows = [(name, seed, *pair) for name, seed, run in runs for pair in run.means().items()]
+    return pd.DataFrame(rows, columns=["setting", "seed", "quantity", "value"])
 
 
 def gains(measured: pd.DataFrame, by: Sequence[str] = ("seed",), reference: str = IN_BATCH) -> pd.DataFrame:

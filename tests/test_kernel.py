@@ -9,12 +9,12 @@ from scipy.sparse import csr_array
 
 from confitlib.mining import kernel
 from confitlib.mining.kernel import UNRANKED, Sieve, Sizes, decoded, encoded, in_order, select_band
-from confitlib.mining.ranking import Hits, band_window, concatenate, draw, inner_products, mine_band
+from confitlib.mining.ranking import band_window, concatenate, draw, inner_products, mine_band
 
 
 @st.composite
 def rankable(draw):
-    """Vectors of few whole numbers (so that scores tie often and are exact), removals, windows and a block."""
+    """Vectors of few whole numbers (so that scores tie often and are exact), removals, windows and rows of a block."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n_queries, levels = draw(st.integers(1, 6)), draw(st.sampled_from([0, 1, 3, 1000]))
     n_pool = draw(st.one_of(st.integers(0, 3), st.integers(4, 150)))
@@ -24,7 +24,7 @@ def rankable(draw):
     left = (~removed).sum(axis=1)
     start = rng.integers(0, left + 1)
     width = draw(st.sampled_from([0, 1, 5, 150]))
-    return queries, pool, removed, start, np.minimum(start + width, left), draw(st.sampled_from([1, 2, 5, None]))
+    return queries, pool, removed, start, np.minimum(start + width, left), draw(st.sampled_from([1, 2, 5]))
 
 
 def sorted_rows(queries, pool, removed):
@@ -63,22 +63,22 @@ def threads():
 @settings(max_examples=1000, deadline=None)
 @given(rankable(), st.sampled_from([1, 3, 17, 2048]), st.sampled_from([1, 60, 10**6]))
 def test_select_band_equals_a_full_sort(case, columns, keys):
-    queries, pool, removed, start, stop, block = case
+    queries, pool, removed, start, stop, rows = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "CACHED", Sizes(4, columns, keys))
-        found = rows_of(select_band(queries, pool, csr_array(removed), start, stop, block))
+        patch.setattr(kernel, "CACHED", Sizes(rows, columns, keys))
+        found = rows_of(select_band(queries, pool, csr_array(removed), start, stop))
     assert found == by_sorting(queries, pool, removed, start, stop)
 
 
 @settings(max_examples=200, deadline=None)
 @given(rankable(), st.sampled_from([3, 17, 2048]))
 def test_the_operations_of_a_card_equal_a_full_sort(case, columns):
-    queries, pool, removed, start, stop, block = case
+    queries, pool, removed, start, stop, rows = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "CACHED", Sizes(4, columns, 1000))
+        patch.setattr(kernel, "CACHED", Sizes(rows, columns, 1000))
         patch.setattr(Sieve, "add", Sieve.add_on_device)
         patch.setattr(kernel, "in_order", lambda values: values.sort(dim=1).values)
-        found = rows_of(select_band(queries, pool, csr_array(removed), start, stop, block))
+        found = rows_of(select_band(queries, pool, csr_array(removed), start, stop))
     assert found == by_sorting(queries, pool, removed, start, stop)
 
 
@@ -109,8 +109,7 @@ def test_the_kernel_finds_what_the_definition_of_a_band_finds(case, band, n, blo
 
 
 def same_bits(left, right):
-    pairs = [(getattr(left, name), getattr(right, name)) for name in Hits.__dataclass_fields__]
-    return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+    return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(left, right, strict=True))
 
 
 @pytest.mark.parametrize("dim", [48, 384, 500, 768, 1024])
@@ -136,10 +135,8 @@ def test_bounds_that_miss_change_nothing(certainty, order, monkeypatch):
         pool[::10] -= 5000
     queries, removed = rng.integers(-9, 9, (20, 2)).astype(np.float32), rng.random((20, 1000)) < 0.01
     start = np.full(20, 30)
-    margins, sieve = [], kernel._Ranking.sieve
-    monkeypatch.setattr(
-        kernel._Ranking, "sieve", lambda self, queries, margin: margins.append(margin) or sieve(self, queries, margin)
-    )
+    margins, bounded = [], Sieve.of
+    monkeypatch.setattr(Sieve, "of", lambda *args: margins.append(args[-1]) or bounded(*args))
     assert rows_of(select_band(queries, pool, csr_array(removed), start, start + 12)) == by_sorting(
         queries, pool, removed, start, start + 12
     )
@@ -164,10 +161,10 @@ def test_blocks_tiles_and_threads_round_alike(n_pool, threads, monkeypatch):
     nothing = csr_array((33, n_pool), dtype=np.int8)
     start, stop = np.full(33, n_pool // 3), np.full(33, n_pool)
     found = []
-    for block, columns, count in [(None, 2048, 1), (1, 2048, 2), (7, 2048, 3), (32, 100, 2), (1, 17, 1)]:
+    for rows, columns, count in [(64, 2048, 1), (1, 2048, 2), (7, 2048, 3), (32, 100, 2), (1, 17, 1)]:
         threads(count)
-        monkeypatch.setattr(kernel, "CACHED", Sizes(64, columns, 10**6))
-        found.append(rows_of(select_band(queries, pool, nothing, start, stop, block)))
+        monkeypatch.setattr(kernel, "CACHED", Sizes(rows, columns, 10**6))
+        found.append(rows_of(select_band(queries, pool, nothing, start, stop)))
         assert torch.get_num_threads() == count
     assert all(again == found[0] for again in found)
     whole = mine_band(queries, pool, nothing, [""] * 33, 0.0, 1.0)
@@ -177,11 +174,13 @@ def test_blocks_tiles_and_threads_round_alike(n_pool, threads, monkeypatch):
 @settings(max_examples=100, deadline=None)
 @given(rankable(), st.integers(0, 2**32 - 1))
 def test_chosen_ranks_are_a_part_of_the_window(case, seed):
-    queries, pool, removed, start, stop, block = case
+    queries, pool, removed, start, stop, rows = case
     rng = np.random.default_rng(seed)
     ranks = rng.integers(start[:, None], np.maximum(stop, start + 1)[:, None], (len(queries), 4))
     ranks[(rng.random(ranks.shape) < 0.3) | (start == stop)[:, None]] = UNRANKED
-    found = rows_of(select_band(queries, pool, csr_array(removed), start, stop, block, ranks=ranks))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "CACHED", kernel.CACHED._replace(rows=rows))
+        found = rows_of(select_band(queries, pool, csr_array(removed), start, stop, ranks))
     whole = {row[:2]: row for row in by_sorting(queries, pool, removed, start, stop)}
     assert found == [whole[query, rank] for query, row in enumerate(ranks) for rank in row if rank != UNRANKED]
 
@@ -196,17 +195,12 @@ def test_vectors_without_a_finite_length_are_refused_by_row(value, side):
         list(select_band(vectors["query"], vectors["pool"], csr_array((3, 3), dtype=np.int8), *window))
 
 
-def test_a_window_beyond_what_is_left_is_refused():
-    vectors, removed = unit_vectors(3, 8, seed=0), csr_array(np.array([[0, 0, 0], [0, 1, 0]]))
-    with pytest.raises(ValueError, match="query 1: its window ends at rank 3, beyond the documents left"):
-        list(select_band(vectors[:2], vectors, removed, np.zeros(2, dtype=np.intp), np.array([3, 3])))
-
-
-def test_a_consumer_may_stop_early(threads):
+def test_a_consumer_may_stop_early(threads, monkeypatch):
     threads(2)
+    monkeypatch.setattr(kernel, "CACHED", kernel.CACHED._replace(rows=1))
     queries, pool = unit_vectors(20, 8, seed=0), unit_vectors(30, 8, seed=1)
     window = np.zeros(20, dtype=np.intp), np.full(20, 3)
-    blocks = select_band(queries, pool, csr_array((20, 30), dtype=np.int8), *window, block=1)
+    blocks = select_band(queries, pool, csr_array((20, 30), dtype=np.int8), *window)
     assert next(blocks).query.tolist() == [0, 0, 0]
     blocks.close()
     assert torch.get_num_threads() == 2

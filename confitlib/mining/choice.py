@@ -9,10 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
-from confitlib.corpus import Corpus, Side, Split, other
+from confitlib.corpus import Corpus, Side, other
 from confitlib.encoder.vectors import Embeddings
 
-RESAMPLES = 200
+RESAMPLES, SEED = 200, 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,63 +30,43 @@ class ChosenBand:
 
 
 def choose_band(
-    corpus: Corpus,
-    embeddings: Embeddings,
-    target: Side,
-    *,
-    width: float = 0.01,
-    bound: float = 0.1,
-    top_rate: float = 1.0,
-    split: Split = "valid",
-    seed: int = 0,
+    corpus: Corpus, embeddings: Embeddings, target: Side, width: float = 0.01, bound: float = 0.1, top_rate: float = 1.0
 ) -> ChosenBand:
     """The hardest band of a given width whose estimated share of false negatives stays within a bound. Ours.
 
-    Accepted pairs of a held-out split are ranked among the training pool of `target`: an unlabelled match would fall
-    where they fall. Their density along the ranking, which must not rise (isotonic regression on bins of half a
+    Accepted pairs of the validation split are ranked among the training pool of `target`: an unlabelled match would
+    fall where they fall. Their density along the ranking, which must not rise (isotonic regression on bins of half a
     width), becomes shares of false negatives by assuming that `top_rate` of the first bin are matches: 1 makes the
     estimate an upper bound. Labels alone are used, never the truth. Assumes that accepted pairs are as easy to rank
     as unlabelled matches. Raises ValueError without held-out accepted pairs, or if no band meets the bound.
     """
-    if not 0 < width <= 0.5 or not 0 < bound < 1 or not 0 < top_rate <= 1:
-        raise ValueError(f"needs 0 < width <= 0.5, 0 < bound < 1, 0 < top_rate <= 1, got {width}, {bound}, {top_rate}")
-    places = held_out_percentiles(corpus, embeddings, target, split)
-    bins = round(2 / width)
-    rates = top_rate * _relative(places["percentile"].to_numpy(), bins)
-    # the same for resampled queries  [RESAMPLES, bins - 1]
-    rng, queries = (
-        np.random.default_rng(seed),
-        [part.to_numpy() for _, part in places.groupby("query_id")["percentile"]],
-    )
-    draws = rng.integers(len(queries), size=(RESAMPLES, len(queries)))
-    curves = [top_rate * _relative(np.concatenate([queries[place] for place in one]), bins) for one in draws]
-    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
-    starts = np.arange(bins - 1) / bins
-    curve = pd.DataFrame({"lo": starts, "hi": starts + 2 / bins, "rate": rates, "low": low, "high": high})
-    safe = curve[curve["rate"] <= bound]
-    if safe.empty:
-        raise ValueError(
-            f"every band of width {width} may hold more than {bound:.0%} matches: allow more, or label more"
-        )
-    return ChosenBand(float(safe["lo"].iloc[0]), float(safe["hi"].iloc[0]), curve, len(places))
-
-
-def held_out_percentiles(corpus: Corpus, embeddings: Embeddings, target: Side, split: Split) -> pd.DataFrame:
-    """Where the accepted pairs of a split fall: the share of the training pool that scores higher than each.
-
-    Returns `query_id, percentile`. Raises ValueError if the split has no accepted pair or there is no training pool.
-    """
+    if not 0 < width <= 0.5 or not 0 < bound <= 1 or not 0 < top_rate <= 1:
+        raise ValueError(f"needs 0 < width <= 0.5, 0 < bound <= 1, 0 < top_rate <= 1, got {width}, {bound}, {top_rate}")
     embeddings.check(corpus)
-    accepted, query_side = corpus.labelled(split, 1), other(target)
+    accepted, sides = corpus.labelled("valid", 1), (other(target), target)
     pool = embeddings.of(target)[corpus.positions(target, corpus.pool(target, "train"))]
     if accepted.empty or not len(pool):
-        raise ValueError(f"corpus {corpus.name!r}: to choose a band, the {split} split needs accepted pairs and the "
+        raise ValueError(f"corpus {corpus.name!r}: to choose a band, the valid split needs accepted pairs and the "
                          f"train split {target}s")  # fmt: skip
-    queries = embeddings.of(query_side)[corpus.positions(query_side, accepted[f"{query_side}_id"])]
-    matches = embeddings.of(target)[corpus.positions(target, accepted[f"{target}_id"])]
+    # 1. the share of the training pool that scores higher than each held-out match  [pairs]
+    queries, matches = (embeddings.of(side)[corpus.positions(side, accepted[f"{side}_id"])] for side in sides)
     scores = np.einsum("nd,nd->n", queries, matches)
-    above = [(pool @ query > score).mean() for query, score in zip(queries, scores, strict=True)]
-    return pd.DataFrame({"query_id": accepted[f"{query_side}_id"], "percentile": above})
+    percentiles = np.array([(pool @ query > score).mean() for query, score in zip(queries, scores, strict=True)])
+    # 2. the share of false negatives in every band, estimated from all queries and from resampled ones
+    bins = round(2 / width)
+    rates = top_rate * _relative(percentiles, bins)
+    by_query = pd.Series(percentiles).groupby(accepted[f"{other(target)}_id"].to_numpy())
+    of_query = [part.to_numpy() for _, part in by_query]
+    draws = np.random.default_rng(SEED).integers(len(of_query), size=(RESAMPLES, len(of_query)))
+    resampled = (np.concatenate([of_query[place] for place in one]) for one in draws)
+    low, high = np.quantile([top_rate * _relative(one, bins) for one in resampled], [0.025, 0.975], axis=0)
+    starts = np.arange(bins - 1) / bins
+    curve = pd.DataFrame({"lo": starts, "hi": starts + 2 / bins, "rate": rates, "low": low, "high": high})
+    # 3. the first band within the bound
+    safe = curve[curve["rate"] <= bound]
+    if safe.empty:
+        raise ValueError(f"every band of width {width} may hold over {bound:.0%} matches: allow more, or label more")
+    return ChosenBand(float(safe["lo"].iloc[0]), float(safe["hi"].iloc[0]), curve, len(accepted))
 
 
 def _relative(percentiles: NDArray[np.float64], bins: int) -> NDArray[np.float64]:

@@ -12,8 +12,9 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from tqdm.auto import tqdm
 
 from confitlib.mining.ranking import SMALLEST, FloatArray, Hits, IntArray, inner_products
 
+Int64 = NDArray[np.int64]
 UNRANKED = -1
 CERTAINTY = 3.5  # standard deviations: about one window in 2,000 is missed
 RESIDENT = 0.25  # of a card's free memory: a larger pool stays on the host and is copied tile by tile
@@ -33,8 +35,7 @@ POSITION = 0xFFFFFFFF
 UNUSED = torch.iinfo(torch.int64).max
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """Rows and columns of a tile of scores, and how many keys the queries of a block may keep together."""
 
     rows: int
@@ -52,25 +53,24 @@ def select_band(
     known_positives: csr_array,
     start: IntArray,
     stop: IntArray,
-    block: int | None = None,
-    device: str = "cpu",
     ranks: IntArray | None = None,
+    device: str = "cpu",
 ) -> Iterator[Hits]:
     """Ranks `[start, stop)` of every query's ranking of the pool, one block of queries at a time.
 
     queries: `[Q, d]`; pool: `[N, d]` in tie order; known_positives: `[Q, N]`, nonzero entries take no rank; start,
     stop: `[Q]`, stop at most the number of documents left; ranks: `[Q, n]`, only these ranks of the window, in this
     order, `UNRANKED` for none. As many threads as torch is set to use, each serial inside. Memory is O(block): a row
-    of scores is held only where the window is as wide. Raises ValueError for a row that is not finite, a window
-    beyond what is left, and a device that torch does not find.
+    of scores is held only where the window is as wide. Raises ValueError for a row that is not finite and
+    a device that torch does not find.
     """
-    ranking = _Ranking(queries, pool, known_positives, start, stop, ranks, device)
+    ranking = _Ranking(queries, pool, known_positives, start, stop, device)
     threads, pending = torch.get_num_threads(), deque[Future[Hits]]()
     workers = threads if ranking.device.type == "cpu" else 1
     try:
         with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as executor:
-            for rows in tqdm(ranking.blocks(block, workers), desc="ranking", unit="block", delay=1, leave=False):
-                pending.append(executor.submit(ranking.hits, rows))
+            for rows in tqdm(ranking.blocks(workers), desc="ranking", unit="block", delay=1, leave=False):
+                pending.append(executor.submit(ranking.hits, rows, ranks))
                 if len(pending) > workers:  # at most one finished block a thread waits
                     yield pending.popleft().result()
             while pending:
@@ -83,75 +83,65 @@ class _Ranking:
     """The pool in strided tiles, and each query's window in it. Arguments as in `select_band`."""
 
     def __init__(
-        self,
-        queries: FloatArray,
-        pool: FloatArray,
-        known_positives: csr_array,
-        start: IntArray,
-        stop: IntArray,
-        ranks: IntArray | None,
-        device: str,
+        self, queries: FloatArray, pool: FloatArray, known: csr_array, start: IntArray, stop: IntArray, device: str
     ) -> None:
-        beyond = np.flatnonzero(stop > len(pool) - np.diff(known_positives.indptr))
-        if len(beyond):
-            raise ValueError(f"query {beyond[0]}: its window ends at rank {stop[beyond[0]]}, beyond the documents left")
-        self.queries, self.pool, self.known_positives = finite(queries, "query"), finite(pool, "pool"), known_positives
-        self.start, self.stop, self.ranks = start, stop, ranks
-        self.device, self.sizes = _device(device), CACHED
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={device!r} is unknown or missing: use 'cpu', or 'cuda' with a card") from error
+        self.queries, self.pool, self.known = finite(queries, "query"), finite(pool, "pool"), known
+        self.start, self.stop, self.sizes = start, stop, CACHED
         if self.device.type == "cuda":
             if torch.get_float32_matmul_precision() != "highest":
                 raise ValueError('exact ranking needs torch.set_float32_matmul_precision("highest"): call it first')
             free = torch.cuda.mem_get_info(self.device)[0]
             self.pool = self.pool.to(self.device) if self.pool.nbytes <= RESIDENT * free else self.pool
-            self.sizes = replace(ON_CARD, keys=min(ON_CARD.keys, int(KEYS_ON_CARD * free) // 8))
+            self.sizes = ON_CARD._replace(keys=min(ON_CARD.keys, int(KEYS_ON_CARD * free) // 8))
         self.step = max(1, -(-len(pool) // self.sizes.columns))  # tile t: documents t, t + step, …
         self.width = len(self.pool[:: self.step])
         self.thinning = max(1, int(self.width / max(1.0, len(pool) ** (2 / 3))))  # sample and sort then cost alike
 
-    def blocks(self, size: int | None, workers: int) -> list[slice]:
+    def blocks(self, workers: int) -> list[slice]:
         """Rows of the queries: as many as fit the caches, but a block for each thread; none without a pool."""
         if not len(self.pool):
             return []
         sampled = -(-self.width // self.thinning)
         capacity = sample_places(self.start, self.stop, sampled, len(self.pool))[2]
-        most = max(1, min(self.sizes.rows, self.sizes.keys // capacity))
-        size = size or max(1, min(most, -(-len(self.queries) // workers)))
+        size = max(1, min(self.sizes.rows, self.sizes.keys // capacity, -(-len(self.queries) // workers)))
         return [slice(first, min(first + size, len(self.queries))) for first in range(0, len(self.queries), size)]
 
-    def hits(self, rows: slice) -> Hits:
+    def hits(self, rows: slice, ranks: IntArray | None) -> Hits:
         """What a block of queries asks for."""
-        ranks = None if self.ranks is None else self.ranks[rows]
-        row, rank = asked(self.start[rows], self.stop[rows], ranks)
+        row, rank = asked(self.start[rows], self.stop[rows], None if ranks is None else ranks[rows])
         item, score = decoded(self.find(np.arange(rows.start, rows.stop), row, rank))
         return Hits(row + rows.start, np.array(item), rank, np.array(score))  # copies: scipy wants numpy's own memory
 
     def find(self, queries: IntArray, row: IntArray, rank: IntArray, margin: float = 1.0) -> torch.Tensor:
         """The key at each rank of `queries[row]`, a rank in its window; `row` and `rank` are flat, the answer too."""
-        sieve = self.sieve(queries, margin)
-        keys = sieve.at(row, rank)
-        missed = np.flatnonzero(~sieve.holds(self.start[queries], self.stop[queries]))
-        del sieve
+        # 1. a pass over all tiles; the first one bounds the windows  [R, width]
+        vectors, window = (
+            self.queries[torch.from_numpy(queries)].to(self.device),
+            (self.start[queries], self.stop[queries]),
+        )
+        known, item = self.known[queries].nonzero()
+        buffer = torch.empty(max(SMALLEST, len(queries)) * max(SMALLEST, self.width), device=self.device)
+        for first in range(self.step):
+            scores = inner_products(vectors, self.pool[first :: self.step].to(self.device), buffer)
+            here = item % self.step == first
+            places = (torch.as_tensor(part[here], device=self.device).long() for part in (known, item // self.step))
+            scores[tuple(places)] = -torch.inf  # after everything else
+            if first == 0:
+                sieve = Sieve.of(scores[:, :: self.thinning], *window, len(self.pool), margin)
+            sieve.add(scores, first, self.step)
+        # 2. the ranks among what was kept
+        keys, missed = sieve.at(row, rank), np.flatnonzero(~sieve.holds(*window))
+        del sieve, buffer, scores
+        # 3. queries whose bounds missed their window go again, without bounds
         for part in chunks(missed, self.sizes.keys // len(self.pool)):
             again = np.isin(row, part)
             index = np.searchsorted(part, row[again])
             keys[torch.from_numpy(again)] = self.find(queries[part], index, rank[again], math.inf)
         return keys
-
-    def sieve(self, queries: IntArray, margin: float) -> Sieve:
-        """The scores of some queries, sifted to their bounds."""
-        vectors = self.queries[torch.from_numpy(queries)].to(self.device)
-        row, item = self.known_positives[queries].nonzero()
-        buffer = torch.empty(max(SMALLEST, len(queries)) * max(SMALLEST, self.width), device=self.device)
-        for first in range(self.step):
-            scores = inner_products(vectors, self.pool[first :: self.step].to(self.device), buffer)
-            here = item % self.step == first
-            places = (torch.as_tensor(part[here], device=self.device).long() for part in (row, item // self.step))
-            scores[tuple(places)] = -torch.inf  # after everything else
-            if first == 0:
-                sample, window = scores[:, :: self.thinning], (self.start[queries], self.stop[queries])
-                sieve = Sieve.of(sample, *window, len(self.pool), margin)
-            sieve.add(scores, first, self.step)
-        return sieve
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,17 +252,6 @@ def finite(vectors: FloatArray, what: str, first: int = 0) -> torch.Tensor:
     return tensor
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device={name!r} is unknown or missing: use 'cpu', or 'cuda' where there is a card"
-        ) from error
-    return device
-
-
 def in_order(values: torch.Tensor) -> torch.Tensor:
     """Every row in rising order, in place on a CPU: numpy's vectorised sort is ten times as fast as torch's there."""
     if values.device.type != "cpu":
@@ -299,20 +278,13 @@ def decoded(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @njit(nogil=True, cache=True)
 def _sift(
-    scores: NDArray[np.float32],
-    first: int,
-    step: int,
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    keys: NDArray[np.int64],
-    count: NDArray[np.int64],
-    above: NDArray[np.int64],
+    tile: FloatArray, first: int, step: int, low: FloatArray, high: FloatArray, keys: Int64, count: Int64, above: Int64
 ) -> None:
     """`Sieve.add` on a CPU. The first loop of a row has no branch: most scores are below the window."""
-    bits = scores.view(np.int32)
-    reached = np.empty(scores.shape[1] + 1, dtype=np.int32)
-    for row in range(len(scores)):
-        line, least, most, hits = scores[row], low[row], high[row], 0  # locals: three times as fast
+    bits = tile.view(np.int32)
+    reached = np.empty(tile.shape[1] + 1, dtype=np.int32)
+    for row in range(len(tile)):
+        line, least, most, hits = tile[row], low[row], high[row], 0  # locals: three times as fast
         for column in range(len(line)):
             reached[hits] = column
             hits += line[column] >= least

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,7 @@ class Negatives:
         """The negatives of one query, in the order of the table; raises KeyError for what was no query."""
         if query_id not in self.queries.index:
             raise KeyError(f"{other(self.target)} {query_id!r} was not a query of this mining run")
-        return self.table["negative_id"].iloc[self._slices.get(query_id, slice(0))].tolist()
+        return list(self._lists.get(query_id, ()))
 
     def summary(self) -> pd.DataFrame:
         """Count, mean, spread and quartiles of positive scores, negative scores and their gap."""
@@ -73,7 +73,7 @@ class Negatives:
         (folder / ABOUT).unlink(missing_ok=True)
         self.table.to_parquet(folder / TABLE)
         self.queries.to_parquet(folder / QUERIES)
-        about = {"target": self.target, "statistics": self.statistics, "parameters": self.parameters}
+        about = {name: getattr(self, name) for name in ("target", "statistics", "parameters")}
         _write_json(folder / ABOUT, about)
 
     @staticmethod
@@ -89,10 +89,8 @@ class Negatives:
             raise ValueError(f"{folder} holds damaged negatives ({error}): mine them again") from error
 
     @cached_property
-    def _slices(self) -> dict[str, slice]:
-        sizes = self.table.groupby("query_id", sort=False).size()
-        stops = sizes.cumsum()
-        return {query: slice(stop - size, stop) for query, size, stop in zip(sizes.index, sizes, stops, strict=True)}
+    def _lists(self) -> dict[Any, list[str]]:
+        return self.table.groupby("query_id", sort=False)["negative_id"].agg(list).to_dict()
 
 
 def describe_mining(table: pd.DataFrame, queries: pd.DataFrame, positive: pd.Series, n: int | None) -> dict[str, Any]:
@@ -101,15 +99,14 @@ def describe_mining(table: pd.DataFrame, queries: pd.DataFrame, positive: pd.Ser
     positive: one score a training positive. What cannot be computed is None.
     """
     mined = mined_counts(table, queries)
-    return {
-        "queries": len(queries),
-        "queries_without_negatives": int((mined == 0).sum()),
-        "queries_with_fewer_than_n": int((mined < (n or 0)).sum()),
-        "negatives": len(table),
-        "positive": _distribution(positive),
-        "negative": _distribution(table["score"]),
-        "gap": _distribution(score_gaps(table, queries)),
-    }
+    without, fewer = int((mined == 0).sum()), int((mined < (n or 0)).sum())
+    found: dict[str, Any] = {"queries": len(queries), "queries_without_negatives": without}
+    found |= {"queries_with_fewer_than_n": fewer, "negatives": len(table)}
+    scores = {"positive": positive, "negative": table["score"], "gap": score_gaps(table, queries)}
+    for name, values in scores.items():
+        described = values.astype("float64").describe()  # count leaves NaN out
+        found[name] = {str(key): None if np.isnan(value) else float(value) for key, value in described.items()}
+    return found
 
 
 def mined_counts(table: pd.DataFrame, queries: pd.DataFrame) -> pd.Series:
@@ -123,19 +120,13 @@ def score_gaps(table: pd.DataFrame, queries: pd.DataFrame) -> pd.Series:
     return pd.Series(positive - table["score"].to_numpy(), dtype="float64")
 
 
-def _distribution(scores: pd.Series) -> dict[str, float | None]:
-    described = scores.astype("float64").describe()  # count leaves NaN out
-    return {str(name): None if np.isnan(value) else float(value) for name, value in described.items()}
-
-
 def write_official(path: str | Path, r_to_j: Negatives, j_to_r: Negatives) -> None:
     """Write both directions as the JSON the official trainer reads: `{"r_to_j": {resume: [job, …]}, "j_to_r": …}`.
 
     Queries without negatives keep an empty list. Source: `--hard_negative_path` of the official code.
     """
     content = {}
-    for target, negatives in (("job", r_to_j), ("resume", j_to_r)):
-        key = OFFICIAL_KEYS[cast(Side, target)]
+    for (target, key), negatives in zip(OFFICIAL_KEYS.items(), (r_to_j, j_to_r), strict=True):
         if negatives.target != target:
             raise ValueError(f"{key} holds {target}s, got negatives whose target is {negatives.target!r}")
         content[key] = {query: negatives.of(query) for query in negatives.queries.index}
@@ -151,34 +142,29 @@ def read_official(path: str | Path, corpus: Corpus) -> dict[Side, Negatives]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: line {error.lineno} is not JSON ({error.msg}). Write the file again.") from error
-    missing = set(OFFICIAL_KEYS.values()) - set(content if isinstance(content, dict) else ())
-    if missing:
-        raise ValueError(f"{path}: no {sorted(missing)}; the official file maps r_to_j and j_to_r to lists of ids")
-    return {
-        target: _from_lists(f"{path}: {key}", content[key], corpus, target) for target, key in OFFICIAL_KEYS.items()
-    }
-
-
-def _from_lists(where: str, lists: Any, corpus: Corpus, target: Side) -> Negatives:
-    if not isinstance(lists, dict):
-        raise ValueError(f"{where} is no object: expected a list of ids for each query. Write the file again.")
-    odd = [query for query, items in lists.items() if not isinstance(items, list)]
-    if odd:
-        raise ValueError(f"{where}, query {odd[0]!r} has no list of ids. Write the file again.")
-    pairs = [(str(query), str(item)) for query, items in sorted(lists.items()) for item in items]
-    table = pd.DataFrame(pairs, columns=TABLE_COLUMNS[:2], dtype="str").reindex(columns=TABLE_COLUMNS)
-    table = table.astype({"rank": "Int64", "percentile": "float64", "score": "float32"})
-    named = {other(target): [str(query) for query in lists], target: table["negative_id"].tolist()}
-    for side, ids in named.items():
-        unknown = set(ids) - set(corpus.documents(side).index)
-        if unknown:
-            what = f"{len(unknown)} unknown {side} ids, e.g. {min(unknown)!r}"
-            raise ValueError(f"{where} names {what}. Use the corpus it was mined from.")
-    queries = pd.DataFrame(index=pd.Index(sorted(named[other(target)]), dtype="str", name="query_id"))
-    queries = queries.reindex(columns=QUERY_COLUMNS).astype(dict.fromkeys(QUERY_COLUMNS[:-1], "Int64"))
-    queries["positive_score"] = queries["positive_score"].astype("float64")
-    found = describe_mining(table, queries, pd.Series(dtype="float64"), None)
-    return Negatives(target, table, queries, found, {"strategy": "read", "source": where})
+    negatives: dict[Side, Negatives] = {}
+    for target, key in OFFICIAL_KEYS.items():
+        # 1. the lists and their ids are checked
+        lists, where = content.get(key) if isinstance(content, dict) else None, f"{path}: {key}"
+        if not isinstance(lists, dict):
+            raise ValueError(f"{where} is no object: expected a list of ids for each query. Write the file again.")
+        odd = [query for query, items in lists.items() if not isinstance(items, list)]
+        if odd:
+            raise ValueError(f"{where}, query {odd[0]!r} has no list of ids. Write the file again.")
+        pairs = [(str(query), str(item)) for query, items in sorted(lists.items()) for item in items]
+        for side, ids in {other(target): set(lists), target: {item for _, item in pairs}}.items():
+            unknown = ids - set(corpus.documents(side).index)
+            if unknown:
+                what = f"{len(unknown)} unknown {side} ids, e.g. {min(unknown)!r}"
+                raise ValueError(f"{where} names {what}. Use the corpus it was mined from.")
+        # 2. what the file does not hold is missing in both tables
+        table = pd.DataFrame(pairs, columns=TABLE_COLUMNS[:2], dtype="str").reindex(columns=TABLE_COLUMNS)
+        table = table.astype({"rank": "Int64", "percentile": "float64", "score": "float32"})
+        queries = pd.DataFrame(index=pd.Index(sorted(lists), dtype="str", name="query_id"), columns=QUERY_COLUMNS)
+        queries = queries.astype(dict.fromkeys(QUERY_COLUMNS[:-1], "Int64") | {"positive_score": "float64"})
+        found = describe_mining(table, queries, pd.Series(dtype="float64"), None)
+        negatives[target] = Negatives(target, table, queries, found, {"strategy": "read", "source": where})
+    return negatives
 
 
 def _write_json(path: Path, content: object) -> None:

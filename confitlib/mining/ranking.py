@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ SMALLEST = 16  # products with fewer rows or columns take other code in BLAS, wh
 TERMS = 384  # sums of more terms are split by BLAS, in places that depend on the shape and the number of threads
 
 
-@dataclass(frozen=True)
-class Hits:
+class Hits(NamedTuple):
     """Documents found for queries, as flat, equally long arrays: query and pool positions, rank and score."""
 
     query: IntArray
@@ -35,8 +34,8 @@ class Hits:
 def concatenate(parts: Iterable[Hits]) -> Hits:
     """Hits one after the other."""
     nothing = np.zeros(0, dtype=np.intp)
-    listed = [Hits(nothing, nothing, nothing, np.zeros(0, dtype=np.float32)), *parts]
-    return Hits(*(np.concatenate([getattr(hits, name) for hits in listed]) for name in Hits.__dataclass_fields__))
+    empty = Hits(nothing, nothing, nothing, np.zeros(0, dtype=np.float32))
+    return Hits(*(np.concatenate(columns) for columns in zip(empty, *parts, strict=True)))
 
 
 def mine_band(

@@ -6,32 +6,24 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from confitlib.corpus import NEGATIVE_FOR, REASONS, SIDES, Corpus, Side, known_positive_mask, other
+from confitlib.corpus import NEGATIVE_FOR, REASONS, Corpus, Side, known_positive_mask, other
 from confitlib.encoder.vectors import Embeddings
 from confitlib.mining.choice import choose_band
 from confitlib.mining.kernel import UNRANKED, select_band
 from confitlib.mining.negatives import QUERY_COLUMNS, Negatives, describe_mining
-from confitlib.mining.ranking import (
-    FloatArray,
-    Hits,
-    IntArray,
-    band_window,
-    concatenate,
-    draw,
-    inner_products,
-    mine_band,
-)
+from confitlib.mining.ranking import Hits, IntArray, band_window, concatenate, draw, inner_products, mine_band
 from confitlib.text import Variant, WordIndex, texts, words
 from confitlib.util import generator_of
 
 DocumentSet = Literal["train", "labelled"]
+Strategy = Callable[..., "Selection"]
 PLAIN = 2**20  # up to so many scores a band is mined by its definition; beyond, the kernel finds the same sooner
 PAIRS_A_CHUNK = 2**15
 CELLS_A_BLOCK = 2**22
@@ -63,67 +55,51 @@ def mine(
     pool, queries = ("labelled", "labelled") if official else (pool, queries)
     settings: dict[str, Any] = {"n": n, "seed": seed, "pool": pool, "queries": queries, "official": official}
     used = check_mining(strategy, target=target, **settings, **parameters)
+    # 1. queries, pool and the strategy's choice
     query_ids = document_ids(corpus, other(target), queries)
     pool_ids = document_ids(corpus, target, pool, written=strategy == "synthetic")
     problem = MiningProblem(corpus, target, query_ids, pool_ids, embeddings, n, seed, official, device)
-    selection = STRATEGIES[strategy](problem, **parameters)
-    hits, counts = selection.hits, dict(zip(REASONS, selection.removed.T, strict=True))
-    unranked = hits.rank == UNRANKED
-    table = pd.DataFrame(
-        {
-            "query_id": query_ids[hits.query],
-            "negative_id": pool_ids[hits.item],
-            "rank": pd.Series(hits.rank, dtype="Int64").mask(unranked),
-            "percentile": np.where(unranked, np.nan, hits.rank / selection.candidates[hits.query]),
-            "score": hits.score,
-        }
-    )
-    per_query = pd.DataFrame({"candidates": selection.candidates, **counts}, index=query_ids).astype("Int64")
-    per_query["positive_score"] = problem.mean_positive_scores()
-    per_query = per_query[QUERY_COLUMNS].rename_axis("query_id")
-    statistics = describe_mining(table, per_query, problem.positive_scores(), n)
-    return Negatives(
-        target, table, per_query, statistics, {"strategy": strategy, "corpus": corpus.name, **settings, **used}
-    )
+    hits, candidates, removed = STRATEGIES[strategy](problem, **parameters)
+    # 2. a row a negative
+    ranked = hits.rank != UNRANKED
+    table = pd.DataFrame({"query_id": query_ids[hits.query], "negative_id": pool_ids[hits.item]})
+    table["rank"] = pd.Series(hits.rank, dtype="Int64").where(ranked)
+    table["percentile"] = np.where(ranked, hits.rank / candidates[hits.query], np.nan)
+    table["score"] = hits.score
+    # 3. a row a query
+    counts = np.column_stack([candidates, removed])
+    per_query = pd.DataFrame(counts, query_ids, QUERY_COLUMNS[:-1]).astype("Int64").rename_axis("query_id")
+    per_query["positive_score"] = problem.positive_scores()
+    positive = pd.Series(problem.scores(*problem.labelled(1)))
+    statistics = describe_mining(table, per_query, positive, n)
+    recorded = {"strategy": strategy, "corpus": corpus.name, **settings, **used}
+    return Negatives(target, table, per_query, statistics, recorded)
 
 
-def check_mining(
-    strategy: str,
-    *,
-    target: str = "job",
-    n: int | None = None,
-    seed: int = 0,
-    pool: str = "train",
-    queries: str = "labelled",
-    official: bool = False,
-    device: str = "cpu",
-    **parameters: Any,
-) -> dict[str, Any]:
-    """All parameters of a strategy, defaults included; raises ValueError for names and values that `mine` refuses."""
-    sets = get_args(DocumentSet)
-    allowed = {"strategy": sorted(STRATEGIES), "target": SIDES, "pool": sets, "queries": sets}
-    for name, value in {"strategy": strategy, "target": target, "pool": pool, "queries": queries}.items():
-        if value not in allowed[name]:
-            raise ValueError(f"{name} {value!r} is unknown; use one of {list(allowed[name])}")
-    if n is None and strategy not in SIZED:
-        raise ValueError(f"strategy {strategy!r} needs n, the number of negatives a query")
-    if (n is not None and n < 1) or seed < 0:
-        raise ValueError(f"n must be at least 1 or None, and seed must not be negative, got n={n}, seed={seed}")
-    if official and strategy != "band":
-        raise ValueError(f"official=True is the released band mining; strategy {strategy!r} has no such form")
-    defaults = {name: one.default for name, one in inspect.signature(STRATEGIES[strategy]).parameters.items()}
-    del defaults["problem"]
-    unknown = sorted(set(parameters) - set(defaults))
+def check_mining(strategy: str, **arguments: Any) -> dict[str, Any]:
+    """All parameters of a strategy, defaults included; raises ValueError for names and values that `mine` refuses.
+
+    arguments: what `mine` takes beside strategy, corpus and embeddings.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy {strategy!r} is unknown; use one of {sorted(STRATEGIES)}")
+    settings, own = (dict(inspect.signature(function).parameters) for function in (mine, STRATEGIES[strategy]))
+    del own["problem"]
+    unknown = sorted(set(arguments) - set(settings) - set(own))
     if unknown:
-        raise ValueError(f"strategy {strategy!r} takes {sorted(defaults)}, not {unknown}")
-    hints = get_type_hints(STRATEGIES[strategy])
-    for name, value in parameters.items():
+        raise ValueError(f"strategy {strategy!r} takes {sorted(own)}, not {unknown}")
+    hints = get_type_hints(mine) | get_type_hints(STRATEGIES[strategy])
+    for name, value in arguments.items():
         if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
             raise ValueError(f"{name}={value!r} is unknown; use one of {list(get_args(hints[name]))}")
         optional = value is None and type(None) in get_args(hints[name])
         if name in RANGES and not optional and value not in RANGES[name]:
             raise ValueError(f"{name}={value} must lie in {RANGES[name]}")
-    used = defaults | parameters
+    if arguments.get("n") is None and strategy not in SIZED:
+        raise ValueError(f"strategy {strategy!r} needs n, the number of negatives a query")
+    if arguments.get("official") and strategy != "band":
+        raise ValueError(f"official=True is the released band mining; strategy {strategy!r} has no such form")
+    used = {name: arguments.get(name, one.default) for name, one in own.items()}
     if "lo" in used:
         band_window(np.zeros(0, dtype=np.intp), used["lo"], used["hi"])
     if "ratio" in used and used["ratio"] is None and used["margin"] is None:
@@ -131,8 +107,7 @@ def check_mining(
     return used
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """What a strategy chose, with the candidates each query had, `[Q]`, and what it lost, `[Q, len(REASONS)]`.
 
     Ranks and percentiles count among these candidates.
@@ -175,7 +150,7 @@ class MiningProblem:
         return len(self.pool_ids) if self.n is None else self.n
 
     @cached_property
-    def vectors(self) -> tuple[FloatArray, FloatArray]:
+    def vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Vectors of the queries `[Q, d]` and of the pool `[N, d]`."""
         if self.embeddings is None:
             raise ValueError("this strategy ranks by embeddings: pass embeddings=Embeddings(resumes, jobs)")
@@ -203,10 +178,9 @@ class MiningProblem:
 
     def known(self, query: int) -> IntArray:
         """Pool positions of a query's known positives, rising."""
-        bounds = self.known_positives.indptr
-        return self.known_positives.indices[bounds[query] : bounds[query + 1]].astype(np.intp)
+        return self.known_positives.indices[slice(*self.known_positives.indptr[query : query + 2])].astype(np.intp)
 
-    def scores(self, query: IntArray, item: IntArray) -> FloatArray:
+    def scores(self, query: IntArray, item: IntArray) -> NDArray[np.float32]:
         """Inner products of flat pairs; NaN without embeddings."""
         scores = np.full(len(query), np.nan, dtype=np.float32)
         if self.embeddings is not None:
@@ -216,28 +190,19 @@ class MiningProblem:
                 scores[chunk] = np.einsum("ij,ij->i", queries[query[chunk]], pool[item[chunk]])
         return scores
 
-    def positive_scores(self) -> pd.Series:
-        """Scores of the training positives, indexed by query position; NaN without embeddings."""
+    def positive_scores(self, of: Literal["min", "mean"] = "mean") -> NDArray[np.float64]:
+        """Mean or least score of each query's training positives, `[Q]`; NaN without any, or without embeddings."""
         query, item = self.labelled(1)
-        return pd.Series(self.scores(query, item), index=query, dtype="float64")
-
-    def mean_positive_scores(self) -> NDArray[np.float64]:
-        """Mean score of each query's training positives, `[Q]`; NaN without any."""
-        return self.positive_scores().groupby(level=0).mean().reindex(range(len(self.query_ids))).to_numpy()
+        scores = pd.Series(self.scores(query, item), dtype="float64").groupby(query).agg(of)
+        return scores.reindex(range(len(self.query_ids))).to_numpy()
 
     def generator(self, query: int) -> np.random.Generator:
         """A generator of seed and query id alone, so that the order of queries and pool changes nothing."""
         return generator_of(self.seed, str(self.query_ids[query]))
 
-    def ranked(
-        self, start: IntArray, stop: IntArray, ranks: IntArray | None = None, known: csr_array | None = None
-    ) -> Iterator[Hits]:
-        """Ranks `[start, stop)`, or of these only `ranks`, of each query's ranking without its known positives.
-
-        `known` takes the place of the known positives. See `select_band`.
-        """
-        known = self.known_positives if known is None else known
-        return select_band(*self.vectors, known, start, stop, device=self.device, ranks=ranks)
+    def ranked(self, start: IntArray, stop: IntArray, ranks: IntArray | None = None) -> Iterator[Hits]:
+        """Ranks `[start, stop)`, or of these only `ranks`, of each query's ranking; see `select_band`."""
+        return select_band(*self.vectors, self.known_positives, start, stop, ranks, self.device)
 
     def unranked(self, query: IntArray, item: IntArray) -> Hits:
         """Hits that were not found in a ranking; scored if there are embeddings, else NaN."""
@@ -252,20 +217,6 @@ class MiningProblem:
         groups = zip(*np.unique(hits.query, return_index=True, return_counts=True), strict=True)
         ids = self.query_ids
         return hits.take(joined([first + draw(size, self.n, self.seed, str(ids[q])) for q, first, size in groups]))
-
-    def draw_ranks(self, start: IntArray, stop: IntArray) -> IntArray | None:
-        """The ranks in each query's window `[start, stop)` that `draw` would keep, rising, before anything is ranked.
-
-        `[Q, n]`, `UNRANKED` where a window has fewer; None if all are kept.
-        """
-        if self.n is None:
-            return None
-        sizes = stop - start
-        ranks = np.full((len(sizes), min(self.n, int(sizes.max(initial=0)))), UNRANKED, dtype=np.intp)
-        for query, size in enumerate(sizes.tolist()):
-            places = draw(size, self.n, self.seed, str(self.query_ids[query]))
-            ranks[query, : len(places)] = start[query] + places
-        return ranks
 
     def selection(self, hits: Hits) -> Selection:
         """The selection of a strategy whose candidates are the whole pool without known positives."""
@@ -318,9 +269,7 @@ def bm25(problem: MiningProblem, variant: Variant = "okapi", unique: bool = True
     Ranks are BM25's, ties by id; scores are those of the embeddings, if there are any. `unique`: see `WordIndex`.
     Source: the negatives of DPR (Karpukhin et al. 2020).
     """
-    queries, pool = _words(problem)
-    index = WordIndex(pool, variant, unique)
-    return _best_by_words(problem, (index.scores(query) for query in queries))
+    return _best_by_words(problem, variant, unique, by_positives=False)
 
 
 def passage_bm25(problem: MiningProblem, variant: Variant = "okapi", unique: bool = True) -> Selection:
@@ -329,32 +278,23 @@ def passage_bm25(problem: MiningProblem, variant: Variant = "okapi", unique: boo
     Our reading of "PassageBM25", for which we know no definition: the positive passage takes the place of the query.
     Of several positives the most similar counts; a query without positives gets nothing. Otherwise as `bm25`.
     """
-    _, pool = _words(problem)
-    index = WordIndex(pool, variant, unique)
-    scores = (
-        np.max([index.scores(pool[item]) for item in items], axis=0) if len(items) else None
-        for items in problem.positives()
-    )
-    return _best_by_words(problem, scores)
+    return _best_by_words(problem, variant, unique, by_positives=True)
 
 
-def _words(problem: MiningProblem) -> tuple[list[list[str]], list[list[str]]]:
-    """Words of the queries and of the pool."""
+def _best_by_words(problem: MiningProblem, variant: Variant, unique: bool, by_positives: bool) -> Selection:
+    """The `n` best candidates of each query by its own words, or by those of its most similar positive."""
     sides = ((other(problem.target), problem.query_ids), (problem.target, problem.pool_ids))
     queries, pool = ([words(text) for text in texts(problem.corpus, side).loc[ids]] for side, ids in sides)
-    return queries, pool
-
-
-def _best_by_words(problem: MiningProblem, scores: Iterator[FloatArray | None]) -> Selection:
-    """The `n` best candidates of each query by the given scores of the whole pool; None selects nothing."""
-    items = []
-    for query, row in enumerate(scores):
+    index, items = WordIndex(pool, variant, unique), []
+    positives = [[pool[item] for item in accepted] for accepted in problem.positives()]
+    for query, documents in enumerate(positives if by_positives else [[own] for own in queries]):
         order = np.zeros(0, dtype=np.intp)
-        if row is not None:
-            row[problem.known(query)] = -np.inf
-            order = np.argsort(-row, kind="stable")[: min(problem.most, problem.candidates[query])]
+        if documents:
+            scores = np.max([index.scores(document) for document in documents], axis=0)
+            scores[problem.known(query)] = -np.inf
+            order = np.argsort(-scores, kind="stable")[: min(problem.most, problem.candidates[query])]
         items.append(order)
-    return problem.selection(replace(problem.listed(items), rank=joined([np.arange(len(order)) for order in items])))
+    return problem.selection(problem.listed(items)._replace(rank=joined([np.arange(len(order)) for order in items])))
 
 
 # Rankings by embeddings
@@ -378,12 +318,16 @@ def band(problem: MiningProblem, lo: float = 0.03, hi: float = 0.04) -> Selectio
         return _official_band(problem, lo, hi)
     queries, pool = problem.vectors
     if problem.device == "cpu" and len(queries) * len(pool) <= PLAIN:
-        ids = problem.query_ids.tolist()
-        return problem.selection(
-            mine_band(queries, pool, problem.known_positives, ids, lo, hi, problem.n, problem.seed)
-        )
+        ids, known = problem.query_ids.tolist(), problem.known_positives
+        return problem.selection(mine_band(queries, pool, known, ids, lo, hi, problem.n, problem.seed))
     start, stop = band_window(problem.candidates, lo, hi)
-    return problem.selection(concatenate(problem.ranked(start, stop, problem.draw_ranks(start, stop))))
+    ranks = None
+    if problem.n is not None:  # drawn before anything is ranked  [Q, n]
+        ranks = np.full((len(start), min(problem.n, int((stop - start).max(initial=0)))), UNRANKED, dtype=np.intp)
+        for query, size in enumerate((stop - start).tolist()):
+            places = draw(size, problem.n, problem.seed, str(problem.query_ids[query]))
+            ranks[query, : len(places)] = start[query] + places
+    return problem.selection(concatenate(problem.ranked(start, stop, ranks)))
 
 
 def _official_band(problem: MiningProblem, lo: float, hi: float) -> Selection:
@@ -392,40 +336,33 @@ def _official_band(problem: MiningProblem, lo: float, hi: float) -> Selection:
     Bands differ in width and may be empty; ranks count the positives. Source: src/utils/hard_negative_mining.py
     lines 206 and 220-224 (slice) and 238-248 (positives) of the official code.
     """
-    shape = (len(problem.query_ids), len(problem.pool_ids))
+    vectors, shape = problem.vectors, (len(problem.query_ids), len(problem.pool_ids))
     start, stop = (np.full(shape[0], int(bound * shape[1]), dtype=np.intp) for bound in (lo, hi))
-    query, item = problem.labelled(1)
-    positives = csr_array((np.full(len(query), len(REASONS), dtype=np.int8), (query, item)), shape=shape)
     nothing: csr_array = csr_array(([], ([], [])), shape=shape)
-    kept, dropped = [], []
-    for hits in problem.ranked(start, stop, known=nothing):
-        codes = codes_at(positives, hits.query, hits.item)
-        kept.append(problem.draw(hits.take(codes == 0)))
-        dropped.append(hits.query[codes > 0])
-    lost = joined(dropped)
-    removed = count_reasons(lost, np.full(len(lost), len(REASONS)), shape[0])
-    return Selection(concatenate(kept), np.full(shape[0], shape[1]), removed)
+    hits = concatenate(select_band(*vectors, nothing, start, stop, device=problem.device))
+    positive = problem.labelled(1)
+    accepted = csr_array((np.full(len(positive[0]), len(REASONS), dtype=np.int8), positive), shape=shape)
+    codes = codes_at(accepted, hits.query, hits.item)
+    removed = count_reasons(hits.query, codes, shape[0])
+    return Selection(problem.draw(hits.take(codes == 0)), np.full(shape[0], shape[1]), removed)
 
 
 def chosen_band(problem: MiningProblem, width: float = 0.01, bound: float = 0.1, top_rate: float = 1.0) -> Selection:
     """The band that `choose_band` picks from the validation split. Ours."""
     if problem.embeddings is None or not len(problem.query_ids):
         return band(problem)  # which says what is missing, or has nothing to mine for
-    choice = choose_band(
-        problem.corpus, problem.embeddings, problem.target, width=width, bound=bound, top_rate=top_rate
-    )
+    settings: dict[str, Any] = {"width": width, "bound": bound, "top_rate": top_rate}
+    choice = choose_band(problem.corpus, problem.embeddings, problem.target, **settings)
     return band(problem, choice.lo, choice.hi)
 
 
 def ance(problem: MiningProblem, k: int | None = None) -> Selection:
     """`n` documents uniformly from the `k` highest-ranked of each query.
 
-    One refresh of ANCE; `confitlib.training.Refresh` repeats it with the encoder as it learns. `k`: see `depth`.
+    One refresh of ANCE; `confitlib.training.Refresh` repeats it with the encoder as it learns. `k`: see `top_k`.
     Source: Xiong et al. 2020, arXiv 2007.00808; the released code takes 200 and keeps them undenoised.
     """
-    stop = depth(problem, k)
-    start = np.zeros_like(stop)
-    return problem.selection(concatenate(problem.ranked(start, stop, problem.draw_ranks(start, stop))))
+    return problem.selection(problem.draw(top_k(problem, k)))
 
 
 def simans(
@@ -439,58 +376,43 @@ def simans(
     that scale (our choice: that of the loss). Source: Zhou et al. 2022, arXiv 2210.11773; a = 0.5, b = 0 there.
     """
     hits = top_k(problem, k)
-    gap = (hits.score - problem.mean_positive_scores()[hits.query]) / temperature
+    gap = (hits.score - problem.positive_scores()[hits.query]) / temperature
     return problem.selection(weighted_draw(problem, hits, np.nan_to_num(-a * (gap - b) ** 2, nan=0.0)))
 
 
-def trisampler(
-    problem: MiningProblem,
-    distribution: Literal["triangle", "gap"] = "triangle",
-    max_angle: float = 60.0,
-    temperature: float = 0.05,
-    k: int | None = None,
-) -> Selection:
+def trisampler(problem: MiningProblem, max_angle: float = 60.0, k: int | None = None) -> Selection:
     """`n` documents of the `k` highest-ranked that form a near-triangle with the query and its positive.
 
-    Kept are documents whose angle to the query differs from the positive's by at most `max_angle` degrees. Their
-    weights are ReLU(s(d⁺, d⁻) - s(q, d⁻)) ("triangle": closer to the positive than to the query) or
-    exp(-((s⁻ - s⁺) / temperature)² / 4) ("gap"). How the paper joins both is not known to us: choose one. d⁺ is the
-    mean of the query's positives; without any, all weigh the same. Where no document is closer to the positive
-    than to the query, "triangle" gives nothing. Source: Yang et al. 2024, arXiv 2402.11855.
+    Kept are documents whose angle to the query differs from the positive's by at most `max_angle` degrees, with
+    weights ReLU(s(d⁺, d⁻) - s(q, d⁻)): those closer to the positive than to the query. d⁺ is the mean of the query's
+    positives; without any, all weigh the same. Where no document is closer to the positive than to the query, there
+    is nothing. Source: Yang et al. 2024, arXiv 2402.11855; how the paper joins this with its second weight, which
+    prefers scores near the positive's, is not known to us.
     """
-    hits = top_k(problem, k)
-    positive = problem.mean_positive_scores()[hits.query]
-    if distribution == "gap":
-        log_weights = -(((hits.score - positive) / temperature) ** 2) / 4
-    else:
-        # the mean of each query's positives  [Q, d], and its inner products with the hits
-        queries, pool = problem.vectors
-        query, item = problem.labelled(1)
-        sums, counts = np.zeros_like(queries), np.bincount(query, minlength=len(queries))
-        np.add.at(sums, query, pool[item])
-        centres = sums / np.maximum(counts, 1.0)[:, None]
-        nearness = np.einsum("nd,nd->n", centres[hits.query], pool[hits.item])
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(np.maximum(nearness - hits.score, 0.0))
+    hits, (queries, pool) = top_k(problem, k), problem.vectors
+    # 1. the mean of each query's positives  [Q, d], and its inner products with the hits
+    query, item = problem.labelled(1)
+    sums, counts = np.zeros_like(queries), np.bincount(query, minlength=len(queries))
+    np.add.at(sums, query, pool[item])
+    centres = sums / np.maximum(counts, 1.0)[:, None]
+    nearness = np.einsum("nd,nd->n", centres[hits.query], pool[hits.item])
+    # 2. the weights of the hits
+    positive = problem.positive_scores()[hits.query]
     turn = np.abs(np.arccos(np.clip(positive, -1, 1)) - np.arccos(np.clip(hits.score, -1, 1)))
-    log_weights = np.where(turn > np.deg2rad(max_angle), -np.inf, log_weights)
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(np.where(turn > np.deg2rad(max_angle), 0.0, np.maximum(nearness - hits.score, 0.0)))
     return problem.selection(weighted_draw(problem, hits, np.where(np.isnan(positive), 0.0, log_weights)))
 
 
 def top_k(problem: MiningProblem, k: int | None) -> Hits:
-    """The `k` highest-ranked candidates of each query, known positives left out; for the default see `depth`."""
-    stop = depth(problem, k)
-    return concatenate(problem.ranked(np.zeros_like(stop), stop))
-
-
-def depth(problem: MiningProblem, k: int | None) -> IntArray:
-    """How many of each query's highest-ranked candidates a strategy looks at, `[Q]`.
+    """The `k` highest-ranked candidates of each query, known positives left out.
 
     By default the top 200, or the top tenth of a smaller pool, but never fewer than are asked for: our scaling of
     what the papers take from pools of millions.
     """
     scaled = np.minimum(DEEPEST, problem.candidates // 10) if k is None else np.full(len(problem.query_ids), k)
-    return np.minimum(np.maximum(scaled, problem.n or 1), problem.candidates)
+    stop = np.minimum(np.maximum(scaled, problem.n or 1), problem.candidates)
+    return concatenate(problem.ranked(np.zeros_like(stop), stop))
 
 
 def weighted_draw(problem: MiningProblem, hits: Hits, log_weights: NDArray[np.floating]) -> Hits:
@@ -510,68 +432,47 @@ def weighted_draw(problem: MiningProblem, hits: Hits, log_weights: NDArray[np.fl
 # Rankings bounded by the positives
 
 
-def positive_aware(
-    problem: MiningProblem,
-    ratio: float | None = 0.95,
-    margin: float | None = None,
-    of: Literal["min", "mean"] = "min",
-) -> Selection:
+def positive_aware(problem: MiningProblem, ratio: float | None = 0.95, margin: float | None = None) -> Selection:
     """The `n` highest-ranked documents whose score is clearly below that of the query's positives.
 
     TopK-PercPos keeps s < s⁺ - (1 - ratio) |s⁺|, which is `ratio` x s⁺ for positive scores; TopK-MarginPos keeps
-    s < s⁺ - margin; with both, both hold. s⁺ is the `min` or the `mean` over the query's training positives (our
-    choice: the paper's queries have one). A query without positives has no bound and gets nothing.
+    s < s⁺ - margin; with both, both hold. s⁺ is the least score of the query's training positives (our choice: the
+    paper's queries have one). A query without positives has no bound and gets nothing.
     Source: NV-Retriever (Moreira et al. 2024, arXiv 2407.15831), 95 %.
     """
-    limit = _limit(problem, ratio, margin, of)
-    start = _count_from(problem, limit)
-    return _below(problem, limit, start, start + problem.most)
+    limit, (queries, pool) = _limit(problem, ratio, margin), problem.vectors
+    # how many candidates reach the limit: the first rank below it  [Q]
+    start, step = np.zeros(len(queries), dtype=np.intp), max(1, CELLS_A_BLOCK // max(1, len(pool)))
+    for first in range(0, len(queries), step):
+        rows = slice(first, first + step)
+        reached = inner_products(queries[rows], pool).numpy() >= limit[rows, None]
+        reached[problem.known_positives[rows].nonzero()] = False
+        start[rows] = reached.sum(axis=1)
+    return _below(problem, limit, start, np.minimum(start + problem.most, problem.candidates))
 
 
 def band_aware(
-    problem: MiningProblem,
-    lo: float = 0.03,
-    hi: float = 0.04,
-    ratio: float | None = 0.95,
-    margin: float | None = None,
-    of: Literal["min", "mean"] = "min",
+    problem: MiningProblem, lo: float = 0.03, hi: float = 0.04, ratio: float | None = 0.95, margin: float | None = None
 ) -> Selection:
     """A percentile band, less what scores as high as the query's positives: `band` and `positive_aware` together.
 
     Candidates keep the ranks and percentiles they have in `band`; a query may get none.
     """
-    limit = _limit(problem, ratio, margin, of)
-    start, stop = band_window(problem.candidates, lo, hi)
-    return _below(problem, limit, np.maximum(start, _count_from(problem, limit)), stop)
+    return _below(problem, _limit(problem, ratio, margin), *band_window(problem.candidates, lo, hi))
 
 
-def _limit(problem: MiningProblem, ratio: float | None, margin: float | None, of: str) -> NDArray[np.float32]:
+def _limit(problem: MiningProblem, ratio: float | None, margin: float | None) -> NDArray[np.float32]:
     """The score that negatives of each query must stay below, `[Q]`; NaN without positives."""
-    positive = problem.positive_scores().groupby(level=0).agg(of).reindex(range(len(problem.query_ids))).to_numpy()
+    positive = problem.positive_scores("min")
     bounds = [positive - (1 - ratio) * np.abs(positive)] if ratio is not None else []
     bounds += [positive - margin] if margin is not None else []
     return np.min(bounds, axis=0).astype(np.float32)
 
 
-def _count_from(problem: MiningProblem, limit: NDArray[np.float32]) -> IntArray:
-    """How many candidates of each query score at least its limit, `[Q]`; none where the limit is NaN."""
-    queries, pool = problem.vectors
-    counts = [np.zeros(0, dtype=np.intp)]
-    step = max(1, CELLS_A_BLOCK // max(1, len(pool)))
-    for first in range(0, len(queries), step):
-        rows = slice(first, first + step)
-        reached = inner_products(queries[rows], pool).numpy() >= limit[rows, None]
-        reached[problem.known_positives[rows].nonzero()] = False
-        counts.append(reached.sum(axis=1))
-    return np.concatenate(counts)
-
-
 def _below(problem: MiningProblem, limit: NDArray[np.float32], start: IntArray, stop: IntArray) -> Selection:
-    stop = np.where(np.isnan(limit), 0, np.minimum(stop, problem.candidates))
-    blocks = problem.ranked(np.minimum(start, stop), stop)
-    # a card rounds products in its own way, so what was counted is checked
-    hits = concatenate(problem.draw(block.take(block.score < limit[block.query])) for block in blocks)
-    return problem.selection(hits)
+    """At most `n` of the ranks `[start, stop)` of each query that score below its limit; none below NaN."""
+    blocks = problem.ranked(start, stop)
+    return problem.selection(concatenate(problem.draw(part.take(part.score < limit[part.query])) for part in blocks))
 
 
 # Graphs and written documents
@@ -639,26 +540,21 @@ def synthetic(problem: MiningProblem, share: float = 0.5, lo: float = 0.03, hi: 
     left = problem.most - np.bincount(own.query, minlength=len(problem.query_ids))
     query = mined.hits.query
     rest = mined.hits.take(np.arange(len(query)) - np.searchsorted(query, query) < left[query])
-    both = concatenate([own, replace(rest, item=real[rest.item])])
-    return replace(mined, hits=both.take(np.argsort(both.query, kind="stable")))
+    both = concatenate([own, rest._replace(item=real[rest.item])])
+    return mined._replace(hits=both.take(np.argsort(both.query, kind="stable")))
 
 
-Strategy = Callable[..., Selection]
 BY_NAME = (in_batch, random, rejected, bm25, passage_bm25, top, band, ance, simans, trisampler, positive_aware)
-STRATEGIES: dict[str, Strategy] = {
-    strategy.__name__: strategy for strategy in (*BY_NAME, band_aware, chosen_band, graph, synthetic)
-}
+STRATEGIES: dict[str, Strategy] = {one.__name__: one for one in (*BY_NAME, band_aware, chosen_band, graph, synthetic)}
 SIZED = ("in_batch", "rejected", "band", "band_aware", "chosen_band")  # strategies with a size of their own
 RANGES: dict[str, Any] = {
-    **dict.fromkeys(("k", "candidates", "edges"), pd.Interval(1, np.inf, "left")),
-    **dict.fromkeys(("a", "max_angle"), pd.Interval(0, np.inf, "left")),
-    **dict.fromkeys(("ratio", "top_rate"), pd.Interval(0, 1, "right")),
+    **dict.fromkeys(("n", "k", "candidates", "edges"), pd.Interval(1, np.inf, "left")),
+    **dict.fromkeys(("seed", "a", "max_angle"), pd.Interval(0, np.inf, "left")),
+    **dict.fromkeys(("ratio", "top_rate", "bound"), pd.Interval(0, 1, "right")),
+    **dict.fromkeys(("restart", "share"), pd.Interval(0, 1, "both")),
     "temperature": pd.Interval(0, np.inf, "neither"),
     "margin": pd.Interval(-np.inf, np.inf, "neither"),
     "width": pd.Interval(0, 0.5, "right"),
-    "bound": pd.Interval(0, 1, "neither"),
-    "restart": pd.Interval(0, 1, "left"),
-    "share": pd.Interval(0, 1, "both"),
 }
 
 
