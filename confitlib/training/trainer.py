@@ -327,10 +327,7 @@ def train(
     if processes > 1 and output_dir is None:
         raise ValueError("several processes need output_dir: they meet at the checkpoints in it")
     if processes > 1 and encoder.sparse_parameters:
-        raise ValueError(
-            "the static encoder has sparse gradients, which several processes cannot sum: train it in one process, "
-            "where it takes a minute, or with mode='adapter'"
-        )
+        raise ValueError("sparse gradients: train the static encoder in one process or with mode='adapter'")
     # 1. what to learn from
     stores, adapter = {}, config.mode == "adapter"
     for side in SIDES:
@@ -418,9 +415,7 @@ def _claim_folder(folder: Path, key: str) -> None:
     Removes checkpoints that a killed run left incomplete: transformers writes their trainer_state.json last.
     """
     if not claim(folder / "run.txt", key):
-        raise ValueError(
-            f"{folder} holds checkpoints of another run (data, settings, weights or code differ): empty it"
-        )
+        raise ValueError(f"{folder} holds checkpoints of another run (other data, settings or weights): empty it")
     for kept in folder.glob("checkpoint-*"):
         if not (kept / "trainer_state.json").is_file():
             shutil.rmtree(kept)
