@@ -117,7 +117,7 @@ def train_ours(load: Load, grouped: bool = False, padded: bool = False) -> float
     config = TrainingConfig(batch_size=load.batch, group_by_length=grouped)
     with tempfile.TemporaryDirectory() as folder:
         start = load.clock()
-        stores = {side: DocumentStore(encoder, load.corpus, side, frozen=False) for side in SIDES}
+        stores = {side: DocumentStore(encoder, list(texts(load.corpus, side))) for side in SIDES}
         if padded:
             stores = {side: PaddedStore(store, encoder.max_length) for side, store in stores.items()}  # type: ignore[misc]
         trainer = ContrastiveTrainer(

@@ -15,6 +15,7 @@ from benchmarks.trainers import OURS, PADDED, PEER, Load, compare, first_pairs
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import load_encoder
 from confitlib.market import compose
+from confitlib.text import texts
 from confitlib.training import PairCollator, PositivePairs, TrainingConfig, contrastive_loss, train
 from confitlib.training.optimizer import RowAdam
 from confitlib.training.pairs import DocumentStore
@@ -90,7 +91,7 @@ def static_steps(corpus: Corpus, config: TrainingConfig) -> tuple[list[dict[str,
 def step(corpus: Corpus, config: TrainingConfig, adam: Callable[..., torch.optim.Optimizer]) -> Callable[[], object]:
     """A call that makes `STEPS` optimizer steps on batches of the training pairs."""
     encoder = load_encoder("static", device="cpu")
-    stores = {side: DocumentStore(encoder, corpus, side, frozen=False) for side in SIDES}
+    stores = {side: DocumentStore(encoder, list(texts(corpus, side))) for side in SIDES}
     pairs, collate = PositivePairs(corpus, "train"), PairCollator(stores, corpus, None)
     batches = [collate([pairs[config.batch_size * n + k] for k in range(config.batch_size)]) for n in range(STEPS)]
     optimizer = adam(list(encoder.parameters()), lr=config.learning_rate)

@@ -74,8 +74,8 @@ def encoder(request: pytest.FixtureRequest) -> TextEncoder:
     return static_encoder() if request.param == "static" else request.getfixturevalue("bert")
 
 
-def quietly(encoder: TextEncoder, texts: list[str], **options: object) -> np.ndarray:
-    return encoder.encode(texts, progress=False, **options)  # type: ignore[arg-type]
+def quietly(encoder: TextEncoder, texts: list[str], cache: Path | None = None) -> np.ndarray:
+    return encoder.encode(texts, progress=False, cache=cache)
 
 
 # --- static vectors and gradients ---------------------------------------------------------------------
@@ -85,7 +85,8 @@ def test_static_vector_is_the_mean_of_weighted_token_vectors() -> None:
     encoder = static_encoder()
     table = (encoder.backbone.token_vectors * encoder.backbone.token_weights).detach().numpy()
     ids = [encoder.tokenizer.token_to_id(word) for word in ("senior", "python", "c++")]
-    np.testing.assert_allclose(quietly(encoder, TEXTS, normalize=False)[0], table[ids].mean(0), rtol=1e-6)
+    vectors = encoder.embed_frozen(TEXTS, progress=False)
+    np.testing.assert_allclose(vectors[0], table[ids].mean(0), rtol=1e-6)
 
 
 def test_empty_text_is_the_zero_vector_and_gives_finite_gradients() -> None:
@@ -172,21 +173,24 @@ def test_vectors_do_not_depend_on_batch_or_neighbours(kind: str, request: pytest
     @given(texts=DOCUMENTS, batch_size=st.integers(1, 8))
     def check(texts: list[str], batch_size: int) -> None:
         alone = np.concatenate([quietly(encoder, [text]) for text in texts])
-        np.testing.assert_allclose(quietly(encoder, texts, batch_size=batch_size), alone, atol=1e-5)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "BATCH_SIZE", batch_size)
+            np.testing.assert_allclose(quietly(encoder, texts), alone, atol=1e-5)
 
     check()
 
 
-def test_threads_do_not_change_the_vectors_and_are_restored(bert: TextEncoder) -> None:
+def test_threads_do_not_change_the_vectors_and_are_restored(bert: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     texts, threads = TEXTS * 20, torch.get_num_threads()
+    monkeypatch.setattr(model, "BATCH_SIZE", 3)
     try:
         torch.set_num_threads(1)
-        alone = quietly(bert, texts, batch_size=3)
+        alone = quietly(bert, texts)
         torch.set_num_threads(3)
-        np.testing.assert_allclose(quietly(bert, texts, batch_size=3), alone, atol=1e-6)
+        np.testing.assert_allclose(quietly(bert, texts), alone, atol=1e-6)
         bert.backbone.forward = lambda features: pytest.fail("stop")
         with pytest.raises(pytest.fail.Exception):
-            quietly(bert, texts, batch_size=3)
+            quietly(bert, texts)
         assert torch.get_num_threads() == 3 and not bert.training
     finally:
         torch.set_num_threads(threads)
@@ -235,7 +239,7 @@ def test_adapter_runs_alone_on_frozen_vectors(encoder: TextEncoder) -> None:
         adapted = encoder({"vectors": torch.from_numpy(frozen)})
         whole = encoder.eval()(encoder.collate(encoder.tokenize(TEXTS)))
     torch.testing.assert_close(adapted, whole, atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(quietly(encoder, TEXTS, normalize=False), adapted.numpy(), atol=1e-5)
+    np.testing.assert_allclose(quietly(encoder, TEXTS), F.normalize(adapted).numpy(), atol=1e-5)
 
 
 def trainable(encoder: TextEncoder) -> set[str]:
@@ -516,8 +520,7 @@ def test_pushing_uploads_the_saved_folder(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_known_families_have_their_recipe(name: str, expected: tuple[str, str, int]) -> None:
-    recipe = recipe_for(name)
-    assert (recipe.pooling, recipe.prefix, recipe.max_length) == expected
+    assert recipe_for(name) == expected
 
 
 def test_default_length_is_cut_to_the_model_and_a_longer_one_refused(bert_folder: Path) -> None:
@@ -537,7 +540,9 @@ def test_unknown_pooling_is_refused(name: str, pooling: str) -> None:
 
 def test_a_missing_model_says_at_once_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **options: asked.append(options) or 1 / 0)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", lambda *_, **options: asked.append(options) or Path("gone").stat()
+    )
     with pytest.raises(FileNotFoundError, match=r"connect to the network.*minilm"):
         load_encoder("nobody/no-such-model")
     with pytest.raises(FileNotFoundError, match=r"Did you mean 'static'"):
@@ -555,11 +560,6 @@ def test_a_missing_model_says_at_once_what_to_do(tmp_path: Path, monkeypatch: py
 def test_values_that_are_not_texts_are_named(texts: object, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         static_encoder().encode(texts)  # type: ignore[arg-type]
-
-
-def test_batch_size_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="batch_size=0"):
-        static_encoder().encode(TEXTS, batch_size=0)
 
 
 def test_texts_are_tokenised_once_and_forgotten_on_demand() -> None:

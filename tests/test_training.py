@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import load_encoder
 from confitlib.mining import Embeddings, mine
+from confitlib.text import texts
 from confitlib.training import (
     PairCollator,
     PositivePairs,
@@ -85,7 +86,7 @@ def corpus_of_pairs(pairs):
 def test_collator_masks_known_positives_and_equal_texts_but_never_the_own_positive():
     corpus = corpus_of_pairs([(0, 0), (1, 1), (0, 1), (2, 2)])
     encoder = load_encoder("static")
-    stores = {side: DocumentStore(encoder, corpus, side, frozen=False) for side in SIDES}
+    stores = {side: DocumentStore(encoder, texts(corpus, side)) for side in SIDES}
     collate = PairCollator(stores, corpus, negatives_per_batch=None)
     none = np.empty(0, dtype=int)
     items = [
@@ -100,7 +101,7 @@ def test_collator_masks_known_positives_and_equal_texts_but_never_the_own_positi
 
 def test_negatives_per_batch_caps_each_side():
     corpus = corpus_of_pairs([(0, 0), (1, 1)])
-    stores = {side: DocumentStore(load_encoder("static"), corpus, side, frozen=False) for side in SIDES}
+    stores = {side: DocumentStore(load_encoder("static"), texts(corpus, side)) for side in SIDES}
     item = {"resume": 0, "job": 0, "negative_resumes": np.array([1, 2]), "negative_jobs": np.array([1, 2])}
     batch = PairCollator(stores, corpus, negatives_per_batch=1)([item])
     assert batch["masked_jobs"].shape == batch["masked_resumes"].shape == (1, 2)

@@ -14,10 +14,10 @@ from confitlib.corpus import SIDES
 from confitlib.encoder import load_encoder
 from confitlib.market import compose
 from confitlib.mining import mine
+from confitlib.text import texts
 from confitlib.training import PairCollator, PositivePairs, Refresh, TrainingConfig, train
-from confitlib.training.distributed import FILLER, process
-from confitlib.training.pairs import DocumentStore
-from confitlib.training.trainer import ContrastiveTrainer, DualEncoder
+from confitlib.training.pairs import FILLER, DocumentStore
+from confitlib.training.trainer import ContrastiveTrainer, DualEncoder, process
 
 SMALL = BertConfig(
     vocab_size=30_522,
@@ -81,7 +81,7 @@ def loss_and_gradients(corpus, rank, processes, folder, pairs):
     share = -(-pairs // processes)
     encoder = small_encoder(folder.with_name(f"model-{rank}")).train()
     data = PositivePairs(corpus, "train", hard_negatives(corpus))
-    collate = PairCollator({side: DocumentStore(encoder, corpus, side, False) for side in SIDES}, corpus, None)
+    collate = PairCollator({side: DocumentStore(encoder, texts(corpus, side)) for side in SIDES}, corpus, None)
     numbers = [number if number < pairs else FILLER for number in range(rank * share, (rank + 1) * share)]
     arguments = TrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none")
     trainer = ContrastiveTrainer(

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +17,24 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from confitlib.encoder.model import FACTORS, Pooling, TextEncoder, TokenAverage, quiet
+from confitlib.util import read_yaml
 
 MODULES, WEIGHTS = "modules.json", "model.safetensors"
 MINILM_TOKEN_VECTORS = "embeddings.word_embeddings.weight"
 STATIC_MAX_LENGTH = 8192
-HUB_TIMEOUT = 5  # seconds
 # What a folder may say of its transformer; Sentence-Transformers would take arguments of loaders from there as well.
 SETTINGS = {"max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name"}
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How an encoder was trained to be read: pooling, prefix and length in tokens."""
-
-    pooling: Pooling = "mean"
-    prefix: str = ""
-    max_length: int = 512
-
-
-RECIPES = {
-    "e5": Recipe(prefix="query: "),
-    "jina-embeddings-v2": Recipe(max_length=8192),
-    "minilm": Recipe(max_length=256),
-    "bge": Recipe(pooling="cls"),
-}
+Recipe = tuple[Pooling, str, int]  # how an encoder was trained to be read: pooling, prefix and length in tokens
+RECIPES = read_yaml(Path(__file__).with_name("recipes.yaml"), dict)
 
 
 def recipe_for(name: str) -> Recipe:
     """The recipe of the family in the last part of a model's name; mean pooling of 512 tokens if unknown."""
     last = name.rstrip("/").rsplit("/", 1)[-1].lower()
-    matching = (recipe for family, recipe in RECIPES.items() if re.search(rf"(^|-){family}(-|$)", last))
-    return next(matching, Recipe())
+    matching = (tuple(recipe) for family, recipe in RECIPES.items() if re.search(rf"(^|-){family}(-|$)", last))
+    return next(matching, ("mean", "", 512))
 
 
 def load_encoder(
@@ -70,64 +56,80 @@ def load_encoder(
     folder says can change that. Raises ValueError for a checkpoint that lacks other weights, FileNotFoundError with
     the remedy for a model that is not here and cannot be downloaded.
     """
-    name = str(name_or_path)
-    folder = Path(get_model_path() if name == "minilm" else name)
-    card = folder / "README.md"
+    name, packaged = str(name_or_path), Path(get_model_path())
+    folder = packaged if name == "minilm" else Path(name)
     modules: list[Any]
+    # 1. the modules, and how they were trained to be read
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if name == "static":
-            modules, recipe = [_minilm_tokens()], Recipe(max_length=STATIC_MAX_LENGTH)
+            table = load_file(packaged / WEIGHTS)[MINILM_TOKEN_VECTORS].float()
+            modules = [TokenAverage(Tokenizer.from_file(str(packaged / "tokenizer.json")), table)]
+            recipe: Recipe = ("mean", "", STATIC_MAX_LENGTH)
         elif (folder / MODULES).is_file():
             modules, recipe = _modules_of_folder(folder, trust_remote_code)
         else:
-            modules, recipe = _modules_of_transformer(name, _is_local(name), trust_remote_code)
+            modules, recipe = _modules_of_transformer(name, trust_remote_code)
     adapter: Any = modules.pop().linear if type(modules[-1]).__name__ == "Dense" else None
     backbone: Any = modules[0]
     pool: Any = None
-    length, wanted = recipe.max_length if max_length is None else max_length, pooling or recipe.pooling
-    if wanted not in (allowed := ["mean"] if len(modules) == 1 else ["mean", "cls"]):
-        raise ValueError(f"pooling={wanted!r} is not supported; pass pooling={' or '.join(map(repr, allowed))}")
+    # 2. what the caller sets instead
+    pooling, length = pooling or recipe[0], recipe[2] if max_length is None else max_length
+    if pooling not in (allowed := ["mean"] if len(modules) == 1 else ["mean", "cls"]):
+        raise ValueError(f"pooling={pooling!r} is not supported; pass pooling={' or '.join(map(repr, allowed))}")
     if len(modules) == 2:
-        pool, most = type(modules[1])(backbone.get_embedding_dimension(), wanted), longest_input(backbone)
+        pool, limits = (
+            type(modules[1])(backbone.get_embedding_dimension(), pooling),
+            backbone.tokenizer.model_max_length,
+        )
+        most = min(getattr(backbone.config, "max_position_embeddings", None) or limits, limits)
         if (max_length or 0) > most:
             raise ValueError(f"max_length={max_length}: {name} reads at most {most} tokens")
         backbone.max_seq_length = length = min(length, most)
-    encoder = TextEncoder(name, backbone, pool, recipe.prefix if prefix is None else prefix, length, adapter)
-    encoder.card = card.read_text(encoding="utf-8") if card.is_file() else ""
+    encoder = TextEncoder(name, backbone, pool, recipe[1] if prefix is None else prefix, length, adapter)
+    # 3. its model card and its device
+    if (folder / "README.md").is_file():
+        encoder.card = (folder / "README.md").read_text(encoding="utf-8")
     own_card = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return encoder.to(device or (own_card if torch.cuda.is_available() else "cpu")).eval()
 
 
-def _minilm_tokens() -> TokenAverage:
-    folder = Path(get_model_path())
-    vectors = load_file(folder / WEIGHTS)[MINILM_TOKEN_VECTORS].float()
-    return TokenAverage(Tokenizer.from_file(str(folder / "tokenizer.json")), vectors)
+def _modules_of_transformer(source: str, trust_remote_code: bool) -> tuple[list[nn.Module], Recipe]:
+    """Transformer and pooling of a Hugging Face model in float32, from this machine if it is there.
 
-
-def _modules_of_transformer(source: str, local: bool, trust_remote_code: bool) -> tuple[list[Any], Recipe]:
-    """Transformer and pooling of a Hugging Face model in float32; `local`: without a look at the hub."""
+    One short question to the hub comes before any download, for transformers would ask again for most of a minute.
+    Raises FileNotFoundError for a model that is neither here nor there.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
-    others = {"processor_kwargs": dict(options), "config_kwargs": dict(options)}
+    # 1. is it here
+    folder, names = Path(source), (WEIGHTS, f"{WEIGHTS}.index.json")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{source} holds no encoder: neither {MODULES} nor config.json is in it")
+    if not folder.is_dir() and (folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1):
+        raise FileNotFoundError(f"there is no folder {source}; check the path, or pass a Hugging Face name")
     try:
+        local = folder.is_dir() or any(isinstance(try_to_load_from_cache(source, file), str) for file in names)
+        if not local:
+            HfApi().model_info(source, timeout=5)  # seconds
+        # 2. load it
+        options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+        others = {"processor_kwargs": dict(options), "config_kwargs": dict(options)}
         with quiet() if local else nullcontext():
             transformer = Transformer(source, model_kwargs=_checked_weights(source, options), **others)
-    except OSError as error:
-        raise _not_found(source, error) from error
+    except Exception as error:  # of the network library, the hub or a malformed name: the remedy is the same
+        if isinstance(error, ValueError) and not isinstance(error, HFValidationError):
+            raise
+        close = difflib.get_close_matches(source.lower(), ["static", "minilm"], n=1)
+        meant, reason = f"Did you mean {close[0]!r}? " if close else "", str(error).partition("\n")[0]
+        raise FileNotFoundError(
+            f"encoder {source!r} could not be loaded ({type(error).__name__}: {reason}). {meant}"
+            "Check the name, connect to the network for the first load (safetensors weights are needed), "
+            'or use "static" or "minilm", which are always here.'
+        ) from error
     return [transformer, Pooling(transformer.get_embedding_dimension())], recipe_for(source)
-
-
-def longest_input(transformer: Any) -> int:
-    """Tokens that a model can read: its positions, or the tokenizer's limit if it has no position table."""
-    positions = getattr(transformer.config, "max_position_embeddings", None)
-    if positions is None:
-        return transformer.max_seq_length
-    table = getattr(getattr(transformer.model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    # RoBERTa and its kin count positions from the padding id on, so the first ones are never used.
-    return positions if padding is None else positions - padding - 1
 
 
 def _checked_weights(source: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[Any], 
     from sentence_transformers import SentenceTransformer
 
     # 1. refuse what has no counterpart here or could ask for more than the caller allows
-    listed = _read_json(path / MODULES)
+    listed = json.loads((path / MODULES).read_text(encoding="utf-8"))
     kinds = [m["type"].rsplit(".", 1)[-1] if m["type"].startswith("sentence_transformers.") else "?" for m in listed]
     if not re.fullmatch("(StaticEmbedding|Transformer Pooling)( Dense)?( Normalize)?", " ".join(kinds)):
         raise ValueError(
@@ -159,7 +161,7 @@ def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[Any], 
         if not (parts[kind] / WEIGHTS).is_file():
             raise FileNotFoundError(f"{parts[kind]} lacks {WEIGHTS}: save the encoder again, in safetensors")
     for file in parts.get("Transformer", path).glob("sentence_*_config.json"):
-        if more := _read_json(file).keys() - SETTINGS:
+        if more := json.loads(file.read_text(encoding="utf-8")).keys() - SETTINGS:
             raise ValueError(f"{file}: {', '.join(sorted(more))} cannot be set by a folder; remove it")
     # 2. load, from this machine only
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
@@ -172,54 +174,15 @@ def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[Any], 
     if "Dense" in parts:
         dense = modules[-1]
         if not (isinstance(dense.activation_function, nn.Identity) and dense.bias) or dense.use_residual:
-            config = parts["Dense"] / "config.json"
-            raise ValueError(f"{config}: an adapter is a Dense with bias and without activation or residual")
+            raise ValueError(f"{parts['Dense']}: an adapter is a Dense with bias and without activation or residual")
     if kinds[0] == "Transformer":
         if not modules[1].include_prompt:
             raise ValueError(f"{parts['Pooling'] / 'config.json'}: pooling without the prompt is not supported")
-        return modules, Recipe(modules[1].pooling_mode, prefix, model.max_seq_length)
+        return modules, (modules[1].pooling_mode, prefix, model.max_seq_length)
     tokenizer, table, factors = modules[0].tokenizer, modules[0].embedding.weight, parts["StaticEmbedding"] / FACTORS
     stored = load_file(factors) if factors.is_file() else {}
     if not (stored and torch.equal(stored["token_vectors"] * stored["token_weights"], table)):
         stored = {"token_vectors": table.float()}  # of another program, which has no weights of tokens
     modules[0] = TokenAverage(tokenizer, stored["token_vectors"], stored.get("token_weights"))
     length = (tokenizer.truncation or {}).get("max_length", STATIC_MAX_LENGTH)
-    return modules, Recipe("mean", prefix, length)
-
-
-def _is_local(name: str) -> bool:
-    """Whether a Hugging Face model is on this machine; raises FileNotFoundError at once if it is not on the hub either.
-
-    One short question to the hub comes before any download, for transformers would ask again for most of a minute.
-    """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{name} holds no encoder: neither {MODULES} nor config.json is in it")
-        return True
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"there is no folder {name}; check the path, or pass a Hugging Face name")
-    try:
-        if any(isinstance(try_to_load_from_cache(name, file), str) for file in (WEIGHTS, f"{WEIGHTS}.index.json")):
-            return True
-        HfApi().model_info(name, timeout=HUB_TIMEOUT)
-    except Exception as error:  # of the network library, the hub or a malformed name: the remedy is the same
-        raise _not_found(name, error) from error
-    return False
-
-
-def _not_found(name: str, error: Exception) -> FileNotFoundError:
-    """The error for a model that could not be loaded: the remedy, and the name that may have been meant."""
-    close = difflib.get_close_matches(name.lower(), ["static", "minilm"], n=1)
-    meant, reason = f"Did you mean {close[0]!r}? " if close else "", str(error).partition("\n")[0]
-    return FileNotFoundError(
-        f"encoder {name!r} could not be loaded ({type(error).__name__}: {reason}). {meant}"
-        "Check the name, connect to the network for the first load (safetensors weights are needed), "
-        'or use "static" or "minilm", which are always here.'
-    )
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return modules, ("mean", prefix, length)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache as once
@@ -35,7 +35,7 @@ TokenIds = NDArray[np.int32]
 Rows = NDArray[np.intp]
 # Tokens of a batch: of a transformer on a CPU so few that the activations stay in a core's caches.
 TOKENS_AT_ONCE, TOKENS_AT_ONCE_ON_CPU = 65_536, 1024
-TEXTS_AT_ONCE = 16_384
+TEXTS_AT_ONCE, BATCH_SIZE = 16_384, 64  # texts tokenised at a time, texts of a batch at most
 REMEMBERED = 2**16  # texts: a market's documents, and some 100 MB at most
 SHORTEST = 3  # one token between the two special ones
 FACTORS = "token_factors.safetensors"
@@ -85,38 +85,26 @@ class TextEncoder(nn.Module):
     `backbone`: `TokenAverage`, or a `Transformer` whose vectors `pool` turns into one.
     """
 
-    backbone: Any
-    pool: Any
-    backbone_dim: int
-
     def __init__(
-        self,
-        name: str,
-        backbone: Any,
-        pool: Any = None,
-        prefix: str = "",
-        max_length: int = 512,
-        adapter: nn.Linear | None = None,
+        self, name: str, backbone: Any, pool: Any = None, prefix: str = "", max_length: int = 512, adapter: Any = None
     ) -> None:
         super().__init__()
         if max_length < SHORTEST:
             raise ValueError(f"max_length={max_length} leaves no room for text; use at least {SHORTEST}")
         self.name, self.prefix, self.max_length = name, prefix, max_length
-        self.backbone = backbone
-        self.pool = pool
-        self.adapter = adapter
+        self.backbone, self.pool, self.adapter = backbone, pool, adapter
         self.static = isinstance(backbone, TokenAverage)
-        self.pooling: Pooling = "mean" if self.pool is None else self.pool.pooling_mode
+        self.pooling: Pooling = "mean" if pool is None else pool.pooling_mode
         # length of the vectors before the adapter
-        self.backbone_dim: int = self.backbone.dim if self.static else self.backbone.get_embedding_dimension()
+        self.backbone_dim: int = backbone.dim if self.static else backbone.get_embedding_dimension()
         self.card = ""  # the text of README.md in a saved folder
         # A copy: Sentence-Transformers sets padding and truncation of its own.
-        tokenizer = self.backbone.tokenizer if self.static else self.backbone.tokenizer.backend_tokenizer
+        tokenizer = backbone.tokenizer if self.static else backbone.tokenizer.backend_tokenizer
         self.tokenizer: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
         self._memory = _token_memory(f"{self.static}:{hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}")
-        self._freeze_pooler()
+        self.freeze("all")
 
     @property
     def dim(self) -> int:
@@ -189,100 +177,62 @@ class TextEncoder(nn.Module):
         features = self.backbone(dict(features))  # a copy: modules add their results to it
         return (features if self.pool is None else self.pool(features))["sentence_embedding"].float()
 
-    def add_adapter(self) -> nn.Linear:
+    def add_adapter(self) -> None:
         """Put a linear map after pooling that starts as the identity."""
         if self.adapter is not None:
             raise ValueError("the encoder has an adapter already; train that one or load the encoder anew")
-        adapter = nn.Linear(self.backbone_dim, self.backbone_dim, device=self.device)
-        nn.init.eye_(adapter.weight)
-        nn.init.zeros_(adapter.bias)
-        self.adapter = adapter
-        return adapter
+        self.adapter = nn.Linear(self.backbone_dim, self.backbone_dim, device=self.device)
+        nn.init.eye_(self.adapter.weight)
+        nn.init.zeros_(self.adapter.bias)
 
     def layers(self) -> nn.ModuleList:
-        """The transformer layers from bottom to top; empty for a token average."""
+        """The transformer layers from bottom to top; empty for a token average, and for a model without such a list."""
         if self.static:
             return nn.ModuleList()
         model = self.backbone.model
-        depth = model.config.num_hidden_layers
-        stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-        if not stacks:
-            raise ValueError(f"{type(model).__name__} has no list of {depth} layers to freeze; train all of it")
-        return stacks[0]
+        lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+        return next((one for one in lists if len(one) == model.config.num_hidden_layers), nn.ModuleList())
 
     def freeze(self, trainable: Literal["all", "adapter"] | int = "all") -> None:
         """Leave trainable: everything, the adapter alone, or the top k transformer layers (and the adapter)."""
-        parts: list[nn.Module] = [] if self.adapter is None else [self.adapter]
-        if trainable == "all":
-            parts = [self]
-        elif trainable != "adapter":
-            layers = self.layers()
-            if not isinstance(trainable, int) or not 1 <= trainable <= len(layers):
-                choices = f", or 1 to {len(layers)} top layers" if len(layers) else "; this encoder has no layers"
-                raise ValueError(f'trainable={trainable!r}: choose "all" or "adapter"{choices}')
-            parts += layers[-trainable:]
-        elif not parts:
-            raise ValueError('trainable="adapter" needs an adapter; call add_adapter() first')
+        adapter: list[nn.Module] = [] if self.adapter is None else [self.adapter]
+        parts: dict[Any, list[Any]] = {"all": [self]}
+        parts |= {"adapter": adapter} if adapter else {}
+        layers = self.layers() if isinstance(trainable, int) else nn.ModuleList()
+        parts |= {k: [*adapter, *layers[-k:]] for k in range(1, len(layers) + 1)}
+        if trainable not in parts:
+            tops = f"the number of top layers, 1 to {len(self.layers())}" if len(self.layers()) else "it has no layers"
+            raise ValueError(f'trainable={trainable!r}: choose "all", "adapter" (after add_adapter()), or {tops}')
         self.requires_grad_(False)
-        for part in parts:
+        for part in parts[trainable]:
             part.requires_grad_(True)
-        self._freeze_pooler()
-
-    def _freeze_pooler(self) -> None:
-        """Freeze a checkpoint's own pooler, which has no part in the vectors and so would lack a gradient."""
+        # A checkpoint's own pooler has no part in the vectors and so would lack a gradient.
         pooler = None if self.static else getattr(self.backbone.model, "pooler", None)
         if isinstance(pooler, nn.Module):
             pooler.requires_grad_(False)
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        batch_size: int = 64,
-        normalize: bool = True,
-        progress: bool = True,
-        cache: Path | None = None,
-    ) -> Vectors:
-        """Vectors `[len(texts), dim]` in the order of the texts, of length 1 if `normalize`.
+    def encode(self, texts: Sequence[str], progress: bool = True, cache: str | Path | None = None) -> Vectors:
+        """Vectors of length 1 `[len(texts), dim]`, in the order of the texts.
 
         `cache`: a folder that keeps the vectors before the adapter; weights, texts or settings that
         differ are computed anew. An empty text of the static encoder stays the zero vector.
         """
-        vectors = torch.from_numpy(self.embed_frozen(texts, batch_size, progress, cache))
+        vectors = torch.from_numpy(self.embed_frozen(texts, progress, cache))
         with torch.inference_mode():
             if self.adapter is not None:
                 vectors = self.adapter(vectors.to(self.device)).float().cpu()
-            return (F.normalize(vectors, dim=1) if normalize else vectors).numpy()
+            return F.normalize(vectors, dim=1).numpy()
 
-    def embed_frozen(
-        self, texts: Sequence[str], batch_size: int = 64, progress: bool = True, cache: Path | None = None
-    ) -> Vectors:
+    def embed_frozen(self, texts: Sequence[str], progress: bool = True, cache: str | Path | None = None) -> Vectors:
         """Vectors before the adapter, not normalised, `[len(texts), backbone_dim]`; `cache` as in `encode`."""
         checked = check_texts(texts)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
         if cache is None:
-            return self._embed(checked, batch_size, progress)
+            return self._embed(checked, progress)
         depends = f"{self.weight_hash(adapter=False)}:{self.precision}"
-        compute = partial(self._embed, checked, batch_size, progress)
-        return cached_vectors(cache, depends, checked, self.backbone_dim, compute)
+        return cached_vectors(cache, depends, checked, self.backbone_dim, partial(self._embed, checked, progress))
 
-    def _embed(self, texts: list[str], batch_size: int, progress: bool) -> Vectors:
-        vectors = np.empty((len(texts), self.backbone_dim), dtype=np.float32)
-        was_training = self.training
-        self.eval()
-        try:
-            with tqdm(total=len(texts), desc=f"encode ({self.name})", unit="text", disable=not progress) as bar:
-                for start in range(0, len(texts), TEXTS_AT_ONCE):
-                    ids = self.tokenize(texts[start : start + TEXTS_AT_ONCE])
-                    for rows, block in self._embed_batches(ids, batch_size):
-                        vectors[start + rows] = block
-                        bar.update(len(rows))
-        finally:
-            self.train(was_training)
-        return vectors
-
-    def _embed_batches(self, ids: list[TokenIds], batch_size: int) -> Iterator[tuple[Rows, Vectors]]:
-        """Rows and vectors of every batch; on a CPU several batches at a time, each computed on one thread.
+    def _embed(self, texts: list[str], progress: bool) -> Vectors:
+        """Vectors `[len(texts), backbone_dim]`; on a CPU several batches at a time, each computed on one thread.
 
         Splitting every matrix product over the threads instead makes them wait for each other hundreds of times a
         batch; whole batches only meet at the end.
@@ -290,24 +240,33 @@ class TextEncoder(nn.Module):
         device, precision = self.device, self.precision
 
         @torch.inference_mode()
-        def embed(rows: Rows) -> Vectors:
-            features = {name: one.to(device) for name, one in self.collate([ids[row] for row in rows]).items()}
+        def embed(batch: list[TokenIds]) -> Vectors:
+            features = {name: one.to(device) for name, one in self.collate(batch).items()}
             with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
                 return self._pooled(features).cpu().numpy()
 
-        batches = list(length_sorted_batches([len(row) for row in ids], batch_size, self.tokens_at_once))
-        threads = torch.get_num_threads()
+        vectors = np.empty((len(texts), self.backbone_dim), dtype=np.float32)
+        threads, was_training = torch.get_num_threads(), self.training
         # A model's own code may grow its buffers while it runs, as the ALiBi table of Jina v2 does.
-        in_threads = self.static or type(self.backbone.model).__module__.startswith("transformers.")
-        if device.type != "cpu" or not in_threads or min(threads, len(batches)) <= 1:
-            yield from zip(batches, map(embed, batches), strict=True)
-            return
-        torch.set_num_threads(1)  # inherited by the pool's new threads
+        thread_safe = self.static or type(self.backbone.model).__module__.startswith("transformers.")
+        self.eval()
         try:
-            with ThreadPoolExecutor(threads) as pool:
-                yield from zip(batches, pool.map(embed, batches), strict=True)
+            with tqdm(total=len(texts), desc=f"encode ({self.name})", unit="text", disable=not progress) as bar:
+                for start in range(0, len(texts), TEXTS_AT_ONCE):
+                    ids = self.tokenize(texts[start : start + TEXTS_AT_ONCE])
+                    rows = list(length_sorted_batches([len(row) for row in ids], BATCH_SIZE, self.tokens_at_once))
+                    batches = [[ids[row] for row in batch] for batch in rows]
+                    side_by_side = device.type == "cpu" and thread_safe and min(threads, len(batches)) > 1
+                    torch.set_num_threads(1 if side_by_side else threads)  # inherited by the pool's new threads
+                    with ThreadPoolExecutor(threads) as pool:
+                        blocks = pool.map(embed, batches) if side_by_side else map(embed, batches)
+                        for places, block in zip(rows, blocks, strict=True):
+                            vectors[start + places] = block
+                            bar.update(len(places))
         finally:
             torch.set_num_threads(threads)
+            self.train(was_training)
+        return vectors
 
     def weight_hash(self, adapter: bool = True) -> str:
         """Fingerprint of all weights, the tokenizer and the settings; equal hashes give equal vectors.
@@ -344,7 +303,7 @@ class TextEncoder(nn.Module):
         return folder
 
     def as_sentence_transformer(self) -> SentenceTransformer:
-        """The encoder as a plain `SentenceTransformer`, which shares the weights of a transformer."""
+        """The encoder as a plain `SentenceTransformer`, which shares the weights of a transformer and of an adapter."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Dense, Normalize, StaticEmbedding
 
@@ -353,13 +312,11 @@ class TextEncoder(nn.Module):
             table = (self.backbone.token_vectors * self.backbone.token_weights).detach()
             modules = [StaticEmbedding(Tokenizer.from_str(self.tokenizer.to_str()), embedding_weights=table)]
         if self.adapter is not None:
-            weights = {"init_weight": self.adapter.weight.detach(), "init_bias": self.adapter.bias.detach()}
-            sizes = self.adapter.in_features, self.adapter.out_features
-            modules.append(Dense(*sizes, activation_function=nn.Identity(), **weights))
-        prompts = {"prompts": {"prefix": self.prefix}, "default_prompt_name": "prefix"} if self.prefix else {}
-        return SentenceTransformer(
-            modules=[*modules, Normalize()], device=str(self.device), similarity_fn_name="cosine", **prompts
-        )
+            dense = Dense(self.adapter.in_features, self.adapter.out_features, activation_function=nn.Identity())
+            dense.linear = self.adapter
+            modules.append(dense)
+        options = {"similarity_fn_name": "cosine", "prompts": {"prefix": self.prefix}, "default_prompt_name": "prefix"}
+        return SentenceTransformer(modules=[*modules, Normalize()], device=str(self.device), **options)
 
     def push_to_hub(self, name: str, **options: Any) -> str:
         """Upload the encoder and its model card to the Hugging Face repository `name`; returns the commit's address.
@@ -371,26 +328,13 @@ class TextEncoder(nn.Module):
             return self.as_sentence_transformer().push_to_hub(name, local_model_path=folder, **options)
 
 
-def model_card(base: str, facts: dict[str, dict[str, Any]]) -> str:
+def model_card(base: str, facts: Mapping[str, Mapping[str, Any]]) -> str:
     """README.md of an encoder made from `base`: its licence, how to use it, and a table for each heading in `facts`."""
-    from huggingface_hub import ModelCardData
-
-    data = ModelCardData(
-        license="mit",
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "resume-job-matching", "confit"],
-    )
-    usage = 'SentenceTransformer("PATH").encode(["senior nurse, Berlin"])'
-    parts = [
-        f"---\n{data.to_yaml()}\n---\n\n# Encoder of resumes and jobs\n",
-        f"Made from `{base}` by confitlib. Vectors have length 1; compare them by inner product.\n",
-        f"```python\nfrom sentence_transformers import SentenceTransformer\n\nvectors = {usage}\n```\n",
-    ]
-    return "\n".join([*parts, *(card_section(heading, rows) for heading, rows in facts.items())])
+    card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    return "\n".join([card.format(base=base), *(card_section(heading, rows) for heading, rows in facts.items())])
 
 
-def card_section(heading: str, rows: dict[str, Any]) -> str:
+def card_section(heading: str, rows: Mapping[str, Any]) -> str:
     """One table of a model card."""
     return "\n".join([f"## {heading}\n", "| | |", "|:--|:--|", *(f"| {k} | {v} |" for k, v in rows.items()), ""])
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.text import texts
-from confitlib.util import atomic
+from confitlib.util import atomic, content_key
 
 if TYPE_CHECKING:
     from confitlib.encoder.model import TextEncoder
@@ -37,13 +37,7 @@ class Embeddings:
 
     @classmethod
     def of_corpus(
-        cls,
-        encoder: TextEncoder,
-        corpus: Corpus,
-        *,
-        hyre: bool = True,
-        cache: Path | None = None,
-        progress: bool = False,
+        cls, encoder: TextEncoder, corpus: Corpus, hyre: bool = True, cache: Path | None = None, progress: bool = False
     ) -> Embeddings:
         """Unit vectors of every document; `hyre` appends hypothetical resumes to jobs, `cache` is a folder."""
         documents = {side: list(texts(corpus, side, hyre=hyre)) for side in SIDES}
@@ -72,18 +66,14 @@ class Embeddings:
 
 
 def cached_vectors(
-    folder: Path, depends: str, texts: Sequence[str], dim: int, compute: Callable[[], Vectors]
+    folder: str | Path, depends: str, texts: Sequence[str], dim: int, compute: Callable[[], Vectors]
 ) -> Vectors:
     """Vectors `[len(texts), dim]` from a file of `folder` if one was made of the same, else computed and stored.
 
     `depends` names all that decides the vectors besides the texts and their order: weights, settings and precision.
     A damaged file is reported and replaced. A file appears whole or not at all.
     """
-    digest = hashlib.sha256(depends.encode())
-    for encoded in (text.encode() for text in texts):
-        digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(encoded)
-    path = Path(folder) / f"{digest.hexdigest()}.safetensors"
+    path = Path(folder) / f"{content_key(depends=depends, texts=list(texts))}.safetensors"
     if path.exists():
         try:
             with safe_open(path, framework="numpy") as file:

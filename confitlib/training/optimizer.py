@@ -11,6 +11,9 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+Numbers = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
 
 class RowAdam(torch.optim.Optimizer):
     """Adam on the rows of a sparse gradient alone: the updates of `torch.optim.SparseAdam` at a fraction of its cost.
@@ -28,34 +31,28 @@ class RowAdam(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group["lr"], group["betas"], group["eps"])
-
-    def _update(self, parameter: Tensor, lr: float, betas: tuple[float, float], eps: float) -> None:
-        (beta1, beta2), state = betas, self.state[parameter]
-        if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
-        state["step"] += 1
-        gradient = parameter.grad.coalesce()  # type: ignore[union-attr]
-        tensors = (parameter, state["mean"], state["square"], gradient.indices()[0], gradient.values())
-        size = lr * (1 - beta2 ** state["step"]) ** 0.5 / (1 - beta1 ** state["step"])
-        _update_rows(*(one.numpy() for one in tensors), *map(np.float32, (1 - beta1, 1 - beta2, size, eps)))
+            (beta1, beta2), eps = group["betas"], group["eps"]
+            for parameter in (one for one in group["params"] if one.grad is not None):
+                state = self.state[parameter]
+                if not state:
+                    state |= {"step": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
+                state["step"] += 1
+                size = group["lr"] * (1 - beta2 ** state["step"]) ** 0.5 / (1 - beta1 ** state["step"])
+                gradient = parameter.grad.coalesce()
+                tensors = (parameter, state["mean"], state["square"], gradient.indices()[0], gradient.values())
+                factors = tuple(map(np.float32, (1 - beta1, 1 - beta2, size, eps)))
+                _update_rows(*(one.numpy() for one in tensors), factors)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # checks for division by zero would keep the loop from vector code
 def _update_rows(
-    parameter: NDArray[np.float32],
-    mean: NDArray[np.float32],
-    square: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    gradient: NDArray[np.float32],
-    step1: np.float32,
-    step2: np.float32,
-    size: np.float32,
-    eps: np.float32,
+    parameter: Numbers, mean: Numbers, square: Numbers, rows: Rows, gradient: Numbers, factors: tuple[np.float32, ...]
 ) -> None:
-    """Move both moments of the given rows towards the gradient and its square, and the parameter by their ratio."""
+    """Move both moments of the given rows towards the gradient and its square, and the parameter by their ratio.
+
+    `factors`: how far each moment moves, the size of the step, and epsilon.
+    """
+    step1, step2, size, eps = factors
     for place in range(len(rows)):
         row = rows[place]
         for column in range(parameter.shape[1]):

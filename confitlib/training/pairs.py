@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,12 +14,13 @@ from torch import Tensor
 from confitlib.corpus import SIDES, Corpus, Side, Split, known_positive_mask, other
 from confitlib.encoder import TextEncoder
 from confitlib.encoder.model import length_sorted_batches
+from confitlib.encoder.vectors import Vectors
 from confitlib.mining import Negatives
-from confitlib.text import texts
-from confitlib.training.distributed import FILLER
 
 Rows = NDArray[np.intp]
+Mined = Mapping[Side, Negatives]  # hard negatives by their own side
 NO_ROWS: Rows = np.empty(0, dtype=np.intp)
+FILLER = -1  # stands for no pair, where the last batches of several processes have too few
 
 
 class PositivePairs(torch.utils.data.Dataset):
@@ -30,12 +31,7 @@ class PositivePairs(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self,
-        corpus: Corpus,
-        split: Split,
-        negatives: Mapping[Side, Negatives] | None = None,
-        per_pair: int = 1,
-        seed: int = 0,
+        self, corpus: Corpus, split: Split, negatives: Mined | None = None, per_pair: int = 1, seed: int = 0
     ) -> None:
         labels = corpus.labelled(split, 1)
         if labels.empty:
@@ -44,9 +40,16 @@ class PositivePairs(torch.utils.data.Dataset):
         self.corpus, self.per_pair, self.seed, self.epoch = corpus, per_pair, seed, 0
         self.use(negatives or {})
 
-    def use(self, negatives: Mapping[Side, Negatives]) -> None:
-        """Draw from these hard negatives from now on."""
-        self.negatives = {side: _rows_by_query(self.corpus, side, negatives.get(side)) for side in SIDES}
+    def use(self, negatives: Mined) -> None:
+        """Draw from these hard negatives from now on; raises ValueError for those of the other side."""
+        self.negatives: dict[Side, dict[int, Rows]] = {"resume": {}, "job": {}}  # of a side, by the row of the query
+        for side, mined in negatives.items():
+            if mined.target != side:
+                raise ValueError(f"negatives for {side}s hold {mined.target}s: pass them under {mined.target!r}")
+            rows = self.corpus.positions(side, mined.table["negative_id"])
+            queries = self.corpus.positions(other(side), mined.table["query_id"])
+            by_query: Any = pd.Series(rows).groupby(queries).indices
+            self.negatives[side] = {query: rows[places] for query, places in by_query.items()}
 
     def __len__(self) -> int:
         return len(self.rows["resume"])
@@ -62,64 +65,53 @@ class PositivePairs(torch.utils.data.Dataset):
         return item
 
 
-def _rows_by_query(corpus: Corpus, side: Side, negatives: Negatives | None) -> dict[int, Rows]:
-    """Rows of a side's hard negatives by the row of their query, in table order."""
-    if negatives is None or negatives.table.empty:
-        return {}
-    if negatives.target != side:
-        raise ValueError(f"negatives for {side}s hold {negatives.target}s: pass them under {negatives.target!r}")
-    rows = corpus.positions(side, negatives.table["negative_id"])
-    queries = corpus.positions(other(side), negatives.table["query_id"])
-    order = np.argsort(queries, kind="stable")
-    starts = np.flatnonzero(np.diff(queries[order], prepend=-1))
-    parts = np.split(rows[order], starts[1:])
-    return {int(query): part for query, part in zip(queries[order][starts], parts, strict=True)}
+class PairSampler(torch.utils.data.Sampler[int]):
+    """Every pair once an epoch, in an order drawn by (seed, epoch), then `FILLER` up to an equal share a process.
 
-
-class LengthGroupedSampler(torch.utils.data.Sampler[int]):
-    """Every pair once an epoch, neighbours of similar length, so that batches carry little padding.
-
-    A permutation drawn by (seed, epoch) is cut into windows of `window` batches; each is sorted by `lengths`
-    (tokens of a pair) and cut into batches, whose order is drawn as well. Pairs of an incomplete batch come last.
+    `batch_size`: pairs of a batch of all processes; `processes`: how many of them share it. With `lengths` (tokens of
+    a pair) neighbours are of similar length, so that batches carry little padding: windows of 50 batches are sorted
+    and cut into batches, whose order is drawn as well. Pairs of an incomplete batch come last.
     """
 
-    def __init__(self, pairs: PositivePairs, lengths: Rows, batch_size: int, window: int = 50) -> None:
-        self.pairs, self.lengths, self.batch_size, self.window = pairs, lengths, batch_size, window
+    def __init__(self, pairs: PositivePairs, batch_size: int, processes: int = 1, lengths: Rows | None = None) -> None:
+        self.pairs, self.batch_size, self.lengths = pairs, batch_size, lengths
+        self.filler = filler(len(pairs), batch_size, processes)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.pairs) + len(self.filler)
 
     def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng((self.pairs.seed, self.pairs.epoch))
-        order = rng.permutation(len(self))
-        whole = len(order) - len(order) % self.batch_size
-        step = self.window * self.batch_size
-        windows = [order[start : min(start + step, whole)] for start in range(0, whole, step)]
-        grouped = [window[np.argsort(self.lengths[window], kind="stable")] for window in windows]
-        batches = np.concatenate([*grouped, order[:0]]).reshape(-1, self.batch_size)
-        yield from rng.permutation(batches).ravel().tolist()
-        yield from order[whole:].tolist()
+        n, seed, epoch = len(self.pairs), self.pairs.seed, self.pairs.epoch
+        if self.lengths is None:
+            order = torch.randperm(n, generator=torch.Generator().manual_seed(seed + epoch)).numpy()
+        else:
+            rng = np.random.default_rng((seed, epoch))
+            drawn, whole, window = rng.permutation(n), n - n % self.batch_size, 50 * self.batch_size
+            windows = [drawn[start : min(start + window, whole)] for start in range(0, whole, window)]
+            windows = [one[np.argsort(self.lengths[one], kind="stable")] for one in windows]
+            batches = np.concatenate([*windows, drawn[:0]]).reshape(-1, self.batch_size)
+            order = np.concatenate([rng.permutation(batches).ravel(), drawn[whole:]])
+        yield from [*order.tolist(), *self.filler]
+
+
+def filler(n: int, batch_size: int, processes: int) -> list[int]:
+    """What follows `n` pairs, so that several processes have equal shares of the last batch of `batch_size`."""
+    return [FILLER] * (-n % batch_size if processes > 1 else 0)
 
 
 class DocumentStore:
-    """Model inputs of every document of a side, prepared once: token ids, or vectors in adapter mode (`frozen`).
+    """Model inputs of every document of a side, prepared once: token ids, or in adapter mode their `frozen` vectors.
 
     `chunk`: the most documents of a part that the model embeds at a time.
     """
 
     def __init__(
-        self,
-        encoder: TextEncoder,
-        corpus: Corpus,
-        side: Side,
-        frozen: bool,
-        cache: Path | None = None,
-        chunk: int | None = None,
+        self, encoder: TextEncoder, documents: Sequence[str], frozen: Vectors | None = None, chunk: int | None = None
     ) -> None:
-        self.encoder, self.chunk, documents = encoder, chunk, list(texts(corpus, side))
-        self.vectors = torch.from_numpy(encoder.embed_frozen(documents, cache=cache)) if frozen else None
-        self.tokens = [] if frozen else encoder.tokenize(documents)
-        self.lengths = np.array([1] * len(documents) if frozen else list(map(len, self.tokens)), dtype=np.intp)
+        self.encoder, self.chunk = encoder, chunk
+        self.vectors = None if frozen is None else torch.from_numpy(frozen)
+        self.tokens = encoder.tokenize(documents) if frozen is None else []
+        self.lengths = np.array([len(ids) for ids in self.tokens] or [1] * len(documents), dtype=np.intp)
 
     def features(self, rows: Rows) -> dict[str, Any]:
         """`parts`: encoder inputs of some documents of similar length each; `places`: where each row went.
@@ -130,12 +122,11 @@ class DocumentStore:
         most = self.chunk or max(1, len(rows))
         parts = list(length_sorted_batches(self.lengths[rows], most, self.encoder.tokens_at_once))
         places = torch.from_numpy(np.concatenate(parts).argsort())
-        return {"parts": [self._inputs(rows[part]) for part in parts], "places": places}
-
-    def _inputs(self, rows: Rows) -> dict[str, Tensor]:
         if self.vectors is not None:
-            return {"vectors": self.vectors[torch.from_numpy(rows)]}
-        return self.encoder.collate([self.tokens[row] for row in rows])
+            inputs = [{"vectors": self.vectors[torch.from_numpy(rows[part])]} for part in parts]
+        else:
+            inputs = [self.encoder.collate([self.tokens[row] for row in rows[part]]) for part in parts]
+        return {"parts": inputs, "places": places}
 
 
 class PairCollator:
@@ -148,8 +139,8 @@ class PairCollator:
 
     def __init__(self, stores: Mapping[Side, Any], corpus: Corpus, negatives_per_batch: int | None) -> None:
         self.stores, self.cap, self.n_jobs = stores, negatives_per_batch, len(corpus.jobs)
-        positives = known_positive_mask(corpus, "job").tocoo()
-        self.positives = np.sort(self._pair_keys(*(rows.astype(np.intp) for rows in positives.coords)))
+        resumes, jobs = known_positive_mask(corpus, "job").tocoo().coords
+        self.positives = np.sort(resumes.astype(np.int64) * self.n_jobs + jobs)
 
     def __call__(self, items: list[dict[str, Any] | None]) -> dict[str, Any]:
         pairs = [item for item in items if item is not None]
@@ -169,16 +160,12 @@ class PairCollator:
 
         The first `pairs` rows of both sides are the pairs of the batch.
         """
-        return {
-            "masked_jobs": self._mask(self._pair_keys(resumes[:pairs, None], jobs)),
-            "masked_resumes": self._mask(self._pair_keys(resumes, jobs[:pairs, None])),
-        }
-
-    def _mask(self, keys: NDArray[np.int64]) -> Tensor:
-        places = np.searchsorted(self.positives, keys).clip(max=len(self.positives) - 1)
-        masked = self.positives[places] == keys
-        np.fill_diagonal(masked, False)
-        return torch.from_numpy(masked)
-
-    def _pair_keys(self, resumes: Rows, jobs: Rows) -> NDArray[np.int64]:
-        return resumes.astype(np.int64) * self.n_jobs + jobs
+        masks = {}
+        pairings = {"masked_jobs": (resumes[:pairs, None], jobs), "masked_resumes": (resumes, jobs[:pairs, None])}
+        for name, (of_resumes, of_jobs) in pairings.items():
+            keys = of_resumes * self.n_jobs + of_jobs
+            places = np.searchsorted(self.positives, keys).clip(max=len(self.positives) - 1)
+            masked = self.positives[places] == keys
+            np.fill_diagonal(masked, False)
+            masks[name] = torch.from_numpy(masked)
+        return masks

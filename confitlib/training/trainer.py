@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
-import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,24 +18,21 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from accelerate.data_loader import SeedableRandomSampler
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import SequentialSampler
+from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import Embeddings, TextEncoder, load_encoder
 from confitlib.encoder.model import card_section, model_card
 from confitlib.mining import Negatives, check_mining, mine
-from confitlib.training.distributed import WholeBatches, gather_parts, part_sizes, process
+from confitlib.text import texts
 from confitlib.training.loss import contrastive_loss
 from confitlib.training.optimizer import RowAdam
-from confitlib.training.pairs import DocumentStore, LengthGroupedSampler, PairCollator, PositivePairs
-from confitlib.util import check_range, claim, content_key, results_version
-
-DECIDES = ("corpus", "text", "encoder", "mining", "training")  # modules that decide a run
-MASKS = ("masked_jobs", "masked_resumes")
+from confitlib.training.pairs import DocumentStore, Mined, PairCollator, PairSampler, PositivePairs, filler
+from confitlib.util import check_range, claim, content_key, read_yaml, results_version
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,6 @@ class TrainingConfig:
     max_grad_norm: float = 10.0
     temperature: float = 0.05
     lambda_: float = 0.5
-    normalize: bool = True
     negatives_per_pair: int = 1
     negatives_per_batch: int | None = None
     official: bool = False
@@ -89,34 +86,46 @@ def trainer_arguments(
         # how long and how fast to learn: the official shape, linear warm-up, then linear decay
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=32,
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
         warmup_steps=int(config.warmup * steps),
         weight_decay=config.weight_decay,
         max_grad_norm=0.0 if encoder.sparse_parameters else config.max_grad_norm,
         seed=config.seed,
-        data_seed=config.seed,
         # which checkpoint to keep: the epoch with the lowest validation loss, or the last without validation pairs
         eval_strategy="epoch" if validated else "no",
-        save_strategy="epoch",
-        save_total_limit=2,
         load_best_model_at_end=validated,
-        metric_for_best_model="loss" if validated else None,
-        # device and precision; nothing is reported to outside services
+        # device and precision
         bf16=on_gpu,
         use_cpu=encoder.device.type == "cpu",
         dataloader_pin_memory=on_gpu,
-        ddp_find_unused_parameters=False,
-        remove_unused_columns=False,
         logging_steps=max(1, steps // 100),
-        logging_nan_inf_filter=False,  # it would log 0.0; ContrastiveTrainer stops the run instead
-        report_to="none",
-        log_level="error",
+        **read_yaml(Path(__file__).with_name("arguments.yaml"), dict),
         **others,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # else the Trainer would split batches that cannot be split
     return arguments
+
+
+def process() -> tuple[int, int]:
+    """Rank of this process and number of all, as `torchrun` and `accelerate launch` announce them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def gather_parts(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Each part `[n, ...]` of all processes in one tensor, in the order of their ranks; n may differ by process.
+
+    Every process is to compute the same loss from what it gets. The gradients of its own rows are then summed over
+    the processes, which makes them too large by the number of processes: data-parallel wrappers divide by it.
+    """
+    # 1. the lengths of all parts  [processes, parts]
+    lengths = torch.stack(all_gather(torch.tensor([len(part) for part in parts], device=parts[0].device))).tolist()
+    # 2. one block a process, padded to the longest
+    block, longest = torch.cat(list(parts)), max(map(sum, lengths))
+    blocks = all_gather(torch.cat([block, block.new_zeros(longest - len(block), *block.shape[1:])]))
+    # 3. cut back into parts, and each part put together
+    by_process = [one[: sum(cuts)].split(cuts) for one, cuts in zip(blocks, lengths, strict=True)]
+    return [torch.cat(part) for part in zip(*by_process, strict=True)]
 
 
 class DualEncoder(nn.Module):
@@ -132,9 +141,7 @@ class DualEncoder(nn.Module):
 
     def forward(self, resumes: dict[str, Any], jobs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Embeddings of both sides' documents, un-normalised."""
-        embed: Callable[[Any], Tensor] = self.encoder
-        if self.again:
-            embed = partial(checkpoint, self.encoder, use_reentrant=False)
+        embed: Any = partial(checkpoint, self.encoder, use_reentrant=False) if self.again else self.encoder
         both = [torch.cat([embed(part) for part in side["parts"]])[side["places"]] for side in (resumes, jobs)]
         return both[0], both[1]
 
@@ -144,8 +151,13 @@ class ContrastiveTrainer(Trainer):
 
     def __init__(self, *args: Any, config: TrainingConfig, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)  # the log is in the result
         self.config = config
         self.can_return_loss = True  # evaluation has no label column: the batch itself defines the loss
+        encoder = self.model.encoder
+        if encoder.sparse_parameters:  # a step changes the tokens of its batch only; else the Trainer makes an AdamW
+            adam = RowAdam if encoder.device.type == "cpu" else torch.optim.SparseAdam
+            self.optimizer = adam(list(encoder.backbone.parameters()), lr=self.args.learning_rate)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -155,66 +167,37 @@ class ContrastiveTrainer(Trainer):
         Raises FloatingPointError if a training loss is not finite.
         """
         # 1. vectors of both sides, cut into those of the pairs  [pairs, d]  and of the hard negatives  [hard, d]
+        pairs, resume_rows, job_rows = len(inputs["masked_jobs"]), inputs["resume_rows"], inputs["job_rows"]
         resumes, jobs = model(inputs["resumes"], inputs["jobs"])
-        parts = self._parts(inputs, resumes, jobs)
-        masks: dict[str, Any] = {name: inputs[name] for name in MASKS}
+        resumes, jobs = resumes[: len(resume_rows)], jobs[: len(job_rows)]  # without the filler of an empty share
+        parts = [resumes[:pairs], jobs[:pairs], resumes[pairs:], jobs[pairs:]]
+        masks: dict[str, Any] = {name: inputs[name] for name in ("masked_jobs", "masked_resumes")}
         # 2. several processes: everybody's vectors, and the masks of the batch that they make together
         if self.args.world_size > 1 and model.training:
-            sizes = part_sizes(parts)
-            rows = gather_parts(self._parts(inputs, inputs["resume_rows"], inputs["job_rows"]), sizes)
+            rows = gather_parts([resume_rows[:pairs], job_rows[:pairs], resume_rows[pairs:], job_rows[pairs:]])
             pair_resumes, pair_jobs, hard_resumes, hard_jobs = (part.cpu().numpy() for part in rows)
-            resume_rows, job_rows = np.concatenate([pair_resumes, hard_resumes]), np.concatenate([pair_jobs, hard_jobs])
-            masks = self._prepare_input(self.data_collator.masks(resume_rows, job_rows, len(pair_resumes)))
-            parts = gather_parts(parts, sizes)
+            both = np.concatenate([pair_resumes, hard_resumes]), np.concatenate([pair_jobs, hard_jobs])
+            masks = self._prepare_input(self.data_collator.masks(*both, len(pair_resumes)))
+            parts = gather_parts(parts)
         # 3. the loss
-        settings: dict[str, Any] = {"temperature": self.config.temperature, "lambda_": self.config.lambda_}
-        settings |= {"normalized": self.config.normalize, "official": self.config.official}
-        loss = contrastive_loss(parts[0], parts[1], parts[2], parts[3], **masks, **settings)
+        config, (pair_resumes, pair_jobs, hard_resumes, hard_jobs) = self.config, parts
+        masks |= {"temperature": config.temperature, "lambda_": config.lambda_, "official": config.official}
+        loss = contrastive_loss(pair_resumes, pair_jobs, hard_resumes, hard_jobs, **masks)
         if model.training and not torch.isfinite(loss):
-            tried = f"learning_rate={self.config.learning_rate}, temperature={self.config.temperature}"
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1} ({tried}): "
-                "lower the learning rate or raise the temperature"
-            )
-        return (loss, {"resumes": resumes, "jobs": jobs}) if return_outputs else loss
+            what = f"the loss is {loss.item()} at step {self.state.global_step + 1}"
+            tried = f"learning_rate={config.learning_rate}, temperature={config.temperature}"
+            raise FloatingPointError(f"{what} ({tried}): lower the learning rate or raise the temperature")
+        return (loss, {}) if return_outputs else loss
 
-    @staticmethod
-    def _parts(inputs: dict[str, Any], resumes: Tensor, jobs: Tensor) -> list[Tensor]:
-        """Resumes and jobs of the pairs, hard negative resumes and jobs."""
-        pairs, n_resumes, n_jobs = (len(inputs[name]) for name in ("masked_jobs", "resume_rows", "job_rows"))
-        return [resumes[:pairs], jobs[:pairs], resumes[pairs:n_resumes], jobs[pairs:n_jobs]]
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        pairs, stores, processes = self.train_dataset, self.data_collator.stores, self.args.world_size
-        batch = self.config.batch_size * processes
+    def _get_train_sampler(self, train_dataset: Any = None) -> PairSampler:
+        pairs, stores, processes, lengths = self.train_dataset, self.data_collator.stores, self.args.world_size, None
         if self.config.group_by_length:
             lengths = np.sum([stores[side].lengths[pairs.rows[side]] for side in SIDES], axis=0)
-            sampler: Any = LengthGroupedSampler(pairs, lengths, batch)
-        elif processes > 1:
-            sampler = SeedableRandomSampler(pairs, data_seed=self.args.data_seed)  # the order of a single process
-        else:
-            return super()._get_train_sampler(train_dataset)
-        return WholeBatches(sampler, batch) if processes > 1 else sampler
+        return PairSampler(pairs, self.config.batch_size * processes, processes, lengths)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        sampler, processes = SequentialSampler(eval_dataset), self.args.world_size
-        return WholeBatches(sampler, self.args.eval_batch_size * processes) if processes > 1 else sampler
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        """The validation loss of one batch; embeddings are not kept."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
-
-    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
-        """RowAdam (on a card SparseAdam) where only the tokens of a batch change, else the Trainer's AdamW."""
-        encoder = self.model.encoder
-        if not encoder.sparse_parameters:
-            return super().create_optimizer(*args)
-        adam = RowAdam if encoder.device.type == "cpu" else torch.optim.SparseAdam
-        self.optimizer: torch.optim.Optimizer = adam(list(encoder.backbone.parameters()), lr=self.args.learning_rate)
-        return self.optimizer
+        n, processes = len(eval_dataset), self.args.world_size
+        return [*range(n), *filler(n, self.args.eval_batch_size * processes, processes)]
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # torch has no norm of sparse gradients, and the Trainer asks for one even when it does not clip
@@ -235,8 +218,7 @@ class Refresh:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every={self.every} must be at least 1 epoch")
+        check_range(self, "every", least=1)
         check_mining(self.strategy, **self.parameters)
 
     def mine(self, encoder: TextEncoder, corpus: Corpus, seed: int, epoch: int) -> dict[Side, Negatives]:
@@ -247,14 +229,25 @@ class Refresh:
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the pairs which epoch it is, after a resume as well, and exchanges their negatives when that is due.
+    """Shows the steps, tells the pairs which epoch it is, and exchanges their negatives when that is due.
 
     What was mined is kept in the run's folder: a resumed run has other weights than those it was mined with. Of
     several processes the first one mines and the others read.
     """
 
-    def __init__(self, pairs: PositivePairs, encoder: TextEncoder, folder: Path, refresh: Refresh | None) -> None:
-        self.pairs, self.encoder, self.folder, self.refresh, self.current = pairs, encoder, folder, refresh, 0
+    def __init__(
+        self, pairs: PositivePairs, encoder: TextEncoder, folder: Path, refresh: Refresh | None, bar: tqdm
+    ) -> None:
+        self.pairs, self.encoder, self.folder, self.refresh, self.bar = pairs, encoder, folder, refresh, bar
+        self.current = 0  # the epoch before which the negatives were mined
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the bar how many steps there are."""
+        self.bar.reset(state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar, after a resume from where the run was."""
+        self.bar.update(state.global_step - self.bar.n)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mine when it is due; after a resume in between, read what was mined last."""
@@ -313,7 +306,7 @@ def train(
     encoder: TextEncoder,
     corpus: Corpus,
     config: TrainingConfig = TrainingConfig(),
-    negatives: Mapping[Side, Negatives] | None = None,
+    negatives: Mined | None = None,
     *,
     refresh: Refresh | None = None,
     output_dir: str | Path | None = None,
@@ -334,36 +327,33 @@ def train(
     if processes > 1 and output_dir is None:
         raise ValueError("several processes need output_dir: they meet at the checkpoints in it")
     if processes > 1 and encoder.sparse_parameters:
-        raise ValueError(
-            "the static encoder has sparse gradients, which several processes cannot sum: train it in one process, "
-            "where it takes a minute, or with mode='adapter'"
-        )
+        raise ValueError("sparse gradients: train the static encoder in one process or with mode='adapter'")
     # 1. what to learn from
-    adapter, embeddings = config.mode == "adapter", None if cache is None else Path(cache)
-    stores = {side: DocumentStore(encoder, corpus, side, adapter, embeddings, config.chunk) for side in SIDES}
+    stores, adapter = {}, config.mode == "adapter"
+    for side in SIDES:
+        documents = list(texts(corpus, side))
+        frozen = encoder.embed_frozen(documents, progress, cache) if adapter else None
+        stores[side] = DocumentStore(encoder, documents, frozen, config.chunk)
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
-    valid = None
-    if corpus.labelled("valid", 1).empty:
+    valid = None if corpus.labelled("valid", 1).empty else PositivePairs(corpus, "valid")
+    if valid is None:
         warnings.warn(f"corpus {corpus.name!r} has no accepted validation pair: the last epoch is kept", stacklevel=2)
-    else:
-        valid = PositivePairs(corpus, "valid")
-    with tempfile.TemporaryDirectory() as scratch:
+    bar = tqdm(desc=f"train ({encoder.name})", unit="step", disable=not progress or rank > 0)
+    with tempfile.TemporaryDirectory() as scratch, bar:
         folder = Path(output_dir or scratch)
         if output_dir is not None and rank == 0:
             _claim_folder(folder, _run_key(encoder, corpus, config, negatives, refresh))
         # 2. how
-        others = {"output_dir": str(folder), "save_only_model": output_dir is None}
-        others["disable_tqdm"] = not progress or rank > 0
+        where = {"output_dir": str(folder), "save_only_model": output_dir is None}
         trainer = ContrastiveTrainer(
             DualEncoder(encoder, again=config.chunk is not None),
-            trainer_arguments(config, encoder, len(pairs), valid is not None, processes, **others),
+            trainer_arguments(config, encoder, len(pairs), valid is not None, processes, **where),
             config=config,
             train_dataset=pairs,
             eval_dataset=valid,
             data_collator=PairCollator(stores, corpus, config.negatives_per_batch),
-            callbacks=[EpochCallback(pairs, encoder, folder, refresh)],
+            callbacks=[EpochCallback(pairs, encoder, folder, refresh, bar)],
         )
-        trainer.remove_callback(PrinterCallback)  # the log is in the result; without a bar it would be printed
         # 3. run, small matrices on one thread: they gain nothing from more, and lose much on a busy machine
         threads = torch.get_num_threads()
         torch.set_num_threads(1 if encoder.sparse_parameters or adapter else threads)
@@ -383,7 +373,7 @@ def train_once(
     encoder: TextEncoder,
     corpus: Corpus,
     config: TrainingConfig,
-    negatives: Mapping[Side, Negatives] | None = None,
+    negatives: Mined | None = None,
     *,
     cache: str | Path,
     refresh: Refresh | None = None,
@@ -400,27 +390,23 @@ def train_once(
     if not reused:
         embeddings = cache / "embeddings"
         result = train(encoder, corpus, config, negatives, refresh=refresh, cache=embeddings, progress=progress)
-        draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
-        result.save(draft)
-        try:
-            draft.rename(folder)  # others see the whole folder or none; of two processes, the first one's stays
-        except OSError:
-            shutil.rmtree(draft)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as draft:
+            result.save(Path(draft, "run"))
+            with suppress(OSError):  # others see the whole folder or none; of two processes, the first one's stays
+                Path(draft, "run").rename(folder)
     return replace(TrainingResult.load(folder, trust_remote_code, encoder.device), reused=reused)
 
 
 def _run_key(
-    encoder: TextEncoder,
-    corpus: Corpus,
-    config: TrainingConfig,
-    negatives: Mapping[Side, Negatives] | None,
-    refresh: Refresh | None,
+    encoder: TextEncoder, corpus: Corpus, config: TrainingConfig, negatives: Mined | None, refresh: Refresh | None
 ) -> str:
     """A hash of everything that decides a run: weights, data, settings, negatives and the versions of our results."""
     mined = {side: table.fingerprint() for side, table in (negatives or {}).items()}
     parts: dict[str, Any] = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
     parts |= {"refresh": {} if refresh is None else asdict(refresh), "processes": process()[1]}
-    return content_key(**parts, negatives=mined, version=results_version(*DECIDES))
+    version = results_version("corpus", "text", "encoder", "mining", "training")
+    return content_key(**parts, negatives=mined, version=version)
 
 
 def _claim_folder(folder: Path, key: str) -> None:
@@ -429,9 +415,7 @@ def _claim_folder(folder: Path, key: str) -> None:
     Removes checkpoints that a killed run left incomplete: transformers writes their trainer_state.json last.
     """
     if not claim(folder / "run.txt", key):
-        raise ValueError(
-            f"{folder} holds checkpoints of another run (data, settings, weights or code differ): empty it"
-        )
+        raise ValueError(f"{folder} holds checkpoints of another run (other data, settings or weights): empty it")
     for kept in folder.glob("checkpoint-*"):
         if not (kept / "trainer_state.json").is_file():
             shutil.rmtree(kept)
