@@ -367,12 +367,13 @@ def find_defects(corpus: Corpus, places: Places | None = None) -> list[Defect]:
     return list(dict.fromkeys(defects))  # an unknown query once, not once per candidate
 
 
-def defect_rows(corpus: Corpus, kind: str) -> dict[str, NDArray[np.bool_]]:
-    """The rows of each table that have a kind of defect."""
-    marked: dict[str, NDArray[np.bool_]] = {}
-    for found, table, rows, _ in _checks(corpus):
-        if found == kind:
-            marked[table] = marked.get(table, False) | np.asarray(rows, dtype=bool)
+def defect_rows(corpus: Corpus) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """The rows that have a defect, by kind and table."""
+    marked: dict[str, dict[str, NDArray[np.bool_]]] = {}
+    for kind, table, rows, _ in _checks(corpus):
+        mask = np.asarray(rows, dtype=bool)
+        if mask.any():
+            marked.setdefault(kind, {})[table] = mask | marked.get(kind, {}).get(table, False)
     return marked
 
 

@@ -39,11 +39,7 @@ NEEDS_QUOTES = re.compile('[,"\r\n]')
 
 
 def load(
-    path: str | Path,
-    accept: str | Iterable[str] = (),
-    *,
-    encoding: str = "utf-8",
-    regime: Regime = "cold",
+    path: str | Path, accept: str | Iterable[str] = (), *, encoding: str = "utf-8", regime: Regime = "cold"
 ) -> Corpus:
     """Read a folder in the ConFit release layout (v1 or v2), or one that `save` wrote.
 

@@ -269,23 +269,26 @@ def assemble(tables: Tables, report: Report, name: str, regime: Regime = "cold")
             tables[f"{side}s"] = frame.assign(split=split.fillna("train").astype("str"))
     # 2. all defects that are not accepted, in one error
     corpus = _corpus(tables, report, name, regime, report.accept)
+    if not report.accept:
+        return corpus
     # 3. repairs: the rows that an accepted kind marks are dropped, and with a document what names it
-    tolerated: set[str] = set()
+    marked, tolerated = defect_rows(corpus), frozenset[str]()
     for kind in [kind for kind in ACCEPTABLE if kind in report.accept]:
         dropped: Counter[str] = Counter()
-        for marked in (kind, "unknown_document") if kind == "empty_text" else (kind,):
-            rows = {table: mask for table, mask in defect_rows(corpus, marked).items() if mask.any()}
+        for step in (kind, "unknown_document") if kind == "empty_text" else (kind,):
+            rows = marked.get(step, {})
             dropped.update({table: int(mask.sum()) for table, mask in rows.items()})
             if rows and kind != "placeholder":
                 tables |= {table: tables[table][~mask] for table, mask in rows.items()}
                 corpus = _corpus(tables, report, name, regime, report.accept | {"unknown_document"})
+                marked = defect_rows(corpus)
         done = [f"{dropped[table]} {table} dropped" for table in ("resumes", "jobs") if dropped[table]]
         if dropped["labels"] or dropped["rankings"]:
             done.append(f"{dropped['labels']} labels and {dropped['rankings']} list entries dropped")
         if dropped and kind == "placeholder":
-            tolerated, done = {kind}, [f"{dropped.total()} documents keep their placeholder text"]
+            tolerated, done = frozenset({kind}), [f"{dropped.total()} documents keep their placeholder text"]
         report.notes += [f"accepted {kind!r}: {', '.join(done)}"] if done else []
-    return _corpus(tables, report, name, regime, tolerated) if report.accept else corpus
+    return _corpus(tables, report, name, regime, tolerated)
 
 
 def _corpus(tables: Tables, report: Report, name: str, regime: Regime, accepted: Iterable[str]) -> Corpus:
