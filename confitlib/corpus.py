@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
+from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,8 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
+from confitlib.util import read_yaml
+
 Side = Literal["resume", "job"]
 Split = Literal["train", "valid", "test"]
+Regime = Literal["cold", "warm"]
 
 SIDES: tuple[Side, Side] = ("resume", "job")
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -35,7 +40,9 @@ ENTRY = ["target", "split", "query_id", "candidate_id"]
 REASONS = ("labelled positive", "augmented copy", "same text")
 PLACEHOLDER = r"^\s*\[\[[A-Za-z_]+\]\]\s*$"
 SHOWN = 20  # defects that an error message prints in full
+KINDS: dict[str, dict[str, str]] = read_yaml(Path(__file__).with_name("defects.yaml"), dict)
 Places = Mapping[str, Sequence[str]]
+Check = tuple[str, str, ArrayLike, str]
 
 
 def other(side: Side) -> Side:
@@ -45,12 +52,19 @@ def other(side: Side) -> Side:
 
 @dataclass(frozen=True)
 class Defect:
-    """One thing that is wrong with an input: its kind, where it is, what it is, and what to do."""
+    """One thing that is wrong with an input: its kind, where it is, what it is, and what to do.
+
+    The remedy of a kind stands in defects.yaml, unless one is given.
+    """
 
     kind: str
     where: str
     what: str
-    remedy: str
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.remedy:
+            object.__setattr__(self, "remedy", KINDS[self.kind]["remedy"])
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what} ({self.kind}). {self.remedy}"
@@ -98,7 +112,7 @@ class Corpus:
     rankings: pd.DataFrame = field(default_factory=lambda: empty_frame(RANKING_COLUMNS))
     truth: csr_array | None = None
     name: str = "corpus"
-    regime: Literal["cold", "warm"] = "cold"
+    regime: Regime = "cold"
     accepted: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     places: InitVar[Places | None] = None
@@ -240,14 +254,6 @@ def judged_pairs(labels: pd.DataFrame, rankings: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([labels[["resume_id", "job_id", "label"]], listed], ignore_index=True)
 
 
-def conflicting_rows(labels: pd.DataFrame, rankings: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Rows of labels, and of candidate lists, whose pair is accepted in one place and rejected in another."""
-    pairs = judged_pairs(labels, rankings)
-    votes = pairs[pairs["label"].isin([0, 1])].groupby(["resume_id", "job_id"])["label"].transform("nunique")
-    conflict = (votes.reindex(pairs.index) > 1).to_numpy()
-    return conflict[: len(labels)], conflict[len(labels) :]
-
-
 def blank_documents(frame: pd.DataFrame, fields: list[str]) -> NDArray[np.bool_]:
     """Rows whose fields hold nothing but white space."""
     return _cells(frame[fields]).apply(lambda column: column.str.strip() == "").all(axis=1).to_numpy()
@@ -262,6 +268,19 @@ def document_uses(labels: pd.DataFrame, rankings: pd.DataFrame, side: Side) -> p
     return pd.concat(tables).drop_duplicates().reset_index(drop=True)
 
 
+def home_of(labels: pd.DataFrame, rankings: pd.DataFrame, side: Side, regime: Regime) -> pd.Series:
+    """The split in which each document of a side is used, by id.
+
+    A document used in several splits takes the first of train, valid and test; in the warm regime `any`.
+    """
+    uses = document_uses(labels, rankings, side).drop_duplicates(["id", "split"])
+    uses = uses.sort_values("split", key=lambda split: split.map(SPLITS.index, na_action="ignore"), kind="stable")
+    home = uses.drop_duplicates("id").set_index("id")["split"]
+    if regime == "warm":
+        home[home.index.isin(uses["id"][uses["id"].duplicated()])] = ANY_SPLIT
+    return home
+
+
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     """All cells as text, a missing one as an empty string."""
     return frame.astype("str").fillna("")
@@ -272,8 +291,10 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 def copy_groups(frame: pd.DataFrame) -> pd.Series:
     """The group of every document, an original with its augmented copies, named by its smallest id; by id."""
+    if COPY_OF not in frame.columns:
+        return frame.index.to_series()
     ids = pd.Series(frame.index.astype("str"))
-    origin = frame[COPY_OF].fillna("").astype("str").reset_index(drop=True) if COPY_OF in frame.columns else ids
+    origin = frame[COPY_OF].fillna("").astype("str").reset_index(drop=True)
     return _groups(frame.index, ids, origin.where(origin != "", ids))
 
 
@@ -331,154 +352,118 @@ def _spread(pairs: csr_array, resume_groups: pd.Series, job_groups: pd.Series) -
 # --- validation ---
 
 
-@dataclass
-class _Inspection:
-    """Collects the defects of a corpus, each with its place."""
-
-    corpus: Corpus
-    places: Places
-    defects: list[Defect] = field(default_factory=list)
-
-    def add(self, kind: str, table: str, row: int, what: str, remedy: str) -> None:
-        """Record a defect of one row; `what` is a template of the row's cells and, for documents, its `id`."""
-        frame = getattr(self.corpus, table)
-        cells = {str(name): value for name, value in frame.iloc[row].items()}
-        place = f"rankings, query {cells['query_id']!r}" if table == "rankings" else f"{table}, row {row + 1}"
-        place = self.places[table][row] if table in self.places else place
-        self.defects.append(Defect(kind, place, what.format(**cells | {"id": frame.index[row]}), remedy))
-
-    def mark(self, kind: str, table: str, rows: ArrayLike, what: str, remedy: str) -> None:
-        """Record a defect of every marked row."""
-        for row in np.flatnonzero(rows).tolist():
-            self.add(kind, table, row, what, remedy)
-
-
 def find_defects(corpus: Corpus, places: Places | None = None) -> list[Defect]:
     """Everything that is wrong with a corpus, accepted kinds included, so that one error can name all."""
     defects = _shape_defects(corpus)
     if defects:  # the other checks need the columns
         return defects
-    inspection = _Inspection(corpus, places or {})
-    for side in SIDES:
-        _inspect_documents(inspection, corpus, side)
-    _inspect_labels(inspection, corpus)
-    _inspect_rankings(inspection, corpus)
-    if corpus.regime == "cold":
-        for side in SIDES:
-            _inspect_splits(inspection, corpus, side)
-    return inspection.defects
+    for kind, table, rows, what in _checks(corpus):
+        frame = getattr(corpus, table)
+        for row in np.flatnonzero(rows).tolist():
+            cells = {str(name): value for name, value in frame.iloc[row].items()} | {"id": frame.index[row]}
+            place = f"rankings, query {cells['query_id']!r}" if table == "rankings" else f"{table}, row {row + 1}"
+            place = places[table][row] if places and table in places else place
+            defects.append(Defect(kind, place, what.format(**cells)))
+    return list(dict.fromkeys(defects))  # an unknown query once, not once per candidate
+
+
+def defect_rows(corpus: Corpus) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """The rows that have a defect, by kind and table."""
+    marked: dict[str, dict[str, NDArray[np.bool_]]] = {}
+    for kind, table, rows, _ in _checks(corpus):
+        mask = np.asarray(rows, dtype=bool)
+        if mask.any():
+            marked.setdefault(kind, {})[table] = mask | marked.get(kind, {}).get(table, False)
+    return marked
 
 
 def _shape_defects(corpus: Corpus) -> list[Defect]:
     defects = []
-    for table, columns in (("labels", LABEL_COLUMNS), ("rankings", RANKING_COLUMNS)):
-        missing = sorted(set(columns) - set(getattr(corpus, table).columns))
+    columns = {"labels": LABEL_COLUMNS, "rankings": RANKING_COLUMNS, "resumes": ["split"], "jobs": ["split"]}
+    for table, required in columns.items():
+        names = getattr(corpus, table).columns
+        missing, repeated = sorted(set(required) - set(names)), names[names.duplicated()].unique().tolist()
         if missing:
-            defects.append(Defect("missing_column", table, f"columns {missing} are missing", f"Provide {columns}."))
-    for side in SIDES:
-        names, table = corpus.documents(side).columns, f"{side}s"
-        repeated = names[names.duplicated()].unique().tolist()
+            defects.append(Defect("missing_column", table, f"columns {missing} are missing", f"Provide {required}."))
         if repeated:
-            what = f"columns {repeated} occur twice"
-            defects.append(Defect("duplicate_column", table, what, "Rename one of them."))
-        if "split" not in names:
-            defects.append(Defect("missing_column", table, "no split column", "Name each split."))
-        elif not corpus.fields(side):
-            defects.append(Defect("missing_column", table, "no text field", "Add a text column."))
-    truth, expected = corpus.truth, (len(corpus.resumes), len(corpus.jobs))
+            defects.append(Defect("duplicate_column", table, f"columns {repeated} occur twice"))
+    bare = [f"{side}s" for side in SIDES if not corpus.fields(side)]
+    defects += [Defect("missing_column", table, "no text field", "Add a text column.") for table in bare]
+    truth, sizes = corpus.truth, (len(corpus.resumes), len(corpus.jobs))
     if truth is not None and not isinstance(truth, csr_array):
-        remedy = "Give scipy.sparse.csr_array(truth)."
-        defects.append(Defect("truth_type", "truth", f"truth is a {type(truth).__name__}", remedy))
-    elif truth is not None and truth.shape != expected:
-        what = f"truth has shape {truth.shape}, documents need {expected}"
-        defects.append(Defect("truth_shape", "truth", what, "Align truth with the frames."))
+        defects.append(Defect("truth_type", "truth", f"truth is a {type(truth).__name__}"))
+    elif truth is not None and truth.shape != sizes:
+        defects.append(Defect("truth_shape", "truth", f"truth has shape {truth.shape}, documents need {sizes}"))
     elif truth is not None:
         try:
             truth.check_format(full_check=True)
         except ValueError as error:
-            defects.append(Defect("truth_shape", "truth", f"truth is damaged: {error}", "Make it again."))
+            defects.append(Defect("truth_shape", "truth", f"truth is damaged: {error}"))
     return defects
 
 
-def _inspect_documents(inspection: _Inspection, corpus: Corpus, side: Side) -> None:
-    mark, table, frame = inspection.mark, f"{side}s", corpus.documents(side)
-    ids, fields = frame.index, corpus.fields(side)
+def _checks(corpus: Corpus) -> Iterator[Check]:
+    """Every check of rows: kind of defect, table, the rows that have it, and what is wrong.
+
+    What is wrong is a template of the cells of a row and, for documents, its `id`.
+    """
+    return chain(*(_document_checks(corpus, side) for side in SIDES), _pair_checks(corpus))
+
+
+def _document_checks(corpus: Corpus, side: Side) -> Iterator[Check]:
+    table, frame, fields = f"{side}s", corpus.documents(side), corpus.fields(side)
+    ids = frame.index
     missing = np.asarray(ids.isna() | (ids.astype(str).str.strip() == ""))
-    mark("missing_id", table, missing, f"{side} without an id", "Give every document an id.")
+    yield "missing_id", table, missing, f"{side} without an id"
     mistyped = np.array([not isinstance(name, str) for name in ids], dtype=bool) & ~missing
-    remedy = "Index by frame.index.astype(str)."
-    mark("id_type", table, mistyped, f"{side} id {{id!r}} is not a string", remedy)
-    remedy = "Keep one row per id, or accept 'duplicate_id' to keep the first."
-    mark("duplicate_id", table, ids.duplicated() & ~missing, f"{side} id {{id!r}} appears again", remedy)
+    yield "id_type", table, mistyped, f"{side} id {{id!r}} is not a string"
+    yield "duplicate_id", table, ids.duplicated() & ~missing, f"{side} id {{id!r}} appears again"
     odd = ~frame["split"].isin([*SPLITS, ANY_SPLIT])
-    mark("unknown_split", table, odd, "split {split!r} of {id!r} is unknown", "Use train, valid, test or any.")
-    remedy = "Supply text, or accept 'empty_text' to drop it."
-    mark("empty_text", table, blank_documents(frame, fields), f"{side} {{id!r}} has no text", remedy)
-    stub = _cells(frame[fields]).apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1)
-    remedy = "The public release hides texts; get the real ones, or accept 'placeholder'."
-    mark("placeholder", table, stub, f"{side} {{id!r}} holds placeholder text", remedy)
+    yield "unknown_split", table, odd, "split {split!r} of {id!r} is unknown"
+    yield "empty_text", table, blank_documents(frame, fields), f"{side} {{id!r}} has no text"
+    hidden = _cells(frame[fields]).apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1)
+    yield "placeholder", table, hidden, f"{side} {{id!r}} holds placeholder text"
     for column, named in ((COPY_OF, side), (NEGATIVE_FOR, other(side))):
         if column in frame.columns:
             cells = frame[column].fillna("").astype("str")
             lost = (cells != "") & ~cells.isin(corpus.documents(named).index)
-            remedy = f"Name a {named} of the corpus, or leave the cell empty."
-            mark("unknown_reference", table, lost, f"{column} of {{id!r}} names no {named}", remedy)
+            yield "unknown_reference", table, lost, f"{column} of {{id!r}} names no {named}"
+    if corpus.regime == "cold":  # a document must be used in its own split only
+        uses = document_uses(corpus.labels, corpus.rankings, side).drop_duplicates(["id", "split"])
+        for (split, place), used in uses[uses["split"].isin(SPLITS)].groupby(["split", "table"])["id"]:
+            leak = ids.isin(used) & ~ids.duplicated() & (frame["split"] != split)
+            yield "split_leak", table, leak, f"{side} {{id!r}} of split {{split!r}} is used in {split!r} ({place})"
+        stray = frame["split"] == ANY_SPLIT
+        yield "split_leak", table, stray, f"{side} {{id!r}} has split 'any' in the cold regime"
 
 
-def _inspect_labels(inspection: _Inspection, corpus: Corpus) -> None:
-    mark, labels, pair = inspection.mark, corpus.labels, "resume {resume_id!r} and job {job_id!r}"
+def _pair_checks(corpus: Corpus) -> Iterator[Check]:
+    labels, rankings = corpus.labels, corpus.rankings
+    # 1. values
+    yield "unknown_label", "labels", ~labels["label"].isin([0, 1]), "label {label} is not 0 or 1"
+    yield "unknown_label", "rankings", ~rankings["label"].isin([-1, 0, 1]), "label {label} is unknown"
+    yield "unknown_split", "labels", ~labels["split"].isin(SPLITS), "split {split!r} is unknown"
+    yield "unknown_split", "rankings", ~rankings["split"].isin(SPLITS), "split {split!r} is unknown"
+    yield "unknown_target", "rankings", ~rankings["target"].isin(SIDES), "target {target!r} is unknown"
+    # 2. documents
     for side in SIDES:
-        lost = ~labels[f"{side}_id"].isin(corpus.documents(side).index)
-        remedy = "Add the document, or accept 'unknown_document' to drop the label."
-        mark("unknown_document", "labels", lost, f"label names unknown {side} {{{side}_id!r}}", remedy)
-    remedy = "Map labels to 0 and 1 (load_pairs: label_values or threshold), or accept 'unknown_label' to drop the row."
-    mark("unknown_label", "labels", ~labels["label"].isin([0, 1]), "label {label} is not 0 or 1", remedy)
-    odd = ~labels["split"].isin(SPLITS)
-    mark("unknown_split", "labels", odd, "split {split!r} is unknown", "Use train, valid or test.")
-    conflict = conflicting_rows(labels, corpus.rankings)[0]
-    remedy = "Keep one label per pair, or accept 'conflicting_label' to drop all of them."
-    mark("conflicting_label", "labels", conflict, f"{pair} are both accepted and rejected", remedy)
-    repeated = labels.duplicated(["resume_id", "job_id"]) & ~conflict
-    remedy = "Keep one row, or accept 'duplicate_label'."
-    mark("duplicate_label", "labels", repeated, f"{pair} are labelled twice", remedy)
-
-
-def _inspect_rankings(inspection: _Inspection, corpus: Corpus) -> None:
-    mark, rankings, table = inspection.mark, corpus.rankings, "rankings"
-    odd = ~rankings["target"].isin(SIDES)
-    mark("unknown_target", table, odd, "target {target!r} is unknown", "Use resume or job.")
-    odd = ~rankings["split"].isin(SPLITS)
-    mark("unknown_split", table, odd, "split {split!r} is unknown", "Use train, valid or test.")
-    remedy = "Use -1, 0 or 1, or accept 'unknown_label' to drop the entry."
-    mark("unknown_label", table, ~rankings["label"].isin([-1, 0, 1]), "label {label} is unknown", remedy)
-    first_entry = ~rankings.duplicated(["target", "split", "query_id"])  # name a query once, not per candidate
-    remedy = "Add the document, or accept 'unknown_document' to drop the entry."
-    for side in SIDES:
-        ids, is_target = corpus.documents(side).index, rankings["target"] == side
-        lost = is_target & ~rankings["candidate_id"].isin(ids)
-        mark("unknown_document", table, lost, f"the list names unknown {side} {{candidate_id!r}}", remedy)
-        lost = (rankings["target"] == other(side)) & ~rankings["query_id"].isin(ids) & first_entry
-        mark("unknown_document", table, lost, f"the query is an unknown {side}", remedy)
-    conflict = conflicting_rows(corpus.labels, rankings)[1]
-    what = "the pair with {candidate_id!r} is both accepted and rejected"
-    remedy = "Keep one label per pair, or accept 'conflicting_label' to drop all of them."
-    mark("conflicting_label", table, conflict, what, remedy)
-    remedy = "List a candidate once, or accept 'duplicate_candidate' to keep one."
-    repeated = rankings.duplicated(ENTRY)
-    mark("duplicate_candidate", table, repeated, "candidate {candidate_id!r} is listed twice", remedy)
-
-
-def _inspect_splits(inspection: _Inspection, corpus: Corpus, side: Side) -> None:
-    """In the cold regime a document must be used in its own split only."""
-    frame, table = corpus.documents(side), f"{side}s"
-    rows = pd.Series(np.arange(len(frame)), index=frame.index)[~frame.index.duplicated()]
-    uses = document_uses(corpus.labels, corpus.rankings, side)
-    uses = uses.assign(row=uses["id"].map(rows)).dropna(subset="row").astype({"row": int})
-    leaks = uses[frame["split"].to_numpy()[uses["row"]] != uses["split"]].drop_duplicates(["id", "split"])
-    for use in leaks.itertuples():
-        what = f"{side} {{id!r}} of split {{split!r}} is used in {use.split!r} ({use.table})"
-        remedy = "Split by document, or declare regime='warm' with split 'any'."
-        inspection.add("split_leak", table, use.row, what, remedy)
-    stray = frame["split"] == ANY_SPLIT
-    what = f"{side} {{id!r}} has split 'any' in the cold regime"
-    inspection.mark("split_leak", table, stray, what, "Name its split.")
+        ids, is_candidate = corpus.documents(side).index, rankings["target"] == side
+        lost = ~labels[f"{side}_id"].isin(ids)
+        yield "unknown_document", "labels", lost, f"label names unknown {side} {{{side}_id!r}}"
+        lost = is_candidate & ~rankings["candidate_id"].isin(ids)
+        yield "unknown_document", "rankings", lost, f"the list names unknown {side} {{candidate_id!r}}"
+        lost = (rankings["target"] == other(side)) & ~rankings["query_id"].isin(ids)
+        yield "unknown_document", "rankings", lost, f"the query is an unknown {side}"
+    # 3. pairs that are accepted in one place and rejected in another, or judged twice
+    pairs = judged_pairs(labels, rankings)
+    votes = pairs[pairs["label"].isin([0, 1])].groupby(["resume_id", "job_id"])["label"].transform("nunique")
+    conflict = (votes.reindex(pairs.index) > 1).to_numpy()
+    in_labels, in_lists = conflict[: len(labels)], conflict[len(labels) :]
+    both, pair = "both accepted and rejected", "resume {resume_id!r} and job {job_id!r}"
+    yield "conflicting_label", "labels", in_labels, f"{pair} are {both}"
+    yield "conflicting_label", "rankings", in_lists, f"the pair with {{candidate_id!r}} is {both}"
+    repeated = labels.duplicated(["resume_id", "job_id"]) & ~in_labels
+    yield "duplicate_label", "labels", repeated, f"{pair} are labelled twice"
+    judged_first = rankings.reset_index(drop=True).sort_values("label", key=lambda label: label == -1, kind="stable")
+    repeated = judged_first.duplicated(ENTRY).sort_index()
+    yield "duplicate_candidate", "rankings", repeated, "candidate {candidate_id!r} is listed twice"

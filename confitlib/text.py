@@ -19,8 +19,7 @@ from confitlib.corpus import HYPOTHETICAL, Corpus, Side
 Language = Literal["en", "zh"]
 Variant = Literal["okapi", "bm25l"]
 
-HYRE_MARK = "[Example resume]"
-MARKS: dict[Side, str] = {"job": HYRE_MARK, "resume": "[Example job]"}
+MARKS: dict[Side, str] = {"job": "[Example resume]", "resume": "[Example job]"}
 TEXT = "text"
 SOURCES: dict[Side, dict[Language, str]] = {
     "resume": {"en": "Resume Content", "zh": "简历信息"},
@@ -50,7 +49,8 @@ def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] |
     frame = corpus.documents(side)
     serialised = serialise(frame[chosen], side)
     if hyre and HYPOTHETICAL[side] in frame.columns:
-        serialised = append_hypothetical(serialised, frame[HYPOTHETICAL[side]].astype("str").fillna(""), MARKS[side])
+        hypothetical = frame[HYPOTHETICAL[side]].astype("str").fillna("")
+        serialised = serialised.where(hypothetical == "", serialised + f"\n{MARKS[side]}\n" + hypothetical)
     return serialised.rename(TEXT)
 
 
@@ -65,18 +65,16 @@ def serialise(frame: pd.DataFrame, side: Side) -> pd.Series:
 
 
 def headings_of(fields: Sequence[str], side: Side) -> dict[str, str]:
-    """The line that opens each field in the official format; empty for a lone field named `text`."""
-    if list(fields) == [TEXT]:
-        return {TEXT: ""}
+    """The line that opens each field in the official format."""
     source = SOURCES[side][language_of("".join(map(str, fields)))]
     return {name: f"{source}: section {name}:" for name in fields}
 
 
 def join_fields(values: Mapping[str, str], side: Side) -> str:
     """One document in the official format from its fields, as `texts` gives it."""
-    headings = headings_of(list(values), side)
-    if TEXT in headings and not headings[TEXT]:
+    if list(values) == [TEXT]:
         return values[TEXT]
+    headings = headings_of(list(values), side)
     return "".join(f"{headings[name]}\n{value}\n" for name, value in values.items())
 
 
@@ -85,9 +83,9 @@ def read_fields(text: str, fields: Sequence[str], side: Side) -> dict[str, str]:
 
     Raises ValueError naming the first heading that is missing, repeated or out of order.
     """
-    headings, values, rest = headings_of(fields, side), [], "\n" + text
     if list(fields) == [TEXT]:
         return {TEXT: text.strip()}
+    headings, values, rest = headings_of(fields, side), [], "\n" + text
     for name in fields:
         before, *after = rest.split(f"\n{headings[name]}", 1)
         if not after:
@@ -97,11 +95,6 @@ def read_fields(text: str, fields: Sequence[str], side: Side) -> dict[str, str]:
     if values[0] or any(f"\n{line}" in "\n".join(["", *values, rest]) for line in headings.values()):
         raise ValueError("text before the first heading, or a heading that is repeated")
     return dict(zip(fields, [*values[1:], rest.strip()], strict=True))
-
-
-def append_hypothetical(documents: pd.Series, hypothetical: pd.Series, mark: str) -> pd.Series:
-    """Documents with their hypothetical counterparts below a mark; where that is empty, the document alone."""
-    return documents.where(hypothetical == "", documents + f"\n{mark}\n" + hypothetical)
 
 
 def language_of(text: str) -> Language:
@@ -124,19 +117,15 @@ def sentences(text: str) -> list[str]:
     return [piece for piece in pieces if piece]
 
 
-def words(text: str, language: Language | Literal["auto"] = "auto") -> list[str]:
+def words(text: str) -> list[str]:
     """The lowercased words of a text, punctuation dropped; Chinese is segmented by jieba.
 
     A letter with an accent is one character, however it is stored (Unicode NFC). Raises ImportError
-    when Chinese text is met and jieba is not installed, ValueError on another language name.
+    when Chinese text is met and jieba is not installed.
     """
     text = unicodedata.normalize("NFC", text).lower()
-    spoken = language_of(text) if language == "auto" else language
-    if spoken == "en":
-        return WORD.findall(text)
-    if spoken == "zh":
-        return [word for piece in _jieba_cut()(text) for word in WORD.findall(piece)]
-    raise ValueError(f"language {language!r} is unknown: use 'en', 'zh' or 'auto'")
+    parts = [text] if language_of(text) == "en" else _jieba_cut()(text)
+    return [word for part in parts for word in WORD.findall(part)]
 
 
 def pieces(text: str, language: Language) -> list[str]:
@@ -168,19 +157,11 @@ class WordIndex:
     the official scripts count it as often as it occurs.
     """
 
-    def __init__(
-        self,
-        documents: Sequence[list[str]],
-        variant: Variant = "okapi",
-        unique: bool = False,
-        k1: float = 1.5,
-        b: float = 0.75,
-        delta: float = 0.5,
-    ) -> None:
+    def __init__(self, documents: Sequence[list[str]], variant: Variant = "okapi", unique: bool = False) -> None:
         import bm25s  # takes seconds, and only this class needs it
 
         self.unique = unique
-        self._index = bm25s.BM25(method=BM25_METHODS[check_variant(variant)], k1=k1, b=b, delta=delta)
+        self._index = bm25s.BM25(method=BM25_METHODS[check_variant(variant)], k1=1.5, b=0.75, delta=0.5)
         self._size, self._worded = len(documents), any(documents)
         if self._worded:
             self._index.index(list(documents), show_progress=False)

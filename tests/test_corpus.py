@@ -66,7 +66,7 @@ DEFECTS = [
     ("empty_text", {"resumes": resumes(["a", None, "c"])}, "resumes, row 2", "resume '2' has no text"),
     ("placeholder", {"resumes": resumes(["a", "[[dummy_text]]", "c"])}, "resumes, row 2", "holds placeholder text"),
     ("unknown_split", {"resumes": resumes(["a", "b", "c"], split=["train", "dev", "test"])}, "resumes, row 2", "'dev'"),
-    ("missing_column", {"resumes": pd.DataFrame({"text": ["a"]}, index=["1"])}, "resumes", "no split column"),
+    ("missing_column", {"resumes": pd.DataFrame({"text": ["a"]}, index=["1"])}, "resumes", "['split'] are missing"),
     ("missing_column", {"resumes": pd.DataFrame({"split": SPLIT}, index=["1", "2", "3"])}, "resumes", "no text field"),
     ("missing_column", {"labels": labels().drop(columns="label")}, "labels", "['label'] are missing"),
     ("truth_shape", {"truth": csr_array((2, 3), dtype=bool)}, "truth", "shape (2, 3), documents need (3, 3)"),

@@ -87,12 +87,6 @@ def test_language_is_chinese_above_a_fifth_of_the_characters(sample: str, langua
     assert language_of(sample) == language
 
 
-def test_language_can_be_forced() -> None:
-    assert words("北京大学", language="en") == ["北京大学"]
-    with pytest.raises(ValueError, match="use 'en', 'zh' or 'auto'"):
-        words("Bonjour", language="fr")  # type: ignore[arg-type]
-
-
 def test_missing_jieba_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
@@ -122,6 +116,6 @@ def test_sentences_lose_only_bullets_and_blanks(sample: str) -> None:
 
 @given(st.text(max_size=80))
 def test_words_are_clean(sample: str) -> None:
-    for word in words(sample, language="en"):
+    for word in words(sample):
         assert word and word.strip() == word and word[0].isalnum()
         assert word.rstrip("+#").isalnum()

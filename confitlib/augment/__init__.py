@@ -15,7 +15,6 @@ from confitlib.augment.edits import eda
 from confitlib.augment.offline import hypothetical_offline
 from confitlib.augment.tasks import TASKS, official_clean, prompt_markdown, requests_of
 from confitlib.corpus import COPY_OF, HYJOB, HYRE, NEGATIVE_FOR
-from confitlib.text import append_hypothetical
 
 __all__ = [
     "COPY_OF",
@@ -24,7 +23,6 @@ __all__ = [
     "NEGATIVE_FOR",
     "TASKS",
     "Generator",
-    "append_hypothetical",
     "eda",
     "generate",
     "hyjob",

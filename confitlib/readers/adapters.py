@@ -10,8 +10,8 @@ import pandas as pd
 
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.readers import repairs
-from confitlib.readers.release import ALIYUN, IDS
-from confitlib.readers.repairs import PLACE, Report, Tables, fail, note_unused, select
+from confitlib.readers.release import IDS, LAYOUT
+from confitlib.readers.repairs import PLACE, Report, fail, note_unused, select
 from confitlib.readers.tables import FRACTIONS, PairReader, split_documents
 
 # --- Hugging Face datasets ---
@@ -75,7 +75,6 @@ def load_recbole(
     folder: str | Path,
     name: str,
     *,
-    columns: Mapping[str, str] | None = None,
     fractions: Sequence[float] = FRACTIONS,
     seed: int = 0,
     accept: str | Iterable[str] = (),
@@ -86,39 +85,37 @@ def load_recbole(
     Headers are typed (`user_id:token`, `label:float`). Users are resumes, items are jobs. The
     sentences of a document, one a row, become the lines of the field `text`; other columns of
     .user and .item are fields of their own. A pair is accepted if its label is at least 0.5 in
-    any of its interactions, rejected otherwise; without a label column every interaction is an
-    acceptance. `columns`: other names, e.g. `{"resume_id": "geek_id", "job_id": "job", "label":
-    "ok"}`. Splits come from `split_documents` (`fractions`, `seed`); `accept`: see `load`.
+    any of its interactions, rejected otherwise; without a column `label` every interaction is an
+    acceptance. Splits come from `split_documents` (`fractions`, `seed`); `accept`: see `load`.
     """
-    report, mapping = Report(accept), columns or {}
-    repairs.check_columns({"inter": mapping}, {"inter": ("resume_id", "job_id", "label")})
-    path = Path(folder) / f"{name}.inter"
+    report, path, ids = Report(accept), Path(folder) / f"{name}.inter", {}
     events = _read_atomic(path, report, encoding)
-    ids: dict[Side, str] = {}
-    for side in SIDES:
-        names = (mapping[f"{side}_id"],) if f"{side}_id" in mapping else ID_COLUMNS[side]
-        present = [column for column in names if column in events.columns]
-        if not present:
-            what = f"no column {' or '.join(names)} (there are: {', '.join(events.columns)})"
-            raise fail("missing_column", f"{path}, header", what, f'Map it: columns={{"{side}_id": "<a column>"}}.')
-        ids[side] = present[0]
-    documents = {side: _atomic_documents(path, side, ids[side], report, encoding) for side in SIDES}
-    if "label" in mapping:
-        remedy = 'Map it: columns={"label": "<a column>"}.'
-        select(events, [mapping["label"]], f"{path}, header", remedy, report)
-    labels = _atomic_labels(events, ids, mapping.get("label", "label"), path, report)
+    # 1. documents
+    for side, names in ID_COLUMNS.items():
+        ids[side] = next((column for column in names if column in events.columns), names[0])
+        select(events, [ids[side]], f"{path}, header", f"Name the column of {side} ids {' or '.join(names)}.", report)
     report.settle()
-    tables = Tables(documents["resume"], documents["job"], labels)
-    repairs.assign_splits(tables, "cold", report)
-    return split_documents(repairs.assemble(report, tables, name), fractions, seed)
+    tables = {f"{side}s": _atomic_documents(path, side, ids[side], report, encoding) for side in SIDES}
+    # 2. labels
+    note_unused(events, [*ids.values(), "label"], path, report)
+    pairs = pd.DataFrame({f"{side}_id": events[ids[side]].map(repairs.as_id).astype("str") for side in SIDES})
+    if "label" in events.columns:
+        scores = pd.to_numeric(events["label"], errors="coerce")
+        for place, score in events["label"][scores.isna()].items():
+            report.add("unknown_label", place, f"label {score!r} is not a number")
+        pairs = pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()]
+    else:
+        report.notes.append(f"{path}: no column 'label', so every interaction counts as an acceptance")
+        pairs = pairs.assign(label=1)
+    tables["labels"] = repairs.merge_events(pairs, report)
+    return split_documents(repairs.assemble(tables, report, name), fractions, seed)
 
 
 def _read_atomic(path: Path, report: Report, encoding: str) -> pd.DataFrame:
-    raw = repairs.read_tsv(path, report, encoding)
+    raw = repairs.read_separated(path, report, encoding)
     for cell in raw.columns:
         if cell.partition(":")[2] not in TYPES:
-            what = f"header cell {cell!r} has no known type"
-            raise fail("untyped_header", f"{path}, header", what, f"Write name:type, with one of {', '.join(TYPES)}.")
+            raise fail("untyped_header", f"{path}, header", f"header cell {cell!r} has no known type")
     return raw.set_axis([cell.partition(":")[0] for cell in raw.columns], axis=1)
 
 
@@ -126,19 +123,20 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
     """Features and sentences of one side, joined on the id; one of the two files may be missing."""
     features, sentences = (path.with_name(f"{path.stem}{suffix}") for suffix in SUFFIXES[side])
     frames = []
-    if features.exists():
-        raw = _read_atomic(features, report, encoding)
-        ids = select(raw, [id_column], features, f"Name the ids of {side}s alike in every file.", report)[id_column]
-        frames.append(repairs.document_frame(side, ids, raw.drop(columns=id_column, errors="ignore")))
-    if sentences.exists():
-        raw = _read_atomic(sentences, report, encoding)
-        names = [column for column in raw.columns if column != id_column]
-        if id_column not in raw.columns or len(names) != 1:
-            what = f"expected {id_column!r} and one column of sentences, found {', '.join(raw.columns)}"
-            raise fail("missing_column", f"{sentences}, header", what, "See the RecBole-PJF format.")
-        first = raw[~raw[id_column].duplicated()]
-        joined = raw.groupby(id_column, sort=False)[names[0]].agg("\n".join).to_frame("text")
-        frames.append(repairs.document_frame(side, first[id_column], joined.set_axis(first.index)))
+    for source in (features, sentences):
+        if not source.exists():
+            continue
+        raw = _read_atomic(source, report, encoding)
+        ids = select(raw, [id_column], source, f"Name the ids of {side}s alike in every file.", report)[id_column]
+        fields = raw.drop(columns=id_column, errors="ignore")
+        if source == sentences:  # one line a sentence, under the place of the first
+            if id_column not in raw.columns or len(fields.columns) != 1:
+                what = f"expected {id_column!r} and one column of sentences, found {', '.join(raw.columns)}"
+                raise fail("missing_column", f"{source}, header", what, "See the RecBole-PJF format.")
+            lines = fields.iloc[:, 0].groupby(ids, sort=False).agg("\n".join)
+            ids = ids[~ids.duplicated()]
+            fields = lines.to_frame("text").set_axis(ids.index)
+        frames.append(repairs.document_frame(side, ids, fields))
     if not frames:
         raise fail("missing_file", features, f"neither it nor {sentences.name} exists", "Check folder and name.")
     if len(frames) == 1:
@@ -148,36 +146,20 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
     return pd.concat([joined, texts[~texts.index.isin(both.index)]]).fillna("")
 
 
-def _atomic_labels(
-    events: pd.DataFrame, ids: Mapping[Side, str], column: str, path: Path, report: Report
-) -> pd.DataFrame:
-    pairs = pd.DataFrame({f"{side}_id": events[ids[side]].map(repairs.as_id).astype("str") for side in SIDES})
-    note_unused(events, [*ids.values(), column], path, report)
-    if column not in events.columns:
-        report.notes.append(f"{path}: no column {column!r}, so every interaction counts as an acceptance")
-        return repairs.merge_events(pairs.assign(label=1), report)
-    scores = pd.to_numeric(events[column], errors="coerce")
-    for place, score in events[column][scores.isna()].items():
-        report.add("unknown_label", str(place), f"label {score!r} is not a number", "Write 0 or 1.")
-    return repairs.merge_events(pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()], report)
-
-
 # --- Tianchi (AliYun) person-job fit ---
 
-FILES = {"resume": "table1_user", "job": "table2_jd", "action": "table3_action"}
 MISSING = ["-", "\\N", "NULL"]  # how the dump writes an empty cell
 FLAGS = ["delivered", "satisfied"]
+STEMS: dict[Side, str] = {"resume": "table1_user", "job": "table2_jd"}
 
 
 def load_tianchi(
     folder: str | Path,
     *,
-    only_labelled: bool = False,
     fractions: Sequence[float] = FRACTIONS,
     seed: int = 0,
     accept: str | Iterable[str] = (),
     encoding: str = "utf-8",
-    name: str = "tianchi",
 ) -> Corpus:
     """Read `table1_user`, `table2_jd` and `table3_action` (no suffix, .txt, .tsv or .csv).
 
@@ -185,65 +167,48 @@ def load_tianchi(
     not satisfied. Pairs that were only browsed are not judged, hence no labels; `Corpus.notes`
     counts them. Of several actions on a pair the most favourable counts. Fields carry the Chinese
     names of the official configuration, so that `save` writes what the official scripts read;
-    薪资 joins min_salary and max_salary. `only_labelled` leaves out documents without a label.
+    薪资 joins min_salary and max_salary.
     Splits come from `split_documents` (`fractions`, `seed`); `accept`: see `load`; the dump has
     broken rows, hence `accept="ragged_row"`.
     """
-    report, paths = Report(accept), {}
-    for table, stem in FILES.items():
-        present = [
-            path for suffix in ("", ".txt", ".tsv", ".csv") if (path := Path(folder) / f"{stem}{suffix}").is_file()
-        ]
-        if not present:
-            raise fail("missing_file", folder, f"no file {stem}, {stem}.txt, .tsv or .csv", "Check the folder.")
-        if len(present) > 1:
-            names = ", ".join(path.name for path in present)
-            raise fail("several_files", folder, f"several files hold {stem}: {names}", "Leave one of them there.")
-        paths[table] = present[0]
-    labels = _tianchi_labels(paths["action"], report, encoding)
-    documents = {side: _tianchi_documents(paths[side], side, report, encoding) for side in SIDES}
-    report.settle()
-    if only_labelled:
-        for side in SIDES:
-            used = documents[side].index.isin(labels[f"{side}_id"])
-            report.notes.append(f"{int((~used).sum())} {side}s without a label are left out")
-            documents[side] = documents[side][used]
-    tables = Tables(documents["resume"], documents["job"], labels)
-    repairs.assign_splits(tables, "cold", report)
-    return split_documents(repairs.assemble(report, tables, name), fractions, seed)
+    report, tables = Report(accept), {}
 
+    def read(stem: str, columns: Sequence[str]) -> tuple[Path, pd.DataFrame]:
+        """The named columns of a table; the dump is tab-separated without quoting."""
+        candidates = [Path(folder) / f"{stem}{ending}" for ending in ("", ".txt", ".tsv", ".csv")]
+        present = [path for path in candidates if path.is_file()]
+        if len(present) != 1:
+            what = f"several files hold {stem}: {', '.join(path.name for path in present)}"
+            missing = f"no file {stem}, {stem}.txt, .tsv or .csv"
+            raise fail("several_files" if present else "missing_file", folder, what if present else missing)
+        raw = repairs.read_separated(present[0], report, encoding)
+        note_unused(raw, columns, present[0], report)
+        frame = select(raw, columns, present[0], "Restore the header of the dump.", report)
+        report.settle()
+        return present[0], frame
 
-def _read_tianchi(path: Path, columns: Sequence[str], report: Report, encoding: str) -> pd.DataFrame:
-    """The named columns of a table; the dump is tab-separated without quoting."""
-    raw = (
-        repairs.read_csv(path, report, encoding) if path.suffix == ".csv" else repairs.read_tsv(path, report, encoding)
-    )
-    note_unused(raw, columns, path, report)
-    frame = select(raw, columns, path, "Restore the header of the dump.", report)
-    report.settle()
-    return frame
-
-
-def _tianchi_documents(path: Path, side: Side, report: Report, encoding: str) -> pd.DataFrame:
-    names = ALIYUN[side]
-    raw_names = [name for name in names if name != "salary"] + (["min_salary", "max_salary"] if side == "job" else [])
-    raw = _read_tianchi(path, [IDS[side], *raw_names], report, encoding)
-    fields = raw[raw_names].replace(MISSING, "")
-    if side == "job":
-        fields["salary"] = fields["min_salary"].str.cat(fields["max_salary"], sep="-").replace("-", "")
-    return repairs.document_frame(side, raw[IDS[side]], fields[list(names)].rename(columns=names))
-
-
-def _tianchi_labels(path: Path, report: Report, encoding: str) -> pd.DataFrame:
-    raw = _read_tianchi(path, [*IDS.values(), "browsed", *FLAGS], report, encoding)
-    flags = raw[FLAGS].apply(pd.to_numeric, errors="coerce")
+    # 1. labels
+    path, actions = read("table3_action", [*IDS.values(), "browsed", *FLAGS])
+    flags = actions[FLAGS].apply(pd.to_numeric, errors="coerce")
     odd = ~flags.isin([0, 1]).all(axis=1)
-    for place, row in raw[odd].iterrows():
+    for place, row in actions[odd].iterrows():
         what = f"delivered {row['delivered']!r}, satisfied {row['satisfied']!r}: not 0 or 1"
-        report.add("unknown_label", str(place), what, "Correct the row, or accept 'unknown_label' to drop it.")
+        report.add("unknown_label", place, what, "Correct the row, or accept 'unknown_label' to drop it.")
     judged = ~odd & flags.any(axis=1)
     browsed = int((~odd & ~judged).sum())
     if browsed:
         report.notes.append(f"{path}: {browsed} actions were browsing only and give no label")
-    events = pd.DataFrame({f"{side}_id": raw[IDS[side]] for side in SIDES}).assign(label=flags["satisfied"])[judged]
-    return repairs.merge_events(events.astype({"label": "int64"}), report)
+    events = pd.DataFrame({f"{side}_id": actions[IDS[side]] for side in SIDES}).assign(label=flags["satisfied"])
+    tables["labels"] = repairs.merge_events(events[judged].astype({"label": "int64"}), report)
+    # 2. documents
+    for side, stem in STEMS.items():
+        names = LAYOUT["aliyun"][side]
+        raw_names = [name for name in names if name != "salary"]
+        raw_names += ["min_salary", "max_salary"] if side == "job" else []
+        raw = read(stem, [IDS[side], *raw_names])[1]
+        fields = raw[raw_names].replace(MISSING, "")
+        if side == "job":
+            fields["salary"] = fields["min_salary"].str.cat(fields["max_salary"], sep="-").replace("-", "")
+        fields = fields[list(names)].rename(columns=names)
+        tables[f"{side}s"] = repairs.document_frame(side, raw[IDS[side]], fields)
+    return split_documents(repairs.assemble(tables, report, "tianchi"), fractions, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from confitlib.corpus import RESERVED, SIDES, SPLITS, Corpus, Side, Split, duplicate_groups, other
+from confitlib.corpus import RESERVED, SIDES, SPLITS, Corpus, Regime, Side, Split, duplicate_groups, other
 from confitlib.readers import repairs
-from confitlib.readers.repairs import PLACE, Regime, Report, Tables, as_id, as_text, document_frame, map_it, select
+from confitlib.readers.repairs import PLACE, Report, as_id, as_text, document_frame, select
 
 Columns = Mapping[str, Mapping[str, Any]]
 
@@ -60,12 +60,9 @@ def load_pairs(
     Raises CorpusError with every defect, each with file, row and remedy.
     """
     report, paths = Report(accept), {"pairs": pairs, "resumes": resumes, "jobs": jobs}
-    tables = {
-        table: (repairs.read_table(Path(path), report, encoding), str(path))
-        for table, path in paths.items()
-        if path is not None
-    }
-    reader = PairReader(tables, report, columns, label_values, threshold, split)
+    given = {table: Path(path) for table, path in paths.items() if path is not None}
+    tables = {table: (repairs.read_table(path, report, encoding), str(path)) for table, path in given.items()}
+    reader = PairReader(tables, report, columns or {}, label_values or {}, threshold, split)
     return reader.corpus(name or Path(pairs).name.split(".")[0], regime, seed)
 
 
@@ -78,14 +75,19 @@ class PairReader:
 
     tables: Mapping[str, tuple[pd.DataFrame, str]]
     report: Report
-    columns: Columns | None = None
-    label_values: Mapping[Any, int] | None = None
+    columns: Columns = field(default_factory=dict)
+    label_values: Mapping[Any, int] = field(default_factory=dict)
     threshold: float | None = None
     split: Split | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        self.mapping: Columns = self.columns or {}
-        repairs.check_columns(self.mapping, TABLES)
+        for table, names in self.columns.items():
+            if table not in TABLES:
+                raise ValueError(f"columns: {table!r} is an unknown table; choose from {sorted(TABLES)}")
+            unknown = sorted(set(names) - set(TABLES[table]))
+            if unknown:
+                allowed = sorted(TABLES[table])
+                raise ValueError(f"columns: {unknown} are unknown names of {table!r}; choose from {allowed}")
         if isinstance(self.split, str) and self.split not in SPLITS:
             raise ValueError(f"split {self.split!r} is unknown: use one of {SPLITS}, or fractions")
         if self.threshold is not None and self.label_values:
@@ -94,101 +96,101 @@ class PairReader:
 
     def corpus(self, name: str, regime: Regime, seed: int) -> Corpus:
         """The corpus of the tables; raises CorpusError with every defect."""
+        # 1. ids and documents
         inline = {side: _text_fields(self.optional(f"{side}_text")) for side in SIDES}
         ids = {side: self.ids(side, inline[side]) for side in SIDES}
-        documents = {side: self.documents(side, ids[side], inline[side]) for side in SIDES}
-        labels = pd.DataFrame({f"{side}_id": ids[side] for side in SIDES}).assign(**self.labels())
+        tables = {f"{side}s": self.documents(side, ids[side], inline[side]) for side in SIDES}
+        # 2. labels
+        given = self.pairs[[]] if self.split is not None else self.optional("split")
+        (label,) = self.names("pairs", "label")
+        texts_and_ids = [f"{side}_{kind}" for side in SIDES for kind in ("id", "text")]
+        used = [column for role in texts_and_ids for column in self.names("pairs", role)]
+        repairs.note_unused(self.pairs, [*used, *given.columns, label], self.where, self.report)
+        values = self.select("pairs", "label", [label])[label]
+        labels = pd.DataFrame({f"{side}_id": ids[side] for side in SIDES})
+        if self.threshold is not None:
+            labels["score"] = pd.to_numeric(values, errors="coerce")
+            known = labels["score"].notna()
+            values = (labels["score"] >= self.threshold).astype(object).where(known, values)
+        elif self.label_values:
+            numbers = {_spelling(value): number for value, number in self.label_values.items()}
+            values = values.map(lambda value: numbers.get(_spelling(value), f"{value} (not in label_values)"))
+        labels.insert(2, "label", repairs.label_column(values))
+        # 3. splits: one for all, those of a column, or fractions
         self.report.settle()
-        fractions: Sequence[float] | None = None if isinstance(self.split, str) else self.split
-        if self.split is None and self.names("pairs", "split")[0] not in self.pairs.columns:
-            fractions = FRACTIONS
+        fractions: Sequence[float] | None = None
+        if not isinstance(self.split, str) and not len(given.columns):
+            fractions = self.split or FRACTIONS
+        split: Any = self.split if isinstance(self.split, str) else "train"
+        if len(given.columns):
+            split = given.iloc[:, 0].map(as_text).str.strip().str.lower().replace(SPLIT_NAMES)
         if fractions is not None and regime == "warm":
-            labels["split"] = split_labels(len(labels), fractions, seed)
-            self.report.notes += empty_splits(labels["split"], fractions)
-        tables = Tables(documents["resume"], documents["job"], labels.assign(**{PLACE: labels.index}))
-        repairs.assign_splits(tables, regime, self.report)
-        corpus = repairs.assemble(self.report, tables, name, regime)
+            places = np.random.default_rng(seed).permutation(len(labels)) + 0.5
+            split = _split_of(places / max(len(labels), 1), fractions)
+            self.report.notes += empty_splits(pd.Series(split), fractions)
+        tables["labels"] = labels.assign(split=split, **{PLACE: labels.index})
+        corpus = repairs.assemble(tables, self.report, name, regime)
         return corpus if fractions is None or regime == "warm" else split_documents(corpus, fractions, seed)
 
     def names(self, table: str, canonical: str, default: Sequence[str] | None = None) -> list[str]:
         """The columns of a table that hold a canonical name's content."""
-        column = self.mapping.get(table, {}).get(canonical, default or [canonical])
+        column = self.columns.get(table, {}).get(canonical, default or [canonical])
         return [column] if isinstance(column, str) else list(column)
+
+    def select(self, table: str, canonical: str, columns: Sequence[str]) -> pd.DataFrame:
+        """Columns of a table that hold a canonical name's content; each that is missing is a defect."""
+        remedy = f'Map it: columns={{"{table}": {{"{canonical}": "<a column of the file>"}}}}.'
+        return select(self.tables[table][0], columns, self.tables[table][1], remedy, self.report)
 
     def optional(self, canonical: str) -> pd.DataFrame:
         """The columns of an optional content that the pairs have; naming one that they lack is a defect."""
         names = self.names("pairs", canonical)
-        if canonical in self.mapping.get("pairs", {}):
-            select(self.pairs, names, self.where, map_it("pairs", canonical), self.report)
+        if canonical in self.columns.get("pairs", {}):
+            self.select("pairs", canonical, names)
         return self.pairs[[name for name in names if name in self.pairs.columns]]
 
     def ids(self, side: Side, inline: pd.DataFrame) -> pd.Series:
         """The document ids of one side, one a pair; made from the texts if there is no id column."""
         canonical = f"{side}_id"
         column = self.names("pairs", canonical)[0]
-        if column in self.pairs.columns or canonical in self.mapping.get("pairs", {}) or not len(inline.columns):
-            ids = select(self.pairs, [column], self.where, map_it("pairs", canonical), self.report)[column]
-            return ids.map(as_id).astype("str")
+        if column in self.pairs.columns or canonical in self.columns.get("pairs", {}) or not len(inline.columns):
+            return self.select("pairs", canonical, [column])[column].map(as_id).astype("str")
         keys = pd.Series(["\x1f".join(row) for row in inline.to_numpy()], index=inline.index, dtype="str")
         self.report.notes.append(f"{self.where}: {side} ids are made from {keys.nunique()} distinct texts")
         return keys.map(lambda key: hashlib.sha1(key.encode()).hexdigest()[:16]).astype("str")
 
     def documents(self, side: Side, ids: pd.Series, inline: pd.DataFrame) -> pd.DataFrame:
         """The documents of one side: its own table's, then those whose text stands in the pairs."""
-        report, table = self.report, self.tables.get(f"{side}s")
-        if table is None and not len(inline.columns):
-            what = f"no {side} texts: neither a column {self.names('pairs', f'{side}_text')} nor {side}s=…"
-            remedy = f'Give {side}s=…, or map columns={{"pairs": {{"{side}_text": "<a column>"}}}}.'
-            report.add("missing_column", self.where, what, remedy)
+        canonical, table = f"{side}_id", f"{side}s"
+        if table not in self.tables and not len(inline.columns):
+            what = f"no {side} texts: neither a column {self.names('pairs', f'{side}_text')} nor {table}=…"
+            remedy = f'Give {table}=…, or map columns={{"pairs": {{"{side}_text": "<a column>"}}}}.'
+            self.report.add("missing_column", self.where, what, remedy)
+        # 1. those in the pairs: one text per id
         n = len(ids) if len(inline.columns) else 0
         given = document_frame(side, ids[:n], inline[:n])
         first = given[~given.index.duplicated()]
-        # one text per id
-        texts = given.drop(columns=PLACE).to_numpy() != first.reindex(given.index).drop(columns=PLACE).to_numpy()
-        for document, place in given.loc[texts.any(axis=1), PLACE].items():
+        other_text = given.drop(columns=PLACE).to_numpy() != first.reindex(given.index).drop(columns=PLACE).to_numpy()
+        for document, place in given.loc[other_text.any(axis=1), PLACE].items():
             what = f"{side} {document!r} has another text here than in an earlier row"
-            report.add("conflicting_text", place, what, "Give one text per id.")
-        if table is None:
+            self.report.add("conflicting_text", place, what)
+        if table not in self.tables:
             return first
-        listed = self._listed(side, *table)
-        rest = first[~first.index.isin(listed.index)]
-        if len(rest) < len(first):
-            what = f"{len(first) - len(rest)} {side}s stand in {table[1]} and in the pairs"
-            report.notes.append(f"{what}: the former's text is used")
-        return pd.concat([listed, rest]).fillna("")
-
-    def _listed(self, side: Side, frame: pd.DataFrame, where: str) -> pd.DataFrame:
-        """The documents of a side's own table."""
-        canonical, table = f"{side}_id", f"{side}s"
+        # 2. those of the table, which wins
+        frame, where = self.tables[table]
         default = "id" if "id" in frame.columns and canonical not in frame.columns else canonical
         column = self.names(table, canonical, [default])[0]
         rest = [name for name in frame.columns if name != column and name not in RESERVED]
         texts = self.names(table, "text", ["text"] if "text" in rest else rest)
-        ids = select(frame, [column], where, map_it(table, canonical), self.report)[column]
-        fields = select(frame, texts, where, map_it(table, "text"), self.report)
+        table_ids = self.select(table, canonical, [column])[column]
+        fields = _text_fields(self.select(table, "text", texts))
         repairs.note_unused(frame, [column, *texts], where, self.report)
-        return document_frame(side, ids, _text_fields(fields))
-
-    def labels(self) -> dict[str, Any]:
-        """The columns label, split and, for scores, score of every pair."""
-        given = self.pairs[[]] if self.split is not None else self.optional("split")
-        label = self.names("pairs", "label")[0]
-        texts_and_ids = [f"{side}_{kind}" for side in SIDES for kind in ("id", "text")]
-        used = [column for role in texts_and_ids for column in self.names("pairs", role)]
-        repairs.note_unused(self.pairs, [*used, *given.columns, label], self.where, self.report)
-        values = select(self.pairs, [label], self.where, map_it("pairs", "label"), self.report)[label]
-        columns: dict[str, Any] = {"split": self.split if isinstance(self.split, str) else "train"}
-        if len(given.columns):
-            names = given.iloc[:, 0].map(as_text).str.strip().str.lower()
-            columns["split"] = names.replace(SPLIT_NAMES)
-        if self.threshold is not None:
-            scores = pd.to_numeric(values, errors="coerce")
-            accepted = (scores >= self.threshold).astype(object).where(scores.notna(), values)
-            return {"label": repairs.label_column(accepted), "score": scores, **columns}
-        if self.label_values:
-            numbers = {_spelling(value): label for value, label in self.label_values.items()}
-            values = values.map(lambda value: numbers.get(_spelling(value), f"{value} (not in label_values)"))
-        return {"label": repairs.label_column(values), **columns}
+        listed = document_frame(side, table_ids, fields)
+        more = first[~first.index.isin(listed.index)]
+        if len(more) < len(first):
+            what = f"{len(first) - len(more)} {table} stand in {where} and in the pairs"
+            self.report.notes.append(f"{what}: the former's text is used")
+        return pd.concat([listed, more]).fillna("")
 
 
 def _text_fields(frame: pd.DataFrame) -> pd.DataFrame:
@@ -218,7 +220,6 @@ def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed
     """
     if len(corpus.rankings):
         raise ValueError(f"corpus {corpus.name!r} has candidate lists, so its splits are given")
-    bounds = _bounds(fractions)
     groups = {side: duplicate_groups(corpus, side) for side in SIDES}
     labelled = {side: corpus.labels[f"{side}_id"].map(groups[side]) for side in SIDES}
     leader: Side = "job" if labelled["job"].nunique() <= labelled["resume"].nunique() else "resume"
@@ -226,9 +227,7 @@ def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed
     counts = labelled[leader].value_counts().sort_index()
     counts = counts.iloc[np.random.default_rng(seed).permutation(len(counts))]
     middle = (counts.cumsum() - counts / 2) / max(int(counts.sum()), 1)
-    homes: dict[Side, pd.Series] = {
-        leader: pd.Series(_cut(middle.to_numpy(), bounds), index=counts.index, dtype=object)
-    }
+    homes = {leader: pd.Series(_split_of(middle.to_numpy(), fractions), index=counts.index, dtype=object)}
     # 2. the other side: the split of most labels of each group; ties go to the smaller split, which needs them more
     votes = pd.crosstab(labelled[other(leader)], labelled[leader].map(homes[leader]))
     votes = votes.reindex(columns=list(SPLITS), fill_value=0)
@@ -245,11 +244,6 @@ def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed
     return replace(corpus, resumes=resumes, jobs=jobs, labels=labels, regime="cold", notes=notes)
 
 
-def split_labels(n: int, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> NDArray[np.object_]:
-    """A warm-start split: train, valid or test for each of `n` labels at random, in `fractions` of them."""
-    return _cut((np.random.default_rng(seed).permutation(n) + 0.5) / max(n, 1), _bounds(fractions))
-
-
 def empty_splits(splits: pd.Series, fractions: Sequence[float]) -> list[str]:
     """A note for each split that was to have labels and got none."""
     remedy = "give it a larger fraction, another seed or more labels, or name the splits in the data"
@@ -257,11 +251,8 @@ def empty_splits(splits: pd.Series, fractions: Sequence[float]) -> list[str]:
     return [f"split {split!r} has no label: {remedy}" for split in wanted if not (splits == split).any()]
 
 
-def _bounds(fractions: Sequence[float]) -> NDArray[np.float64]:
+def _split_of(places: NDArray[Any], fractions: Sequence[float]) -> NDArray[np.object_]:
+    """The split of each place between 0 and 1, when train, valid and test have these fractions in turn."""
     if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions {tuple(fractions)}: give the shares of {SPLITS}, which sum to 1")
-    return np.cumsum(fractions)[:-1]
-
-
-def _cut(places: NDArray[Any], bounds: NDArray[np.float64]) -> NDArray[np.object_]:
-    return np.array(SPLITS, dtype=object)[np.searchsorted(bounds, places, side="right")]
+    return np.array(SPLITS, dtype=object)[np.searchsorted(np.cumsum(fractions)[:-1], places, side="right")]
