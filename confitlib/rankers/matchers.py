@@ -126,7 +126,7 @@ class TokenConvolution(nn.Module):
         real = ids != PADDING
         windows = places.unfold(1, width, 1)[real] * width + torch.arange(width, device=ids.device)
         values = parts.new_zeros((*ids.shape, channels))
-        values[real] = F.embedding_bag(windows, parts, mode="sum") + self.layer.bias
+        values[real] = F.embedding_bag(windows, parts, mode="sum") + cast(Tensor, self.layer.bias)
         return values
 
 
@@ -247,12 +247,16 @@ class SentenceCNN(nn.Module):
         return self.norm(self.second(hidden).amax(-1))
 
 
-class ProductMLP(nn.Sequential):
+class ProductMLP(nn.Module):
     """Logits from a small network on the product of two vectors."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
 
     def forward(self, resumes: Tensor, jobs: Tensor) -> Tensor:
         """Logits `[n]` of vectors `[n, dim]`."""
-        return super().forward(resumes * jobs).squeeze(-1)
+        return self.layers(resumes * jobs).squeeze(-1)
 
 
 class PJFNNetwork(Matcher):
@@ -265,9 +269,7 @@ class PJFNNetwork(Matcher):
             {"resume": SentenceCNN(self.tokens, channels, (5, 3)), "job": SentenceCNN(self.tokens, channels, (5, 5))}
         )
         self.norm = nn.ModuleDict({side: RunningNorm(channels) for side in SIDES})
-        self.compare = ScaledCosine()
-        if scoring == "mlp":
-            self.compare = ProductMLP(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 1))
+        self.compare = ScaledCosine() if scoring == "distance" else ProductMLP(channels)
 
     def encode(self, side: Side, ids: Tensor) -> Encoded:
         """Vectors `[documents, channels]`: the maximum over the sentences of a resume, the mean over those of a job."""

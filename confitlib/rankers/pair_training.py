@@ -124,7 +124,7 @@ def judged_pairs(corpus: Corpus, split: Split, label: int | None = None) -> pd.D
         raise ValueError(f"corpus {corpus.name!r} has no accepted pair in split {split!r}: nothing to learn from")
     table = corpus.labelled(split, label)
     rows = {side: corpus.positions(side, table[f"{side}_id"]) for side in SIDES}
-    return pd.DataFrame({**rows, "label": table["label"].to_numpy(np.float32)})
+    return pd.DataFrame(rows).assign(label=table["label"].to_numpy(np.float32))
 
 
 def redraw(
@@ -298,7 +298,7 @@ class PairMatcher(Ranker):
             validation = pair_batches(corpus, "valid", self.config)
         except ValueError as error:
             warnings.warn(f"the last epoch is kept, because {error}", stacklevel=3)
-        self._inputs = {side: self.inputs(corpus, side) for side in SIDES}
+        self._read = corpus, {side: self.inputs(corpus, side) for side in SIDES}
         with torch.random.fork_rng():  # initial weights and dropout come from the seed, and nobody else's draws change
             torch.manual_seed(self.config.seed)
             self.network = self.build().to(device())
@@ -307,22 +307,25 @@ class PairMatcher(Ranker):
 
     def loss(self, batch: pd.DataFrame) -> Tensor:
         """The training loss of one batch."""
-        return self.network.loss(*self.encode_pairs(batch), torch.from_numpy(batch["label"].to_numpy()).to(device()))
+        resumes, jobs = self.encode_pairs(batch)
+        return self.network.loss(resumes, jobs, torch.from_numpy(batch["label"].to_numpy()).to(device()))
 
     def encode_pairs(self, pairs: pd.DataFrame) -> list[Encoded]:
         """Encoded resumes and jobs of pairs, aligned; each document is encoded once."""
         encoded = []
         for side in SIDES:
             documents, places = np.unique(pairs[side], return_inverse=True)
-            encoded.append(at(self.network.encode(side, *at(self._inputs[side], documents)), places))
+            encoded.append(at(self.network.encode(side, *at(self._read[1][side], documents)), places))
         return encoded
 
     def index(self, corpus: Corpus) -> Self:
         """Encode every document once."""
         self.corpus, self._encoded = corpus, {}
         self._last: tuple[tuple[bytes, bytes], Scores] | None = None
+        learnt_from, read = self.__dict__.pop("_read", (None, {}))  # `fit` need not read the corpus twice
         for side in SIDES:
-            inputs, rows = self.inputs(corpus, side), np.arange(len(corpus.documents(side)))
+            inputs = read[side] if learnt_from is corpus else self.inputs(corpus, side)
+            rows = np.arange(len(corpus.documents(side)))
             blocks = np.split(rows, range(ENCODED_AT_ONCE, len(rows), ENCODED_AT_ONCE))
             bar = tqdm(blocks, desc=f"{self.name}: encode {side}s", unit="block", delay=2)
             with torch.inference_mode():
