@@ -7,12 +7,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from confitlib.corpus import SIDES
 from confitlib.market import compose
 from confitlib.rankers import APJFNN, BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, PairTraining, Siamese
-from confitlib.rankers.layers import BiLSTM, PairMLP, RunningNorm, TokenVectors, convolution, masked_softmax
-from confitlib.rankers.matchers import co_teaching_loss, contrastive_margin, mmd, relation_vectors, trust
-from confitlib.rankers.pair_training import PADDING, PairBatches, TokenizedDocuments, at, fit_network, static_encoder
+from confitlib.rankers.matchers import (
+    APJFNNetwork,
+    BiLSTM,
+    BPJFNNetwork,
+    InEXITNetwork,
+    MVCoNNetwork,
+    PairMLP,
+    PJFNNetwork,
+    RunningNorm,
+    SiameseNetwork,
+    TokenConvolution,
+    TokenVectors,
+    contrastive_margin,
+    convolution,
+    masked_softmax,
+    mmd,
+    relation_vectors,
+    trust,
+)
+from confitlib.rankers.pair_training import PADDING, TokenizedDocuments, at, fit_network, pair_batches, static_encoder
 
 ONCE = PairTraining(epochs=1)
 
@@ -31,26 +47,29 @@ def without_rejections(corpus):
 
 
 def test_lines_are_read_whole_and_long_ones_go_on_in_the_next_piece(small):
-    wide = TokenizedDocuments(small, "resume", "lines", max_pieces=40, max_tokens=64)
-    narrow = TokenizedDocuments(small, "resume", "lines", max_pieces=80, max_tokens=5)
+    wide = TokenizedDocuments(small, "resume", "lines", PairTraining(max_pieces=40, max_tokens=64))
+    narrow = TokenizedDocuments(small, "resume", "lines", PairTraining(max_pieces=80, max_tokens=5))
     assert narrow.ids.shape[2] == 5
     for whole, parts in zip(wide.ids, narrow.ids, strict=True):
         assert torch.equal(whole[whole != PADDING], parts[parts != PADDING])
 
 
 def test_no_more_is_read_than_asked_for(small):
-    assert TokenizedDocuments(small, "resume", "lines", max_pieces=3, max_tokens=64).ids.shape[1] == 3
-    assert TokenizedDocuments(small, "resume", "document", max_pieces=1, max_tokens=8).ids.shape[1:] == (1, 8)
+    assert TokenizedDocuments(small, "resume", "lines", PairTraining(max_pieces=3, max_tokens=64)).ids.shape[1] == 3
+    assert TokenizedDocuments(small, "resume", "document", PairTraining(max_pieces=1, max_tokens=8)).ids.shape[1:] == (
+        1,
+        8,
+    )
 
 
 def test_fields_keep_their_places(small):
     told = small.with_hypothetical_resumes({small.jobs.index[0]: "Ten years of beekeeping."})
-    fields = TokenizedDocuments(told, "job", "fields", max_pieces=9, max_tokens=64)
+    fields = TokenizedDocuments(told, "job", "fields", PairTraining(max_pieces=9, max_tokens=64))
     assert fields.names == [*small.fields("job"), "hypothetical_resume"]
     assert fields.ids[0, -1].any() and not fields.ids[1:, -1].any()
-    assert TokenizedDocuments(told, "job", "fields", max_pieces=9, max_tokens=64, hyre=False).names == small.fields(
-        "job"
-    )
+    assert TokenizedDocuments(
+        told, "job", "fields", PairTraining(max_pieces=9, max_tokens=64, hyre=False)
+    ).names == small.fields("job")
 
 
 def test_token_vectors_are_the_mapped_table_and_padding_is_zero():
@@ -66,28 +85,37 @@ def test_a_convolution_starts_near_the_identity():
     assert (convolution(8, 8, 5)(words) - words).std() < 0.5 * words.std()
 
 
+@pytest.mark.parametrize("width", [4, 5])
+def test_a_convolution_over_tokens_is_the_convolution_of_their_vectors(width):
+    torch.manual_seed(0)
+    tokens = TokenVectors(8)
+    layer, ids = TokenConvolution(tokens, 6, width), torch.randint(1, 9, (3, 7))
+    ids[0, 4:] = ids[2, 1:] = PADDING
+    expected = layer.layer(tokens(ids).transpose(1, 2)).transpose(1, 2) * (ids != PADDING).unsqueeze(-1)
+    torch.testing.assert_close(layer(ids), expected, atol=1e-5, rtol=1e-5)
+
+
 # Batches
 
 
 def test_batches_hold_every_pair_once_and_no_known_positive_as_a_negative(small):
-    batches, known = PairBatches(small, "train", PairTraining(batch_size=16, sampled=3)), small.known_positives()
+    batches, known = pair_batches(small, "train", PairTraining(batch_size=16, sampled=3)), small.known_positives()
     judged = {(r, j, label) for r, j, label in zip(
         small.positions("resume", small.labelled("train")["resume_id"]),
         small.positions("job", small.labelled("train")["job_id"]),
         small.labelled("train")["label"], strict=True)}  # fmt: skip
     seen = []
-    for batch in batches.epoch(np.random.default_rng(0)):
-        for resume, job, label in zip(*(batch.rows[side] for side in SIDES), batch.labels, strict=True):
+    for batch in batches(np.random.default_rng(0)):
+        for resume, job, label in zip(batch["resume"], batch["job"], batch["label"], strict=True):
             assert label == bool(known[[resume], [job]][0])
             seen.append((resume, job, label))
     assert judged <= set(seen) and len(seen) > len(judged)
 
 
 def test_batches_follow_the_seed(small):
-    batches = PairBatches(small, "train", PairTraining(batch_size=16))
+    batches = pair_batches(small, "train", PairTraining(batch_size=16))
     first, again, other = (
-        np.concatenate([batch.rows["resume"] for batch in batches.epoch(np.random.default_rng(seed))])
-        for seed in (0, 0, 1)
+        np.concatenate([batch["resume"] for batch in batches(np.random.default_rng(seed))]) for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
@@ -150,10 +178,10 @@ def test_bpjfnn_takes_the_mean_over_time_not_over_the_batch(small):
 
 def test_apjfnn_co_attention_is_the_mean_over_requirements():
     torch.manual_seed(0)
-    network = APJFNN(dim=8, hidden=2).build().eval()
-    words, needs = torch.randn(1, 2, 3, 4), torch.randn(1, 3, 4)
+    network = APJFNNetwork(dim=8, hidden=2).eval()
+    words, needs = torch.randn(1, 2, 3, 4), torch.randn(1, 3, 4)  # the bilinear map of requirements is the identity
     resumes = words, torch.tensor([[[True, True, True], [True, False, False]]])
-    jobs = needs, torch.tensor([[True, True, False]]), needs[:, 0]  # the third is no requirement
+    jobs = needs / 2, torch.tensor([[True, True, False]]), needs[:, 0]  # the third is no requirement
     vectors = network.experiences(resumes, jobs)
     one_each = [(words[0, 0] @ needs[0, k] / 2).softmax(0) @ words[0, 0] for k in range(2)]
     torch.testing.assert_close(vectors[0, 0], sum(one_each) / 2)
@@ -175,6 +203,12 @@ def test_mmd_by_hand_and_of_equal_samples():
     sample = torch.randn(6, 3)
     assert mmd(sample, sample).item() == pytest.approx(0, abs=1e-6)
     assert mmd(sample, sample + 3) > 0.1 and mmd(sample, sample[:0]) == 0
+
+
+def co_teaching_loss(text, relation, labels, strength):
+    network = MVCoNNetwork(dim=2, strength=strength)
+    network.views = lambda resumes, jobs: (text, relation)
+    return network.loss((), (), labels)
 
 
 def released_loss(logits, other_logits, labels):
@@ -202,7 +236,7 @@ def test_a_doubted_negative_counts_less_and_a_positive_never():
 
 
 def test_relations_of_a_document_come_from_others(small):
-    vectors = relation_vectors(small, "resume", neighbours=1, hyre=True)
+    vectors = relation_vectors(small, "resume", hyre=True, neighbours=1)
     pool = small.positions("resume", small.pool("resume", "train"))
     own = vectors[:, 0]
     cosine = own @ own[pool].T
@@ -214,13 +248,13 @@ def test_relations_of_a_document_come_from_others(small):
     )
     accepted = small.labelled("train", 1)
     jobs = accepted.loc[accepted["resume_id"] == small.resumes.index[nearest[row]], "job_id"]
-    job_vectors = relation_vectors(small, "job", neighbours=1, hyre=True)[:, 0]
+    job_vectors = relation_vectors(small, "job", hyre=True, neighbours=1)[:, 0]
     np.testing.assert_allclose(vectors[row, 2], job_vectors[small.positions("job", jobs)].mean(0), atol=1e-5)
 
 
 def test_inexit_external_layer_sees_both_documents_and_only_filled_fields():
     torch.manual_seed(0)
-    network = InEXIT(dim=8, heads=2, feedforward=8).build().eval()
+    network = InEXITNetwork(dim=8, heads=2, feedforward=8).eval()
     resumes = torch.randn(1, 2, 8), torch.tensor([[True, True]])
     jobs = torch.randn(1, 3, 8), torch.tensor([[True, False, True]])
     people, posts = network.interact(resumes, jobs)
@@ -232,7 +266,7 @@ def test_inexit_external_layer_sees_both_documents_and_only_filled_fields():
 
 def test_inexit_field_is_its_name_plus_its_value():
     torch.manual_seed(0)
-    network = InEXIT(dim=8, heads=2, feedforward=8).build().eval()
+    network = InEXITNetwork(dim=8, heads=2, feedforward=8).eval()
     name, side = (torch.from_numpy(static_encoder().tokenize([text])[0])[None, None] for text in ("skills", "job"))
     value = torch.tensor([[[300, 301]]], dtype=torch.int32)
     encoded, filled = network.encode("job", value, name, side)
@@ -336,15 +370,16 @@ ATTENTION = DIM**2 + 2 * DIM
 
 
 @pytest.mark.parametrize(
-    ("ranker", "expected"),
+    ("network", "expected"),
     [
-        (PJFNN(dim=DIM, channels=DIM), MAP + (5 + 3 + 5 + 5) * DIM**2 + 4 * DIM + 2 * 2 * DIM + 2),
-        (BPJFNN(DIM, HIDDEN), MAP + LSTMS + PAIR_MLP),
-        (APJFNN(DIM, HIDDEN), MAP + 2 * LSTMS + 3 * ATTENTION + 2 * DIM**2 + PAIR_MLP),
-        (Siamese(DIM), MAP + 2 * (5 * DIM**2 + DIM) + DIM**2 + DIM),
+        (PJFNNetwork(dim=DIM, channels=DIM), MAP + (5 + 3 + 5 + 5) * DIM**2 + 4 * DIM + 2 * 2 * DIM + 2),
+        (BPJFNNetwork(DIM, HIDDEN), MAP + LSTMS + PAIR_MLP),
+        (APJFNNetwork(DIM, HIDDEN), MAP + 2 * LSTMS + 3 * ATTENTION + 2 * DIM**2 + PAIR_MLP),
+        (SiameseNetwork(DIM), MAP + 2 * (5 * DIM**2 + DIM) + DIM**2 + DIM),
     ],
-    ids=lambda value: getattr(value, "name", ""),
+    ids=lambda value: type(value).__name__,
 )
-def test_trained_weights_are_those_of_the_definition(ranker, expected):
-    ranker.network = ranker.build()
+def test_trained_weights_are_those_of_the_definition(network, expected):
+    ranker = PJFNN()
+    ranker.network = network
     assert ranker.n_parameters == expected

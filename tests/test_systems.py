@@ -33,7 +33,7 @@ from confitlib.rankers import (
 from confitlib.rankers.confit import FieldConfig, FieldInputs
 from confitlib.rankers.federated import FederatedConfig, adapted, correction, private_mean
 from confitlib.rankers.graph import GraphConfig, propagate, propagation_matrix, quadruple_bpr
-from confitlib.rankers.pair_training import JudgedPairs, sampled_pairs
+from confitlib.rankers.pair_training import judged_pairs, sampled_pairs
 from confitlib.rankers.rerank import parse_order, reassign_top_scores
 from confitlib.text import texts
 from confitlib.training import TrainingConfig, confit_v1_loss
@@ -97,24 +97,18 @@ def test_a_corpus_without_accepted_pairs_is_refused(small, name):
 def test_sampled_negatives_are_no_known_positives(small):
     pairs = sampled_pairs(small, "train", random=7, hard=1, seed=3)
     known = small.known_positives()
-    positive = np.array([known[r, j] for r, j in zip(pairs.rows["resume"], pairs.rows["job"], strict=True)])
-    assert np.array_equal(positive, pairs.labels == 1)
+    positive = np.array([known[r, j] for r, j in zip(pairs["resume"], pairs["job"], strict=True)])
+    assert np.array_equal(positive, pairs["label"] == 1)
     accepted = len(small.labelled("train", 1))
-    assert pairs.labels.sum() == accepted and 6 * accepted < (pairs.labels == 0).sum() <= 8 * accepted
-    assert set(small.resumes.index[pairs.rows["resume"]]) <= set(small.pool("resume", "train"))
+    assert pairs["label"].sum() == accepted and 6 * accepted < (pairs["label"] == 0).sum() <= 8 * accepted
+    assert set(small.resumes.index[pairs["resume"]]) <= set(small.pool("resume", "train"))
 
 
 def test_hard_negatives_are_rejections_of_the_same_job_or_resume(small):
     hard = sampled_pairs(small, "train", random=0, hard=1)
-    negative = hard.labels == 0
-    judged = JudgedPairs.of_corpus(small, "train")
-    rejected = {
-        pair
-        for *pair, label in zip(judged.rows["resume"], judged.rows["job"], judged.labels, strict=True)
-        if not label
-        for pair in [tuple(pair)]
-    }
-    assert set(zip(hard.rows["resume"][negative], hard.rows["job"][negative], strict=True)) <= rejected
+    negative, judged = hard[hard["label"] == 0], judged_pairs(small, "train", 0)
+    rejected = set(zip(judged["resume"], judged["job"], strict=True))
+    assert set(zip(negative["resume"], negative["job"], strict=True)) <= rejected
 
 
 # DPGNN

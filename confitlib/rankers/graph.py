@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from confitlib.corpus import SIDES, Corpus, Side
+from confitlib.corpus import SIDES, Corpus, Side, known_positive_mask
 from confitlib.encoder import load_encoder
 from confitlib.rankers.base import Ranker, Scores, trained_weights
-from confitlib.rankers.pair_training import JudgedPairs, NegativeSampler, PairTraining, fit_network
+from confitlib.rankers.pair_training import PairTraining, fit_network, judged_pairs, redraw
 from confitlib.text import texts
 from confitlib.training import info_nce
 from confitlib.util import check_range
@@ -85,6 +85,7 @@ class GraphNetwork(nn.Module):
         return initial, propagate(initial, nodes.graph, self.layers)
 
 
+@dataclass(eq=False, repr=False)
 class DPGNN(Ranker):
     """Dual-perspective graph network (Yang et al., RecSys 2022): what each side wants, and how each side is wanted.
 
@@ -100,25 +101,37 @@ class DPGNN(Ranker):
     """
 
     name = "DPGNN"
-
-    def __init__(self, config: GraphConfig = GraphConfig(), encoder: str = "static") -> None:
-        self.config, self.encoder = config, encoder
+    config: GraphConfig = GraphConfig()
+    encoder: str = "static"
 
     def learn(self, corpus: Corpus) -> Self:
         """Train on the accepted training pairs; raises ValueError without any."""
-        config, labels = self.config, corpus.labelled("train")
-        pairs, sampler = JudgedPairs.of_corpus(corpus, "train", 1), NegativeSampler(corpus)
+        config, labels, rng = self.config, corpus.labelled("train"), np.random.default_rng(self.config.seed)
+        # 1. the graph of the documents that training sees, and its pairs as places in the corpus
+        pairs, known = judged_pairs(corpus, "train", 1), known_positive_mask(corpus, "job")
         self.seen = {side: pd.Index(labels[f"{side}_id"].unique()) for side in SIDES}
         nodes = self._nodes(corpus, self.seen)
+        pools = {side: corpus.positions(side, self.seen[side]) for side in SIDES}
+        node = {side: self.seen[side].get_indexer(corpus.documents(side).index) for side in SIDES}
+
+        # 2. an epoch: nodes of pairs, and for each the first resume and the first job drawn that is no known positive
+        def epoch(_: object) -> Iterator[list[Ends]]:
+            order = rng.permutation(len(pairs))
+            for start in range(0, len(order), config.batch_size):
+                batch = pairs.iloc[order[start : start + config.batch_size]]
+                others, first = {}, np.arange(len(batch)) * DRAWS
+                for side in SIDES:
+                    drawn = redraw(batch, side, pools[side], DRAWS, known, rng)
+                    free = drawn["label"].to_numpy().reshape(-1, DRAWS).argmin(1)
+                    others[side] = drawn[side].to_numpy()[first + free]
+                yield [{side: torch.from_numpy(node[side][rows[side]]) for side in SIDES} for rows in (batch, others)]
+
+        # 3. the vectors of the nodes
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.network = GraphNetwork(self.seen, nodes.text["resume"].shape[1], config)
             training = PairTraining(config.epochs, config.batch_size, config.learning_rate, 0.0, seed=config.seed)
-            loss, batches = (
-                partial(self._loss, nodes),
-                partial(self._batches, corpus, pairs, sampler, np.random.default_rng(config.seed)),
-            )
-            self.history = fit_network(self.network, training, loss, batches, name=self.name)
+            self.history = fit_network(self.network, training, partial(self._loss, nodes), epoch, name=self.name)
         return self
 
     def _nodes(self, corpus: Corpus, ids: dict[Side, pd.Index]) -> Nodes:
@@ -128,21 +141,6 @@ class DPGNN(Ranker):
         text = {side: torch.from_numpy(encoder.encode(documents[side], progress=False)) for side in SIDES}
         places = {side: torch.from_numpy(self.seen[side].get_indexer(ids[side])) for side in SIDES}
         return Nodes(text, places, propagation_matrix(corpus.labelled("train"), ids))
-
-    def _batches(
-        self, corpus: Corpus, pairs: JudgedPairs, sampler: NegativeSampler, rng: np.random.Generator, _: object
-    ) -> Iterator[list[Ends]]:
-        """Nodes of pairs, and a drawn resume and job for each: the first of `DRAWS` that is no known positive."""
-        order = rng.permutation(len(pairs))
-        pools = {side: corpus.positions(side, self.seen[side]) for side in SIDES}
-        node = {side: self.seen[side].get_indexer(corpus.documents(side).index) for side in SIDES}
-        for start in range(0, len(order), self.config.batch_size):
-            batch, drawn = pairs.take(order[start : start + self.config.batch_size]), {}
-            for side in SIDES:
-                more, unknown = sampler.replace(batch, side, pools[side], DRAWS, rng)
-                places = np.arange(len(batch)) * DRAWS + unknown.reshape(-1, DRAWS).argmax(1)
-                drawn[side] = more.rows[side][places]
-            yield [{side: torch.from_numpy(node[side][rows[side]]) for side in SIDES} for rows in (batch.rows, drawn)]
 
     def _loss(self, nodes: Nodes, batch: list[Ends]) -> Tensor:
         """Quadruple BPR, InfoNCE between the views of the batch's documents, and the size of its vectors."""
@@ -171,7 +169,7 @@ class DPGNN(Ranker):
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Mutual interest of every pair."""
-        rows = {"resume": self.corpus.positions("resume", resume_ids), "job": self.corpus.positions("job", job_ids)}
+        rows = self.rows(resume_ids, job_ids)
         resumes, jobs = (self._views[side][:, rows[side]] for side in SIDES)
         return (resumes[0] @ jobs[1].T + resumes[1] @ jobs[0].T).numpy()
 

@@ -1,11 +1,17 @@
-"""The neural matchers: networks that read a resume and a job and judge whether they fit."""
+"""The neural matchers: for each published system its network and, below it, what the ranker reads and sets.
+
+Networks start as plain measures of likeness: with a few thousand pairs, one of random weights would spend them all on
+finding out that likeness matters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, cast
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -15,26 +21,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from confitlib.corpus import SIDES, Corpus, Side, other
+from confitlib.encoder import TokenAverage
 from confitlib.rankers.base import named_for_jobs
-from confitlib.rankers.layers import (
-    Attention,
-    BiLSTM,
-    PairMLP,
-    RunningNorm,
-    ScaledCosine,
-    TokenVectors,
-    by_line,
-    convolution,
-    masked_mean,
-    masked_softmax,
-)
 from confitlib.rankers.pair_training import (
     PADDING,
     Encoded,
-    JudgedPairs,
     Matcher,
     PairMatcher,
     PairTraining,
+    TokenizedDocuments,
     device,
     static_encoder,
 )
@@ -46,23 +41,209 @@ SAMPLED = 256  # vectors of a domain that are compared at a level
 RELATIONS = 3  # a document itself, its neighbours, the documents that accepted those
 
 
+# Layers of several matchers
+
+
+def masked_mean(values: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Mean over the marked entries of a dimension; zeros where none is marked. `mask` lacks the last dimension."""
+    weights = mask.unsqueeze(-1).to(values.dtype)
+    return (values * weights).sum(dim) / weights.sum(dim).clamp(min=1)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the marked entries of the last dimension; zeros where none is marked."""
+    least = torch.finfo(scores.dtype).min  # unlike -inf, it leaves no NaN where nothing is marked
+    return scores.masked_fill(~mask, least).softmax(-1) * mask.any(-1, keepdim=True)
+
+
+def by_line(read: Callable[[Tensor], Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply `read` to the lines that hold a token; ids `[documents, lines, tokens]` give `[documents, lines, …]`.
+
+    Returns zeros for the other lines, and which lines hold a token.
+    """
+    real = (ids != PADDING).any(-1)
+    lines = read(ids[real])
+    vectors = lines.new_zeros((*real.shape, *lines.shape[1:]))
+    vectors[real] = lines
+    return vectors, real
+
+
+class TokenVectors(nn.Module):
+    """Vectors of token ids: those of the offline MiniLM, mapped linearly to `dim`; padding gives zeros.
+
+    The map starts as the principal axes of the table (`dim` at most 384), scaled to a mean square of one, and is
+    trained, which moves words that training never met along with the others.
+    """
+
+    table: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        table = cast(TokenAverage, static_encoder().backbone).token_vectors.detach()  # [vocabulary, 384]
+        self.register_buffer("table", table, persistent=False)
+        self.map = nn.Linear(table.shape[1], dim, bias=False)
+        variances, axes = torch.linalg.eigh(table.T @ table / len(table))  # ascending
+        self.map.weight.data.copy_(axes[:, -dim:].T / variances[-dim:].mean().sqrt())
+
+    def distinct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors `[distinct, dim]` of the distinct ids in ascending order, and the place of every id among them."""
+        distinct, places = ids.unique(return_inverse=True)
+        return self.map(self.table[distinct]) * (distinct != PADDING).unsqueeze(1), places
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Vectors `[..., dim]` of ids of any shape; a token is mapped once, however often it occurs."""
+        vectors, places = self.distinct(ids)
+        return F.embedding(places, vectors)
+
+
+def convolution(dim: int, channels: int, width: int) -> nn.Conv1d:
+    """A convolution over words that starts near the identity, so that words count as themselves from the beginning."""
+    layer = nn.Conv1d(dim, channels, width, padding="same")
+    with torch.no_grad():
+        layer.weight.normal_(std=0.3 * (width * dim) ** -0.5)
+        layer.weight[:, :, width // 2] += torch.eye(channels, dim)
+    return layer
+
+
+class TokenConvolution(nn.Module):
+    """A convolution over the token vectors of texts; zeros at padding.
+
+    It is linear in every token, so what a token adds to a window is computed once for each distinct token, which takes
+    a third of the time of `nn.Conv1d` on padded texts and gives the same numbers.
+    """
+
+    def __init__(self, tokens: TokenVectors, channels: int, width: int) -> None:
+        super().__init__()
+        self.tokens, self.layer = tokens, convolution(tokens.map.out_features, channels, width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids `[n, tokens]` to `[n, tokens, channels]`."""
+        channels, dim, width = self.layer.weight.shape
+        # 1. what each distinct token adds from each place of a window  [distinct * width, channels]
+        vectors, places = self.tokens.distinct(F.pad(ids, ((width - 1) // 2, width // 2)))
+        parts = (vectors @ self.layer.weight.permute(1, 2, 0).reshape(dim, -1)).view(-1, channels)
+        # 2. their sums over the windows around real tokens
+        real = ids != PADDING
+        windows = places.unfold(1, width, 1)[real] * width + torch.arange(width, device=ids.device)
+        values = parts.new_zeros((*ids.shape, channels))
+        values[real] = F.embedding_bag(windows, parts, mode="sum") + cast(Tensor, self.layer.bias)
+        return values
+
+
+class RunningNorm(nn.Module):
+    """Centres and scales each dimension of vectors `[..., dim]` by running moments, in training as afterwards.
+
+    Batch norm would use the moments of the batch, which holds few jobs. No gradient flows through the moments.
+    """
+
+    moments: Tensor  # mean and variance
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.batches = 0
+        self.register_buffer("moments", torch.stack([torch.zeros(dim), torch.ones(dim)]))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """The normalised vectors."""
+        if self.training:
+            self.batches += 1
+            flat = vectors.detach().flatten(0, -2)
+            moments = torch.stack([flat.mean(0), flat.var(0, correction=0)])
+            self.moments.lerp_(moments, max(0.1, 1 / self.batches))  # a plain average of the first ten batches
+        mean, variance = self.moments
+        return (vectors - mean) * (variance + 1e-5).rsqrt()
+
+
+class BiLSTM(nn.Module):
+    """Normalised states `[n, time, 2 * hidden]` of `[n, time, dim]`; padding, marked False at the end, is not read.
+
+    Two LSTMs, the second on mirrored sequences: on a CPU the gradient of a packed sequence takes nine times as long.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.ahead, self.back = (nn.LSTM(dim, hidden, batch_first=True) for _ in range(2))
+        self.norm = RunningNorm(2 * hidden)
+
+    def forward(self, vectors: Tensor, real: Tensor) -> Tensor:
+        """States; zeros at padding."""
+        # 1. where each step is in the mirrored sequence: the real ones turned round, padding where it was
+        time = torch.arange(vectors.shape[1], device=vectors.device)
+        mirrored = torch.where(real, real.sum(1, keepdim=True) - 1 - time, time).unsqueeze(-1)
+        # 2. both directions, the second turned back
+        ahead, _ = self.ahead(vectors)
+        back, _ = self.back(vectors.gather(1, mirrored.expand_as(vectors)))
+        both = torch.cat([ahead, back.gather(1, mirrored.expand_as(back))], -1)
+        # 3. normalised by the moments of real steps
+        states = torch.zeros_like(both)
+        states[real] = self.norm(both[real])
+        return states
+
+
+class Attention(nn.Module):
+    """Weighted sum over time with weights softmax(v tanh(W x + context)); nothing is summed over padding."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layer, self.weigh = nn.Linear(dim, dim), nn.Linear(dim, 1, bias=False)
+
+    def forward(self, states: Tensor, real: Tensor, context: Tensor | float = 0.0) -> Tensor:
+        """`[..., time, dim]` to `[..., dim]`."""
+        weights = masked_softmax(self.weigh(torch.tanh(self.layer(states) + context)).squeeze(-1), real)
+        return (weights.unsqueeze(-2) @ states).squeeze(-2)
+
+
+class PairMLP(nn.Module):
+    """Logits of pairs from `[j; r; j - r]` through one tanh layer.
+
+    It starts as a measure of nearness, units in pairs tanh(1 + u) + tanh(1 - u) of the difference alone.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.ModuleDict({side: RunningNorm(dim) for side in SIDES})
+        self.layer, self.drop, self.out = nn.Linear(3 * dim, 2 * dim), nn.Dropout(dropout), nn.Linear(2 * dim, 1)
+        with torch.no_grad():
+            self.layer.weight *= 0.1
+            self.layer.weight[:, 2 * dim :] = 0.5 * torch.cat([torch.eye(dim), -torch.eye(dim)])
+            self.layer.bias.fill_(1.0)
+            self.out.weight.fill_(4 / dim)
+            self.out.bias.fill_(-6.0)
+
+    def forward(self, resumes: Tensor, jobs: Tensor) -> Tensor:
+        """Logits `[n]` of vectors `[n, dim]`."""
+        resumes, jobs = self.norm["resume"](resumes), self.norm["job"](jobs)
+        hidden = torch.tanh(self.layer(torch.cat([jobs, resumes, jobs - resumes], -1)))
+        return self.out(self.drop(hidden)).squeeze(-1)
+
+
+class ScaledCosine(nn.Module):
+    """Logits from the cosine of two vectors, scaled and shifted by two trained numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale, self.shift = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(-2.0))
+
+    def forward(self, resumes: Tensor, jobs: Tensor) -> Tensor:
+        """Logits `[n]` of vectors `[n, dim]`."""
+        return self.log_scale.exp() * F.cosine_similarity(resumes, jobs, dim=-1) + self.shift
+
+
 # PJFNN
 
 
 class SentenceCNN(nn.Module):
     """Vectors of sentences: convolution, ReLU, halving, convolution, maximum over time."""
 
-    def __init__(self, tokens: TokenVectors, dim: int, channels: int, widths: tuple[int, int]) -> None:
+    def __init__(self, tokens: TokenVectors, channels: int, widths: tuple[int, int]) -> None:
         super().__init__()
-        self.tokens = tokens
-        self.first, self.second = convolution(dim, channels, widths[0]), convolution(channels, channels, widths[1])
+        self.first = TokenConvolution(tokens, channels, widths[0])
+        self.second = convolution(channels, channels, widths[1])
         self.norm = nn.BatchNorm1d(channels, momentum=0.3)  # an epoch may be a dozen batches
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids `[sentences, tokens]` to vectors `[sentences, channels]`."""
-        words = self.tokens(ids).transpose(1, 2)  # [sentences, dim, tokens]
-        hidden = self.first(words).relu() * (ids != PADDING).unsqueeze(1)
-        hidden = F.max_pool1d(hidden, 2, ceil_mode=True)
+        hidden = F.max_pool1d(self.first(ids).relu().transpose(1, 2), 2, ceil_mode=True)
         return self.norm(self.second(hidden).amax(-1))
 
 
@@ -81,11 +262,11 @@ class ProductMLP(nn.Module):
 class PJFNNetwork(Matcher):
     """One sentence CNN a side; the strongest sentence counts of a resume, all sentences of a job."""
 
-    def __init__(self, dim: int, channels: int, scoring: Scoring) -> None:
+    def __init__(self, scoring: Scoring = "distance", dim: int = 64, channels: int = 64) -> None:
         super().__init__()
-        self.tokens = tokens = TokenVectors(dim)
+        self.tokens = TokenVectors(dim)
         self.sentences = nn.ModuleDict(
-            {"resume": SentenceCNN(tokens, dim, channels, (5, 3)), "job": SentenceCNN(tokens, dim, channels, (5, 5))}
+            {"resume": SentenceCNN(self.tokens, channels, (5, 3)), "job": SentenceCNN(self.tokens, channels, (5, 5))}
         )
         self.norm = nn.ModuleDict({side: RunningNorm(channels) for side in SIDES})
         self.compare = ScaledCosine() if scoring == "distance" else ProductMLP(channels)
@@ -96,11 +277,8 @@ class PJFNNetwork(Matcher):
         pooled = sentences.amax(1) if side == "resume" else masked_mean(sentences, real, 1)
         return (self.norm[side](pooled),)
 
-    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
-        """Logits of pairs."""
-        return self.compare(resumes[0], jobs[0])
 
-
+@dataclass(eq=False, repr=False)
 class PJFNN(PairMatcher):
     """PJFNN (Zhu et al. 2018, arXiv 1810.04040): sentence CNNs, maximum over a resume's sentences, mean over a job's.
 
@@ -111,16 +289,12 @@ class PJFNN(PairMatcher):
     20 of 50, batch 32, rate 3e-4, decay 1e-5, patience 5 (MV-CoN code).
     """
 
-    name = "PJFNN"
-
-    def __init__(
-        self, scoring: Scoring = "distance", dim: int = 64, channels: int = 64, config: PairTraining = PairTraining()
-    ) -> None:
-        self.scoring, self.dim, self.channels, self.config = scoring, dim, channels, config
+    name, architecture = "PJFNN", PJFNNetwork
+    scoring: Scoring = "distance"
 
     def build(self) -> PJFNNetwork:
-        """Two sentence CNNs that share their token vectors."""
-        return PJFNNetwork(self.dim, self.channels, self.scoring)
+        """A network that compares as `scoring` says."""
+        return PJFNNetwork(self.scoring)
 
 
 # BPJFNN
@@ -129,7 +303,7 @@ class PJFNN(PairMatcher):
 class BPJFNNetwork(Matcher):
     """One BiLSTM over all words of a document; a document is the mean of its states."""
 
-    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dim: int = 64, hidden: int = 32, dropout: float = 0.2) -> None:
         super().__init__()
         self.tokens, self.lstm = TokenVectors(dim), BiLSTM(dim, hidden)
         self.compare = PairMLP(2 * hidden, dropout)
@@ -140,11 +314,8 @@ class BPJFNNetwork(Matcher):
         real = ids != PADDING
         return (masked_mean(self.lstm(self.tokens(ids), real), real, 1),)
 
-    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
-        """Logits of pairs."""
-        return self.compare(resumes[0], jobs[0])
 
-
+@dataclass(eq=False, repr=False)
 class BPJFNN(PairMatcher):
     """BPJFNN, the basic model in Qin et al. 2018 (arXiv 1812.08947): BiLSTM, mean over time, network on [j; r; j - r].
 
@@ -153,20 +324,8 @@ class BPJFNN(PairMatcher):
     (RecBole-PJF); 100, 100 and 256 tokens (MV-CoN code).
     """
 
-    name, unit = "BPJFNN", "document"
-
-    def __init__(
-        self,
-        dim: int = 64,
-        hidden: int = 32,
-        dropout: float = 0.2,
-        config: PairTraining = PairTraining(epochs=2, max_pieces=1, max_tokens=256),
-    ) -> None:
-        self.dim, self.hidden, self.dropout, self.config = dim, hidden, dropout, config
-
-    def build(self) -> BPJFNNetwork:
-        """One LSTM for both sides and the comparison."""
-        return BPJFNNetwork(self.dim, self.hidden, self.dropout)
+    name, architecture, unit = "BPJFNN", BPJFNNetwork, "document"
+    config: PairTraining = PairTraining(epochs=2, max_pieces=1, max_tokens=256)
 
 
 # APJFNN
@@ -175,7 +334,7 @@ class BPJFNN(PairMatcher):
 class APJFNNetwork(Matcher):
     """Two levels of BiLSTMs and four attentions; the resume's two look at the job."""
 
-    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dim: int = 64, hidden: int = 32, dropout: float = 0.2) -> None:
         super().__init__()
         states = 2 * hidden
         self.tokens, self.words = TokenVectors(dim), BiLSTM(dim, hidden)
@@ -192,9 +351,10 @@ class APJFNNetwork(Matcher):
         if side == "resume":
             return words, ids != PADDING
         requirements = self.in_requirement(words, ids != PADDING)  # [documents, lines, states]
-        return requirements, real, self.over_requirements(self.lines(requirements, real), real)
+        whole = self.over_requirements(self.lines(requirements, real), real)
+        return self.in_experience(requirements) / words.shape[-1] ** 0.5, real, whole
 
-    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+    def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """Logits of pairs."""
         experiences, (_, real_words), job = self.experiences(resumes, jobs), resumes, jobs[2]
         real = real_words.any(-1)
@@ -205,14 +365,14 @@ class APJFNNetwork(Matcher):
         """Each line of a resume as the requirements see it, `[n, lines, states]`."""
         (words, real_words), (requirements, real_requirements, _) = resumes, jobs
         # 1. every requirement attends to the words of every line  [n, requirements, lines, tokens]
-        queries = self.in_experience(requirements) / words.shape[-1] ** 0.5
-        scores = (queries @ words.flatten(1, 2).transpose(1, 2)).unflatten(2, words.shape[1:3])
+        scores = (requirements @ words.flatten(1, 2).transpose(1, 2)).unflatten(2, words.shape[1:3])
         weights = masked_softmax(scores, real_words.unsqueeze(1))
         # 2. the mean over requirements of the weighted sums of words, which is the sum with the mean weights
         mean = masked_mean(weights.flatten(2), real_requirements, 1).unflatten(1, words.shape[1:3])
         return (mean.unsqueeze(2) @ words).squeeze(2)
 
 
+@dataclass(eq=False, repr=False)
 class APJFNN(PairMatcher):
     """APJFNN (Qin et al. 2018, arXiv 1812.08947): BiLSTMs with four ability-aware attentions.
 
@@ -223,20 +383,8 @@ class APJFNN(PairMatcher):
     64, dropout 0.2 (RecBole-PJF); 32 and 32, batch 32, rate 3e-4 (MV-CoN code).
     """
 
-    name = "APJFNN"
-
-    def __init__(
-        self,
-        dim: int = 64,
-        hidden: int = 32,
-        dropout: float = 0.2,
-        config: PairTraining = PairTraining(epochs=2, max_pieces=16, max_tokens=24),
-    ) -> None:
-        self.dim, self.hidden, self.dropout, self.config = dim, hidden, dropout, config
-
-    def build(self) -> APJFNNetwork:
-        """Two levels of LSTMs, four attentions and the comparison."""
-        return APJFNNetwork(self.dim, self.hidden, self.dropout)
+    name, architecture = "APJFNN", APJFNNetwork
+    config: PairTraining = PairTraining(epochs=2, max_pieces=16, max_tokens=24)
 
 
 # Siamese
@@ -250,31 +398,34 @@ def contrastive_margin(distances: Tensor, labels: Tensor, margin: float) -> Tens
 class SiameseNetwork(Matcher):
     """Blocks of convolution, pooling and leaky ReLU over the words of a document, a mean, and a linear layer."""
 
-    def __init__(self, dim: int, depth: int, width: int, pool: int, margin: float) -> None:
+    def __init__(self, dim: int = 64, depth: int = 2, width: int = 5, pool: int = 4, margin: float = 1.0) -> None:
         super().__init__()
-        self.margin, self.pool, self.tokens = margin, nn.MaxPool1d(pool, ceil_mode=True), TokenVectors(dim)
-        self.blocks = nn.ModuleList(convolution(dim, dim, width) for _ in range(depth))
+        self.margin, self.pool = margin, nn.MaxPool1d(pool, ceil_mode=True)
+        self.first = TokenConvolution(TokenVectors(dim), dim, width)
+        self.later = nn.ModuleList(convolution(dim, dim, width) for _ in range(depth - 1))
         self.norm, self.top = RunningNorm(dim), nn.Linear(dim, dim)
         nn.init.eye_(self.top.weight)
 
     def encode(self, side: Side, ids: Tensor) -> Encoded:
         """Unit vectors `[documents, dim]`, by the same network for both sides."""
         ids = ids.flatten(1)
-        hidden, real = self.tokens(ids).transpose(1, 2), (ids != PADDING).unsqueeze(1).float()
-        for block in self.blocks:
+        hidden, real = self.pool(self.first(ids).transpose(1, 2)), self.pool((ids != PADDING).unsqueeze(1).float())
+        hidden = F.leaky_relu(hidden)
+        for block in self.later:
             hidden, real = F.leaky_relu(self.pool(block(hidden) * real)), self.pool(real)
         vectors = masked_mean(hidden.transpose(1, 2), real.squeeze(1), 1)
         return (F.normalize(self.top(self.norm(vectors)), dim=-1),)
 
-    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+    def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """Minus the Euclidean distance of the two vectors."""
         return -(2 - 2 * (resumes[0] * jobs[0]).sum(-1)).clamp(min=1e-6).sqrt()
 
     def loss(self, resumes: Encoded, jobs: Encoded, labels: Tensor) -> Tensor:
         """The contrastive loss with a margin."""
-        return contrastive_margin(-self.score(resumes, jobs), labels, self.margin)
+        return contrastive_margin(-self(resumes, jobs), labels, self.margin)
 
 
+@dataclass(eq=False, repr=False)
 class Siamese(PairMatcher):
     """Deep Siamese network (Maheshwary and Misra 2018): twin CNNs with shared weights, contrastive loss on distance.
 
@@ -283,23 +434,8 @@ class Siamese(PairMatcher):
     ReLU. Published settings: depth 4, width 10, pooling 100, vectors of 256, batch 128, Adam with rate 0.01.
     """
 
-    name, unit = "Siamese", "document"
-
-    def __init__(
-        self,
-        dim: int = 64,
-        depth: int = 2,
-        width: int = 5,
-        pool: int = 4,
-        margin: float = 1.0,
-        config: PairTraining = PairTraining(max_pieces=1, max_tokens=320),
-    ) -> None:
-        self.dim, self.depth, self.width, self.pool, self.margin = dim, depth, width, pool, margin
-        self.config = config
-
-    def build(self) -> SiameseNetwork:
-        """One convolutional network for both sides."""
-        return SiameseNetwork(self.dim, self.depth, self.width, self.pool, self.margin)
+    name, architecture, unit = "Siamese", SiameseNetwork, "document"
+    config: PairTraining = PairTraining(max_pieces=1, max_tokens=320)
 
 
 # GlobalMatch
@@ -323,11 +459,11 @@ def mmd(source: Tensor, target: Tensor) -> Tensor:
 class GlobalMatchNetwork(Matcher):
     """Words to sentences to context, then match vectors of a job's sentences, then one vector of the pair."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int = 64, hidden: int = 32) -> None:
         super().__init__()
         states = 2 * hidden
-        self.tokens, self.words = TokenVectors(dim), convolution(dim, dim, 3)
-        self.over_words, self.context = Attention(dim), BiLSTM(dim, hidden)
+        self.words, self.over_words = TokenConvolution(TokenVectors(dim), dim, 3), Attention(dim)
+        self.context = BiLSTM(dim, hidden)
         self.align = nn.Linear(states, states, bias=False)
         nn.init.eye_(self.align.weight)
         self.from_job, self.from_resume = nn.Linear(states, states), nn.Linear(states, states, bias=False)
@@ -341,32 +477,26 @@ class GlobalMatchNetwork(Matcher):
 
     def encode(self, side: Side, ids: Tensor) -> Encoded:
         """Sentences in context `[documents, lines, states]`, and which are real."""
-
-        def sentence(lines: Tensor) -> Tensor:
-            words = torch.tanh(self.words(self.tokens(lines).transpose(1, 2))).transpose(1, 2)
-            return self.over_words(words, lines != PADDING)
-
-        sentences, real = by_line(sentence, ids)
+        sentences, real = by_line(lambda lines: self.over_words(self.words(lines).tanh(), lines != PADDING), ids)
         return self.context(sentences, real), real
 
-    def matches(self, resumes: Encoded, jobs: Encoded) -> Tensor:
-        """How each sentence of a job is met, `[n, lines, states]`, from the resume's sentences it attends to.
+    def match(self, resumes: Encoded, jobs: Encoded) -> tuple[Tensor, Tensor]:
+        """How each sentence of a job is met `[n, lines, states]`, and their sum weighted by attention `[n, states]`.
 
-        tanh(W1 s + W2 a + w3 (s . a)), with `a` the attended mean of the resume.
+        A sentence is met by tanh(W1 s + W2 a + w3 (s . a)), with `a` the mean of the resume that it attends to.
         """
-        scores = jobs[0] @ self.align(resumes[0]).transpose(1, 2) / jobs[0].shape[-1] ** 0.5  # [n, job's, resume's]
+        # 1. each sentence of the job attends to those of the resume  [n, job's, resume's]
+        scores = jobs[0] @ self.align(resumes[0]).transpose(1, 2) / jobs[0].shape[-1] ** 0.5
         weights = masked_softmax(scores, resumes[1].unsqueeze(1))
         attended, likeness = weights @ resumes[0], (weights * scores).sum(-1, keepdim=True)
-        return torch.tanh(self.from_job(jobs[0]) + self.from_resume(attended) + likeness * self.from_likeness)
+        matches = torch.tanh(self.from_job(jobs[0]) + self.from_resume(attended) + likeness * self.from_likeness)
+        # 2. the pair attends to its matches
+        weights = masked_softmax(self.over_matches(matches).squeeze(-1), jobs[1])
+        return matches, (weights.unsqueeze(1) @ matches).squeeze(1)
 
-    def whole(self, matches: Tensor, real: Tensor) -> Tensor:
-        """The vector of a pair `[n, states]`: its match vectors, weighted by attention."""
-        weights = masked_softmax(self.over_matches(matches).squeeze(-1), real)
-        return (weights.unsqueeze(1) @ matches).squeeze(1)
-
-    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+    def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """Logits of pairs."""
-        return self.out(self.whole(self.matches(resumes, jobs), jobs[1])).squeeze(-1)
+        return self.out(self.match(resumes, jobs)[1]).squeeze(-1)
 
     def discrepancies(self, resumes: Encoded, jobs: Encoded, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """MMD between source and target pairs (`target` `[n]`): of sentences, of sentence matches, of whole matches."""
@@ -375,12 +505,12 @@ class GlobalMatchNetwork(Matcher):
             sides = (vectors[pairs][real[pairs]] for pairs in (~target, target))
             return mmd(*(rows[:: max(1, -(-len(rows) // SAMPLED))] for rows in sides))  # evenly spread
 
-        matches = self.matches(resumes, jobs)
-        wholes = self.whole(matches, jobs[1])
+        matches, wholes = self.match(resumes, jobs)
         sentences = (between(*resumes) + between(*jobs)) / 2
         return sentences, between(matches, jobs[1]), mmd(wholes[~target], wholes[target])
 
 
+@dataclass(eq=False, repr=False)
 class GlobalMatch(PairMatcher):
     """Transferable deep global match (Bian et al. 2019, D19-1487): sentence interaction, three levels of adaptation.
 
@@ -391,24 +521,10 @@ class GlobalMatch(PairMatcher):
     match vectors and MMD as the discrepancy are our choices.
     """
 
-    name = "GlobalMatch"
-    network: GlobalMatchNetwork
-
-    def __init__(
-        self,
-        domains: Mapping[str, str] | str | None = None,
-        target_domains: Sequence[str] = (),
-        adaptation: Sequence[float] = (0.1, 0.1, 0.1),
-        dim: int = 64,
-        hidden: int = 32,
-        config: PairTraining = PairTraining(),
-    ) -> None:
-        self.domains, self.target_domains, self.adaptation = domains, target_domains, adaptation
-        self.dim, self.hidden, self.config = dim, hidden, config
-
-    def build(self) -> GlobalMatchNetwork:
-        """The encoder and the interaction."""
-        return GlobalMatchNetwork(self.dim, self.hidden)
+    name, architecture = "GlobalMatch", GlobalMatchNetwork
+    domains: Mapping[str, str] | str | None = None
+    target_domains: Sequence[str] = ()
+    adaptation: Sequence[float] = (0.1, 0.1, 0.1)
 
     def learn(self, corpus: Corpus) -> Self:
         """Train; raises ValueError if `domains` and `target_domains` do not divide the jobs of the corpus."""
@@ -423,14 +539,15 @@ class GlobalMatch(PairMatcher):
                 )
         return super().learn(corpus)
 
-    def loss(self, batch: JudgedPairs, inputs: dict[Side, Encoded]) -> Tensor:
+    def loss(self, batch: pd.DataFrame) -> Tensor:
         """Cross-entropy of source pairs plus the weighted discrepancies."""
         if self.domains is None:
-            return super().loss(batch, inputs)
-        resumes, jobs = self.encode_pairs(batch, inputs)
-        target, labels = (torch.from_numpy(one).to(device()) for one in (self._target[batch.rows["job"]], batch.labels))
-        fit = F.binary_cross_entropy_with_logits(self.network.score(resumes, jobs), labels, reduction="none")
-        levels = self.network.discrepancies(resumes, jobs, target)
+            return super().loss(batch)
+        network, (resumes, jobs) = cast(GlobalMatchNetwork, self.network), self.encode_pairs(batch)
+        target = torch.from_numpy(self._target[batch["job"]]).to(device())
+        labels = torch.from_numpy(batch["label"].to_numpy()).to(device())
+        fit = F.binary_cross_entropy_with_logits(network(resumes, jobs), labels, reduction="none")
+        levels = network.discrepancies(resumes, jobs, target)
         source = (fit * ~target).sum() / (~target).sum().clamp(min=1)
         return source + sum(weight * level for weight, level in zip(self.adaptation, levels, strict=True))
 
@@ -448,14 +565,7 @@ def trust(labels: Tensor, other_logits: Tensor, strength: float) -> Tensor:
     return (1 + strength * (labels - 1) * doubt).clamp(min=0)
 
 
-def co_teaching_loss(text: Tensor, relation: Tensor, labels: Tensor, strength: float) -> Tensor:
-    """Both views' cross-entropy, each weighted by what the other view thinks of the label."""
-    return F.binary_cross_entropy_with_logits(
-        text, labels, trust(labels, relation, strength)
-    ) + F.binary_cross_entropy_with_logits(relation, labels, trust(labels, text, strength))
-
-
-def relation_vectors(corpus: Corpus, side: Side, neighbours: int, hyre: bool) -> NDArray[np.float32]:
+def relation_vectors(corpus: Corpus, side: Side, hyre: bool, neighbours: int = 10) -> NDArray[np.float32]:
     """Text and neighbourhood of every document of a side, `[documents, 3, 384]`.
 
     Vectors of the document itself (the mean of its token vectors, length one), the mean over the `neighbours` training
@@ -484,9 +594,9 @@ def relation_vectors(corpus: Corpus, side: Side, neighbours: int, hyre: bool) ->
 class MVCoNNetwork(Matcher):
     """A text view, PJFNN, beside a relation view, one graph convolution with one matrix a relation."""
 
-    def __init__(self, dim: int, strength: float, view: View) -> None:
+    def __init__(self, dim: int = 64, strength: float = 0.2, view: View = "both") -> None:
         super().__init__()
-        self.text, self.strength, self.view = PJFNNetwork(dim, dim, "distance"), strength, view
+        self.text, self.strength, self.view = PJFNNetwork("distance", dim, dim), strength, view
         start = self.text.tokens.map.weight.data  # [dim, 384]
         self.relations = nn.ModuleDict({side: nn.Linear(RELATIONS * start.shape[1], dim) for side in SIDES})
         for weights in self.relations.parameters():
@@ -502,18 +612,21 @@ class MVCoNNetwork(Matcher):
 
     def views(self, resumes: Encoded, jobs: Encoded) -> tuple[Tensor, Tensor]:
         """Logits of the text view and of the relation view."""
-        return self.text.score(resumes[:1], jobs[:1]), self.cosine(resumes[1], jobs[1])
+        return self.text(resumes[:1], jobs[:1]), self.cosine(resumes[1], jobs[1])
 
-    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+    def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """The mean of both views' logits, or one of them."""
         text, relation = self.views(resumes, jobs)
         return {"both": (text + relation) / 2, "text": text, "relation": relation}[self.view]
 
     def loss(self, resumes: Encoded, jobs: Encoded, labels: Tensor) -> Tensor:
-        """Co-teaching of the two views."""
-        return co_teaching_loss(*self.views(resumes, jobs), labels, self.strength)
+        """Co-teaching: both views' cross-entropy, each weighted by what the other view thinks of the label."""
+        text, relation = self.views(resumes, jobs)
+        of_text = F.binary_cross_entropy_with_logits(text, labels, trust(labels, relation, self.strength))
+        return of_text + F.binary_cross_entropy_with_logits(relation, labels, trust(labels, text, self.strength))
 
 
+@dataclass(eq=False, repr=False)
 class MVCoN(PairMatcher):
     """MV-CoN (Bian et al. 2020, arXiv 2009.13299): text view, relation view, and co-teaching that re-weights.
 
@@ -524,25 +637,11 @@ class MVCoN(PairMatcher):
     batch 32, rate 3e-4.
     """
 
-    name = "MV-CoN"
-
-    def __init__(
-        self,
-        dim: int = 64,
-        strength: float = 0.2,
-        neighbours: int = 10,
-        view: View = "both",
-        config: PairTraining = PairTraining(),
-    ) -> None:
-        self.dim, self.strength, self.neighbours, self.view, self.config = dim, strength, neighbours, view, config
-
-    def build(self) -> MVCoNNetwork:
-        """Two views."""
-        return MVCoNNetwork(self.dim, self.strength, self.view)
+    name, architecture = "MV-CoN", MVCoNNetwork
 
     def inputs(self, corpus: Corpus, side: Side) -> Encoded:
         """Lines and relations."""
-        related = relation_vectors(corpus, side, self.neighbours, self.config.hyre)
+        related = relation_vectors(corpus, side, self.config.hyre)
         return *super().inputs(corpus, side), torch.from_numpy(related)
 
 
@@ -552,7 +651,7 @@ class MVCoN(PairMatcher):
 class InEXITNetwork(Matcher):
     """One transformer layer within documents, the same for both sides, and one across them."""
 
-    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(self, dim: int = 64, heads: int = 4, feedforward: int = 128, dropout: float = 0.1) -> None:
         super().__init__()
         self.tokens, self.norm = TokenVectors(dim), RunningNorm(dim)
         self.internal, self.external = (
@@ -573,7 +672,7 @@ class InEXITNetwork(Matcher):
         fields = self.internal(self.read(names) + read, src_key_padding_mask=~filled)
         return fields + self.read(source), filled
 
-    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
+    def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """Logits of pairs."""
         return self.compare(*self.interact(resumes, jobs))
 
@@ -585,6 +684,7 @@ class InEXITNetwork(Matcher):
         return masked_mean(people, resumes[1], 1), masked_mean(posts, jobs[1], 1)
 
 
+@dataclass(eq=False, repr=False)
 class InEXIT(PairMatcher):
     """InEXIT (Shao et al. 2023): internal interaction of a document's fields, external interaction of a pair's.
 
@@ -593,26 +693,12 @@ class InEXIT(PairMatcher):
     dropout 0.1, batch 16, rate 5e-6, decay 1e-9, 16 tokens a field and 256 of free text, patience 5.
     """
 
-    name, unit = "InEXIT", "fields"
-
-    def __init__(
-        self,
-        dim: int = 64,
-        heads: int = 4,
-        feedforward: int = 128,
-        dropout: float = 0.1,
-        config: PairTraining = PairTraining(max_tokens=256, learning_rate=1e-3),
-    ) -> None:
-        self.dim, self.heads, self.feedforward, self.dropout = dim, heads, feedforward, dropout
-        self.config = config
-
-    def build(self) -> InEXITNetwork:
-        """Token vectors, two transformer layers and the comparison."""
-        return InEXITNetwork(self.dim, self.heads, self.feedforward, self.dropout)
+    name, architecture, unit = "InEXIT", InEXITNetwork, "fields"
+    config: PairTraining = PairTraining(max_tokens=256, learning_rate=1e-3)
 
     def inputs(self, corpus: Corpus, side: Side) -> Encoded:
         """Values of all fields, and the same names and source for every document of the side."""
-        documents = self.documents(corpus, side)
+        documents = TokenizedDocuments(corpus, side, self.unit, self.config)
         tokens = static_encoder().tokenize([name.replace("_", " ") for name in documents.names] + [side])
         padded = pad_sequence([torch.from_numpy(ids) for ids in tokens], batch_first=True, padding_value=PADDING)
         names, source = padded.expand(len(documents.ids), -1, -1).split([len(tokens) - 1, 1], dim=1)

@@ -4,47 +4,40 @@ from __future__ import annotations
 
 import copy
 import warnings
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import chain
-from typing import Literal, Self, TypeVar, cast
+from typing import ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from confitlib.corpus import HYRE, SIDES, Corpus, Side, Split, known_positive_mask
-from confitlib.encoder import TextEncoder, TokenAverage, load_encoder
+from confitlib.encoder import TextEncoder, load_encoder
 from confitlib.mining.strategies import codes_at
-from confitlib.rankers.base import Ranker, Scores, trained_weights
+from confitlib.rankers.base import Ranker, Rows, Scores, trained_weights
 from confitlib.text import sentences, texts
 from confitlib.util import check_range
 
-Rows = NDArray[np.intp]
 Unit = Literal["lines", "fields", "document"]
-Encoded = tuple[Tensor, ...]  # what is known of documents: tensors whose first dimension is theirs
+Encoded = tuple[Tensor, ...]  # what a network knows of documents: tensors whose first dimension is theirs
 Batch = TypeVar("Batch")
-Batches = Callable[[np.random.Generator], Iterable[Batch]]
+Batches = Callable[[np.random.Generator], Iterable[Batch]]  # an epoch, from its random generator
 PADDING = 0  # the tokenizer's id of [PAD]
 MAX_GRAD_NORM = 10.0  # as in the code of InEXIT and in ConFit's port of MV-CoN
-ENCODED_AT_ONCE, SCORED_AT_ONCE = 256, 1024  # documents, pairs
+ENCODED_AT_ONCE = SCORED_AT_ONCE = 256  # documents
 
 
 @cache
 def static_encoder() -> TextEncoder:
     """The offline token vectors with their tokenizer, loaded once and never trained."""
     return load_encoder("static", device="cpu").requires_grad_(False)
-
-
-def token_table() -> Tensor:
-    """The offline token vectors `[vocabulary, 384]`."""
-    return cast(TokenAverage, static_encoder().backbone).token_vectors.detach()
 
 
 def device() -> torch.device:
@@ -55,43 +48,6 @@ def device() -> torch.device:
 def at(encoded: Encoded, rows: Rows) -> Encoded:
     """The documents in these rows, on the device."""
     return tuple(tensor[torch.from_numpy(rows).to(tensor.device)].to(device()) for tensor in encoded)
-
-
-class TokenizedDocuments:
-    """Token ids of every document of a side, cut into pieces: `ids` `[documents, pieces, tokens]`, 0 where none is.
-
-    A piece is a line or sentence ("lines"), a field ("fields", in column order, empty ones included; `names` holds
-    the columns) or all the text ("document"). Of a document `max_pieces` are read and of a piece `max_tokens`, except
-    that a longer line goes on in the next piece. `hyre` adds the hypothetical resume of a job.
-    """
-
-    def __init__(
-        self, corpus: Corpus, side: Side, unit: Unit, *, max_pieces: int, max_tokens: int, hyre: bool = True
-    ) -> None:
-        # 1. the texts of all pieces, document by document
-        frame = corpus.documents(side)
-        self.names = [*corpus.fields(side), *([HYRE] if hyre and HYRE in frame.columns else [])]
-        if unit == "document":
-            pieces = [[text] for text in texts(corpus, side, hyre)]
-        else:
-            pieces = [list(values) for values in frame[self.names].astype("str").fillna("").itertuples(index=False)]
-        if unit == "lines":
-            pieces = [[line for value in values for line in sentences(value)] for values in pieces]
-        # 2. their token ids; every distinct text is tokenized once
-        distinct = list(dict.fromkeys(chain.from_iterable(pieces)))
-        tokens = dict(zip(distinct, static_encoder().tokenize(distinct), strict=True))
-        ids = [[tokens[text] for text in document] for document in pieces]
-        if unit == "lines":
-            ids = [[line[at : at + max_tokens] for line in document for at in range(0, len(line), max_tokens)]
-                   for document in ids]  # fmt: skip
-        # 3. one array, no larger than the longest document and piece need
-        ids = [[piece[:max_tokens] for piece in document[:max_pieces]] for document in ids]
-        longest = max((len(piece) for document in ids for piece in document), default=1)
-        padded = np.full((len(ids), max(map(len, ids), default=1) or 1, longest or 1), PADDING, dtype=np.int32)
-        for row, document in enumerate(ids):
-            for place, piece in enumerate(document):
-                padded[row, place, : len(piece)] = piece
-        self.ids = torch.from_numpy(padded)
 
 
 @dataclass(frozen=True)
@@ -120,62 +76,84 @@ class PairTraining:
         check_range(self, "epochs", "batch_size", "max_pieces", "max_tokens", least=1)
         check_range(self, "learning_rate", above=0)
         check_range(self, "weight_decay", "patience", "sampled", "seed")
+        if not self.rejections and not self.sampled:
+            raise ValueError("rejections=False and sampled=0 leave no negative: sample at least one")
 
 
-@dataclass(frozen=True)
-class JudgedPairs:
-    """Row numbers of the documents of each pair `[n]`, and its label (1 or 0)."""
+class TokenizedDocuments:
+    """Token ids of every document of a side, cut into pieces: `ids` `[documents, pieces, tokens]`, 0 where none is.
 
-    rows: dict[Side, Rows]
-    labels: NDArray[np.float32]
+    A piece is a line or sentence ("lines"), a field ("fields", in column order, empty ones included; `names` holds
+    the columns) or all the text ("document"). Of a document `max_pieces` are read and of a piece `max_tokens`, except
+    that a longer line goes on in the next piece. `hyre` adds the hypothetical resume of a job.
+    """
 
-    @classmethod
-    def of_corpus(cls, corpus: Corpus, split: Split, label: int | None = None) -> JudgedPairs:
-        """The labelled pairs of a split; raises ValueError unless some are accepted."""
-        if corpus.labelled(split, 1).empty:
-            raise ValueError(f"corpus {corpus.name!r} has no accepted pair in split {split!r}: nothing to learn from")
-        table = corpus.labelled(split, label)
-        rows = {side: corpus.positions(side, table[f"{side}_id"]) for side in SIDES}
-        return cls(rows, table["label"].to_numpy(np.float32))
-
-    def take(self, places: NDArray[np.intp] | NDArray[np.bool_]) -> JudgedPairs:
-        """The pairs at these places."""
-        return JudgedPairs({side: self.rows[side][places] for side in SIDES}, self.labels[places])
-
-    def __add__(self, more: JudgedPairs) -> JudgedPairs:
-        rows = {side: np.concatenate([self.rows[side], more.rows[side]]) for side in SIDES}
-        return JudgedPairs(rows, np.concatenate([self.labels, more.labels]))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-class NegativeSampler:
-    """Makes negatives from pairs by drawing another document; known positives and their duplicates are left out."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        self.known = known_positive_mask(corpus, "job")  # [resumes, jobs]
-
-    def replace(
-        self, pairs: JudgedPairs, side: Side, pool: Rows, count: int, rng: np.random.Generator
-    ) -> tuple[JudgedPairs, NDArray[np.bool_]]:
-        """`count` copies of each pair with a document of the pool in place of its own, and which are not positive."""
-        rows = {one: np.repeat(pairs.rows[one], count) for one in SIDES}
-        rows[side] = pool[rng.integers(0, len(pool), len(rows[side]))]
-        unknown = codes_at(self.known, rows["resume"], rows["job"]) == 0
-        return JudgedPairs(rows, np.zeros(len(unknown), dtype=np.float32)), unknown
-
-    def sample(self, pairs: JudgedPairs, pools: dict[Side, Rows], count: int, rng: np.random.Generator) -> JudgedPairs:
-        """Up to `count` negatives of each pair: a fair coin says which of its documents is replaced from its pool."""
-        (resumes, free_resumes), (jobs, free_jobs) = (
-            self.replace(pairs, side, pools[side], count, rng) for side in SIDES
-        )
-        takes_job = rng.random(len(jobs)) < 0.5
-        drawn = {side: np.where(takes_job, jobs.rows[side], resumes.rows[side]) for side in SIDES}
-        return JudgedPairs(drawn, jobs.labels).take(np.where(takes_job, free_jobs, free_resumes))
+    def __init__(self, corpus: Corpus, side: Side, unit: Unit, config: PairTraining) -> None:
+        # 1. the texts of all pieces, document by document
+        frame, longest = corpus.documents(side), config.max_tokens
+        self.names = [*corpus.fields(side), *([HYRE] if config.hyre and HYRE in frame.columns else [])]
+        if unit == "document":
+            pieces = [[text] for text in texts(corpus, side, config.hyre)]
+        else:
+            pieces = [list(values) for values in frame[self.names].astype("str").fillna("").itertuples(index=False)]
+        if unit == "lines":
+            pieces = [[line for value in values for line in sentences(value)] for values in pieces]
+        # 2. their token ids; every distinct text is tokenized once
+        distinct = list(dict.fromkeys(chain.from_iterable(pieces)))
+        tokens = dict(zip(distinct, static_encoder().tokenize(distinct), strict=True))
+        ids = [[tokens[text] for text in document] for document in pieces]
+        if unit == "lines":
+            ids = [[line[at : at + longest] for line in document for at in range(0, len(line), longest)]
+                   for document in ids]  # fmt: skip
+        # 3. one array, no larger than the longest document and piece need
+        ids = [[piece[:longest] for piece in document[: config.max_pieces]] for document in ids]
+        width = max((len(piece) for document in ids for piece in document), default=1)
+        padded = np.full((len(ids), max(map(len, ids), default=1) or 1, width or 1), PADDING, dtype=np.int32)
+        for row, document in enumerate(ids):
+            for place, piece in enumerate(document):
+                padded[row, place, : len(piece)] = piece
+        self.ids = torch.from_numpy(padded)
 
 
-def sampled_pairs(corpus: Corpus, split: Split, *, random: int = 7, hard: int = 1, seed: int = 0) -> JudgedPairs:
+def judged_pairs(corpus: Corpus, split: Split, label: int | None = None) -> pd.DataFrame:
+    """The labelled pairs of a split: row numbers of their documents, `resume` and `job`, and `label` (1 or 0).
+
+    Raises ValueError unless some pairs of the split are accepted.
+    """
+    if corpus.labelled(split, 1).empty:
+        raise ValueError(f"corpus {corpus.name!r} has no accepted pair in split {split!r}: nothing to learn from")
+    table = corpus.labelled(split, label)
+    rows = {side: corpus.positions(side, table[f"{side}_id"]) for side in SIDES}
+    return pd.DataFrame(rows).assign(label=table["label"].to_numpy(np.float32))
+
+
+def redraw(
+    pairs: pd.DataFrame, side: Side, pool: Rows, count: int, known: csr_array, rng: np.random.Generator
+) -> pd.DataFrame:
+    """`count` copies of each pair, with a document drawn from a pool on one side.
+
+    `known`: `known_positive_mask` of the jobs; pairs that it marks get label 1 and all others 0.
+    """
+    drawn = pairs.iloc[np.repeat(np.arange(len(pairs)), count)].reset_index(drop=True)
+    drawn[side] = pool[rng.integers(0, len(pool), len(drawn))]
+    positive = codes_at(known, drawn["resume"].to_numpy(), drawn["job"].to_numpy()) > 0
+    return drawn.assign(label=positive.astype(np.float32))
+
+
+def sample_negatives(
+    pairs: pd.DataFrame, pools: dict[Side, Rows], count: int, known: csr_array, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Up to `count` negatives of each pair: a fair coin says which of its documents is redrawn from its pool.
+
+    Known positives, with their copies and duplicates, are left out.
+    """
+    resumes, jobs = (redraw(pairs, side, pools[side], count, known, rng) for side in SIDES)
+    takes_job = rng.random(len(jobs)) < 0.5
+    drawn = pd.concat([resumes[~takes_job], jobs[takes_job]]).sort_index()
+    return drawn[drawn["label"] == 0]
+
+
+def sampled_pairs(corpus: Corpus, split: Split, *, random: int = 7, hard: int = 1, seed: int = 0) -> pd.DataFrame:
     """Every accepted pair of a split with `random` made negatives and `hard` labelled rejections of its own.
 
     A made negative draws its other document from the split. A rejection shares the job of its pair, or else the
@@ -183,52 +161,48 @@ def sampled_pairs(corpus: Corpus, split: Split, *, random: int = 7, hard: int = 
     Raises ValueError for a split without accepted pairs or for sampling that leaves no negative.
     """
     rng = np.random.default_rng((seed, 0))
-    accepted, rejected = (JudgedPairs.of_corpus(corpus, split, label) for label in (1, 0))
+    accepted, rejected = (judged_pairs(corpus, split, label) for label in (1, 0))
     pools = {side: corpus.positions(side, corpus.pool(side, split)) for side in SIDES}
-    made = NegativeSampler(corpus).sample(accepted, pools, random, rng)
-    by_job, by_resume = (pd.Series(0, rejected.rows[side]).groupby(level=0).indices for side in ("job", "resume"))
+    made = sample_negatives(accepted, pools, random, known_positive_mask(corpus, "job"), rng)
+    by_job, by_resume = (rejected.groupby(side).indices for side in ("job", "resume"))
     places = [np.empty(0, dtype=np.intp)]
-    for resume, job in zip(accepted.rows["resume"], accepted.rows["job"], strict=True):
+    for resume, job in zip(accepted["resume"], accepted["job"], strict=True):
         of_pair = by_job.get(job, by_resume.get(resume, places[0]))
         places.append(rng.choice(of_pair, min(hard, len(of_pair)), replace=False))
-    pairs = accepted + made + rejected.take(np.concatenate(places))
-    if pairs.labels.all():
+    pairs = pd.concat([accepted, made, rejected.iloc[np.concatenate(places)]], ignore_index=True)
+    if pairs["label"].all():
         raise ValueError(f"corpus {corpus.name!r} has no negative pair in split {split!r}: sample more negatives")
     return pairs
 
 
-class PairBatches:
+def pair_batches(corpus: Corpus, split: Split, config: PairTraining) -> Batches[pd.DataFrame]:
     """The judged pairs of a split in batches that keep the pairs of a job together, so that few jobs are encoded.
 
     For each accepted pair, `sampled` times another pair of the batch lends its resume or its job to make a negative.
     Raises ValueError for a split without what this needs.
     """
+    pairs, known = judged_pairs(corpus, split, None if config.rejections else 1), known_positive_mask(corpus, "job")
+    if config.rejections and pairs["label"].all():
+        raise ValueError(
+            f"corpus {corpus.name!r} has no rejected pair in split {split!r}: "
+            "set rejections=False in PairTraining to learn from accepted pairs and sampled negatives"
+        )
 
-    def __init__(self, corpus: Corpus, split: Split, config: PairTraining) -> None:
-        if not config.rejections and not config.sampled:
-            raise ValueError("rejections=False and sampled=0 leave no negative: sample at least one")
-        self.pairs = JudgedPairs.of_corpus(corpus, split, None if config.rejections else 1)
-        if config.rejections and self.pairs.labels.all():
-            raise ValueError(
-                f"corpus {corpus.name!r} has no rejected pair in split {split!r}: "
-                "set rejections=False in PairTraining to learn from accepted pairs and sampled negatives"
-            )
-        self.sampler, self.size, self.sampled = NegativeSampler(corpus), config.batch_size, config.sampled
-
-    def epoch(self, rng: np.random.Generator) -> Iterator[JudgedPairs]:
+    def epoch(rng: np.random.Generator) -> Iterator[pd.DataFrame]:
         """All batches in random order of the jobs and of each job's pairs."""
-        job_order = rng.permutation(self.sampler.known.shape[1])[self.pairs.rows["job"]]
-        order = np.lexsort((rng.random(len(self.pairs)), job_order))
-        for start in range(0, len(order), self.size):
-            batch = self.pairs.take(order[start : start + self.size])
-            yield batch + self.sampler.sample(batch.take(batch.labels == 1), batch.rows, self.sampled, rng)
+        job_order = rng.permutation(known.shape[1])[pairs["job"]]
+        order = np.lexsort((rng.random(len(pairs)), job_order))
+        for start in range(0, len(order), config.batch_size):
+            batch = pairs.iloc[order[start : start + config.batch_size]]
+            pools = {side: batch[side].to_numpy() for side in SIDES}
+            made = sample_negatives(batch[batch["label"] == 1], pools, config.sampled, known, rng)
+            yield pd.concat([batch, made], ignore_index=True)
+
+    return epoch
 
 
 def train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch],
-    loss: Callable[[Batch], Tensor],
+    network: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Callable[[Batch], Tensor]
 ) -> list[float]:
     """One step a batch, its gradient clipped; returns the loss of every step."""
     network.train()
@@ -279,83 +253,79 @@ def fit_network(
 
 
 class Matcher(nn.Module):
-    """A network that judges pairs of documents: `encode` reads each document once, `score` judges encoded pairs.
+    """A network in two steps: `encode` reads every document once, `forward` judges pairs of encoded documents.
 
-    `encode(side, token_ids, …)` gives tensors `[documents, …]` of documents of one side.
+    `encode(side, token_ids, …)` gives tensors `[documents, …]` of one side. `forward(resumes, jobs)` gives the logits
+    `[n]` of n pairs: the first resume with the first job, the second with the second, …
     """
 
     encode: Callable[..., Encoded]
-
-    @abstractmethod
-    def score(self, resumes: Encoded, jobs: Encoded) -> Tensor:
-        """Logits `[n]` of n pairs: the first resume with the first job, the second with the second, …"""
+    compare: nn.Module  # logits of two vectors
 
     def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
-        """Logits `[n]` of n pairs of inputs."""
-        return self.score(self.encode("resume", *resumes), self.encode("job", *jobs))
+        """Logits of pairs; here of documents that are a vector each."""
+        return self.compare(resumes[0], jobs[0])
 
     def loss(self, resumes: Encoded, jobs: Encoded, labels: Tensor) -> Tensor:
         """Binary cross-entropy of encoded pairs."""
-        return F.binary_cross_entropy_with_logits(self.score(resumes, jobs), labels)
+        return F.binary_cross_entropy_with_logits(self(resumes, jobs), labels)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class PairMatcher(Ranker):
-    """Base of the neural matchers, which say how to `build` the network and what its `inputs` are.
+    """Base of the neural matchers, each of which is a network (`architecture`) and a few declarations.
 
-    `history`: one row an epoch with `epoch, loss, valid_loss`. Scores are logits, the same for both targets.
+    `unit`: the pieces of a document that the network reads. `history`: one row an epoch with
+    `epoch, loss, valid_loss`. Scores are logits, the same for both targets.
     """
 
-    unit: Unit = "lines"
-    config: PairTraining
-    network: Matcher
-    history: pd.DataFrame
+    config: PairTraining = PairTraining()
+    architecture: ClassVar[type[Matcher]]
+    unit: ClassVar[Unit] = "lines"
 
-    @abstractmethod
     def build(self) -> Matcher:
         """A new network; called under the seed."""
+        return self.architecture()
 
     def inputs(self, corpus: Corpus, side: Side) -> Encoded:
         """What the network reads of every document of a side."""
-        return (self.documents(corpus, side).ids,)
-
-    def documents(self, corpus: Corpus, side: Side) -> TokenizedDocuments:
-        """Every document of a side, cut into this matcher's pieces."""
-        limits = {"max_pieces": self.config.max_pieces, "max_tokens": self.config.max_tokens}
-        return TokenizedDocuments(corpus, side, self.unit, hyre=self.config.hyre, **limits)
+        return (TokenizedDocuments(corpus, side, self.unit, self.config).ids,)
 
     def learn(self, corpus: Corpus) -> Self:
         """Train on the pairs of the training split; the last epoch is kept if there are no validation pairs."""
-        training, validation = PairBatches(corpus, "train", self.config), None
+        training, validation = pair_batches(corpus, "train", self.config), None
         try:
-            validation = PairBatches(corpus, "valid", self.config).epoch
+            validation = pair_batches(corpus, "valid", self.config)
         except ValueError as error:
             warnings.warn(f"the last epoch is kept, because {error}", stacklevel=3)
-        loss = partial(self.loss, inputs={side: self.inputs(corpus, side) for side in SIDES})
+        self._read = corpus, {side: self.inputs(corpus, side) for side in SIDES}
         with torch.random.fork_rng():  # initial weights and dropout come from the seed, and nobody else's draws change
             torch.manual_seed(self.config.seed)
             self.network = self.build().to(device())
-            self.history = fit_network(self.network, self.config, loss, training.epoch, validation, self.name)
+            self.history = fit_network(self.network, self.config, self.loss, training, validation, self.name)
         return self
 
-    def loss(self, batch: JudgedPairs, inputs: dict[Side, Encoded]) -> Tensor:
+    def loss(self, batch: pd.DataFrame) -> Tensor:
         """The training loss of one batch."""
-        resumes, jobs = self.encode_pairs(batch, inputs)
-        return self.network.loss(resumes, jobs, torch.from_numpy(batch.labels).to(device()))
+        resumes, jobs = self.encode_pairs(batch)
+        return self.network.loss(resumes, jobs, torch.from_numpy(batch["label"].to_numpy()).to(device()))
 
-    def encode_pairs(self, pairs: JudgedPairs, inputs: dict[Side, Encoded]) -> list[Encoded]:
+    def encode_pairs(self, pairs: pd.DataFrame) -> list[Encoded]:
         """Encoded resumes and jobs of pairs, aligned; each document is encoded once."""
         encoded = []
         for side in SIDES:
-            documents, places = np.unique(pairs.rows[side], return_inverse=True)
-            encoded.append(at(self.network.encode(side, *at(inputs[side], documents)), places))
+            documents, places = np.unique(pairs[side], return_inverse=True)
+            encoded.append(at(self.network.encode(side, *at(self._read[1][side], documents)), places))
         return encoded
 
     def index(self, corpus: Corpus) -> Self:
         """Encode every document once."""
         self.corpus, self._encoded = corpus, {}
         self._last: tuple[tuple[bytes, bytes], Scores] | None = None
+        learnt_from, read = self.__dict__.pop("_read", (None, {}))  # `fit` need not read the corpus twice
         for side in SIDES:
-            inputs, rows = self.inputs(corpus, side), np.arange(len(corpus.documents(side)))
+            inputs = read[side] if learnt_from is corpus else self.inputs(corpus, side)
+            rows = np.arange(len(corpus.documents(side)))
             blocks = np.split(rows, range(ENCODED_AT_ONCE, len(rows), ENCODED_AT_ONCE))
             bar = tqdm(blocks, desc=f"{self.name}: encode {side}s", unit="block", delay=2)
             with torch.inference_mode():
@@ -363,28 +333,22 @@ class PairMatcher(Ranker):
             self._encoded[side] = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return self
 
+    @torch.inference_mode()
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Logits of every pair; the last matrix is kept, for both targets ask for the same one."""
-        resumes, jobs = self.corpus.positions("resume", resume_ids), self.corpus.positions("job", job_ids)
-        key = (resumes.tobytes(), jobs.tobytes())
+        rows = self.rows(resume_ids, job_ids)
+        key = (rows["resume"].tobytes(), rows["job"].tobytes())
         if self._last is None or self._last[0] != key:
-            scores = self._score(np.repeat(resumes, len(jobs)), np.tile(jobs, len(resumes)))
-            self._last = (key, scores.reshape(len(resumes), len(jobs)))
+            scores = np.empty((len(rows["resume"]), len(rows["job"])), dtype=np.float32)
+            starts = range(0, len(scores), SCORED_AT_ONCE)
+            for start in tqdm(starts, desc=f"{self.name}: score", unit="block", delay=2):
+                block = slice(start, start + SCORED_AT_ONCE)
+                resumes = at(self._encoded["resume"], rows["resume"][block])
+                for column, row in enumerate(rows["job"]):  # a job beside all resumes is a view, not a copy for each
+                    jobs = tuple(one[row].expand(len(resumes[0]), *one.shape[1:]) for one in self._encoded["job"])
+                    scores[block, column] = self.network(resumes, jobs).cpu().numpy()
+            self._last = (key, scores)
         return self._last[1].copy()
-
-    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
-        """Logits of the given pairs."""
-        return self._score(self.corpus.positions("resume", resume_ids), self.corpus.positions("job", job_ids))
-
-    @torch.inference_mode()
-    def _score(self, resumes: Rows, jobs: Rows) -> Scores:
-        """Logits of aligned rows, block by block."""
-        scores = np.empty(len(resumes), dtype=np.float32)
-        for start in tqdm(range(0, len(scores), SCORED_AT_ONCE), desc=f"{self.name}: score", unit="block", delay=2):
-            block = slice(start, start + SCORED_AT_ONCE)
-            pairs = at(self._encoded["resume"], resumes[block]), at(self._encoded["job"], jobs[block])
-            scores[block] = self.network.score(*pairs).cpu().numpy()
-        return scores
 
     @property
     def n_parameters(self) -> int:
