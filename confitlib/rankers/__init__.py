@@ -1,12 +1,11 @@
 """Every matching system behind one interface."""
 
-from confitlib.rankers.base import Ranker
+from confitlib.rankers.base import BM25, Ranker, TfIdf
 from confitlib.rankers.confit import ConFitV1, RejectedNegatives
 from confitlib.rankers.cross_encoder import CrossEncoder
 from confitlib.rankers.dense import ConFitV2, HyDE, HyQE, InBatch, Mined, OpenAIEmbed, RawEmbed, TwoTowers
 from confitlib.rankers.federated import FedPJF
 from confitlib.rankers.graph import DPGNN
-from confitlib.rankers.lexical import BM25, TfIdf
 from confitlib.rankers.matchers import APJFNN, BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, Siamese
 from confitlib.rankers.pair_training import PairMatcher as PairMatcher
 from confitlib.rankers.pair_training import PairTraining as PairTraining
