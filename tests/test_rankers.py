@@ -1,6 +1,7 @@
 """Every ranker beats chance on a tiny market, scores pairs as it scores the matrix, and names what is unknown."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,7 +235,12 @@ def test_refreshed_negatives_change_the_training(tiny):
 
 def test_training_shows_its_progress_unless_told_not_to(tiny, monkeypatch):
     shown = []
-    monkeypatch.setattr(dense, "train", lambda *_, progress, **others: shown.append(progress))
+
+    def trained(*_, progress, **others):
+        shown.append(progress)
+        return SimpleNamespace(history=None)
+
+    monkeypatch.setattr(dense, "train", trained)
     for progress in (True, False):
         ranker = InBatch(config=QUICK)
         ranker.progress = progress

@@ -250,8 +250,8 @@ class InBatch(RawEmbed):
     """The dual encoder trained with in-batch negatives only: ConFit v2 before runner-up mining.
 
     With `hyre="average"` training and mining read plain documents; hypothetical texts join when documents are indexed.
-    `negatives`: what was mined, by target side; `result`: the trained encoder and its log; `saved_seconds`: what
-    `learn` would have taken in addition without its cache.
+    `negatives`: what was mined, by target side; `result`: the trained encoder; `history`: its log, one row a logged
+    step; `saved_seconds`: what `learn` would have taken in addition without its cache.
     """
 
     name = "in-batch"
@@ -265,6 +265,7 @@ class InBatch(RawEmbed):
         self.saved_seconds = 0.0
         self.negatives = self.hard_negatives(corpus)
         self.result = self.train(corpus, self.negatives)
+        self.history = self.result.history
         return self
 
     def hard_negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
@@ -288,11 +289,6 @@ class InBatch(RawEmbed):
         self.corpus = corpus
         self.embeddings = self.embed(self.result.encoder, corpus)
         return self
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """The training log, one row a logged step."""
-        return self.result.history
 
     @property
     def n_parameters(self) -> int:

@@ -253,9 +253,10 @@ def fit_network(
     name: str = "",
     optimizer: torch.optim.Optimizer | None = None,
 ) -> pd.DataFrame:
-    """Train with AdamW, or the optimizer given, and keep the epoch with the lowest validation loss, the last one without validation.
+    """Train with AdamW and keep the epoch with the lowest validation loss, the last one without validation.
 
     `training`, `validation`: the batches of an epoch from a generator, which for validation is always the same.
+    `optimizer`: takes the place of AdamW.
     Returns one row an epoch: `epoch, loss, valid_loss`.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
