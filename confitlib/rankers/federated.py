@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from confitlib.corpus import SIDES, Corpus, Side, known_positive_mask
+from confitlib.corpus import SIDES, Corpus, known_positive_mask
 from confitlib.encoder import Embeddings, load_encoder
 from confitlib.rankers.base import VectorRanker, named_for_jobs
-from confitlib.text import texts
 from confitlib.training import contrastive_loss
 from confitlib.util import check_range
 
@@ -186,25 +185,20 @@ class FedPJF(VectorRanker):
                 f"corpus {corpus.name!r} has accepted training pairs of {owners.nunique()} clients: "
                 "federated training needs two; pass another column or a mapping of job ids"
             )
-        vectors, known = self._vectors(corpus), known_positive_mask(corpus, "job")
+        vectors, known = Embeddings.of_corpus(load_encoder(self.encoder), corpus), known_positive_mask(corpus, "job")
         clients = {}
         for name, places in sorted(owners.groupby(owners).indices.items()):
             rows = {side: corpus.positions(side, table[f"{side}_id"].iloc[places]) for side in SIDES}
             matches = torch.from_numpy(known[rows["resume"]][:, rows["job"]].toarray() > 0)
-            resumes, jobs = (vectors[side][torch.from_numpy(rows[side])] for side in SIDES)
+            resumes, jobs = (torch.from_numpy(vectors.of(side)[rows[side]]) for side in SIDES)
             clients[str(name)] = Client(resumes, jobs, matches)
         return clients
 
-    def _vectors(self, corpus: Corpus) -> dict[Side, Tensor]:
-        encoder = load_encoder(self.encoder)
-        documents = {side: texts(corpus, side).tolist() for side in SIDES}
-        return {side: torch.from_numpy(encoder.encode(documents[side], progress=False)) for side in SIDES}
-
     def index(self, corpus: Corpus) -> Self:
         """Vectors of every document."""
-        self.corpus, vectors = corpus, self._vectors(corpus)
+        self.corpus, vectors = corpus, Embeddings.of_corpus(load_encoder(self.encoder), corpus)
         with torch.inference_mode():
-            mapped = (adapted(vectors[side], self.weights) for side in SIDES)
+            mapped = (adapted(torch.from_numpy(vectors.of(side)), self.weights) for side in SIDES)
             self.embeddings = Embeddings(*(F.normalize(one, dim=1).numpy() for one in mapped))
         return self
 

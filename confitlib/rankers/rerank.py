@@ -116,9 +116,8 @@ class LLMReranker(Reranker):
         )
         orders = []
         for answer, (_, candidates) in zip(answers, lists, strict=True):
-            if answer.text is None:
-                order, faults = list(range(len(candidates))), Counter(["unanswered"])
-            else:
+            order, faults = list(range(len(candidates))), Counter(["unanswered"])
+            if answer.text is not None:
                 order, faults = parse_order(answer.text, len(candidates))
             self.faults.update(faults)
             orders.append(order)
