@@ -1,6 +1,7 @@
 """Every ranker beats chance on a tiny market, scores pairs as it scores the matrix, and names what is unknown."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from confitlib.augment import write
+from confitlib.augment import generate
 from confitlib.corpus import SIDES
 from confitlib.encoder import load_encoder
 from confitlib.evaluation import evaluate_ranking
@@ -159,7 +160,7 @@ def test_averaged_hyre_is_the_mean_of_both_vectors(tiny):
 
 def test_hyde_averages_hypothetical_documents_into_the_query(tiny):
     ranker, job = HyDE("static", writer="offline", n=2).fit(tiny), tiny.pool("job", "test")[0]
-    written = write("hyde", tiny, "job", [job], writer="offline", variants=2).texts[job]
+    written = generate("hyde", tiny, "job", [job], generator="offline", variants=2).texts[job]
     vectors = ranker.load().encode([texts(tiny, "job")[job], *written], progress=False)
     resumes = list(tiny.pool("resume", "test")[:6])
     plain = RawEmbed("static").fit(tiny).embeddings.resumes[tiny.positions("resume", resumes)]
@@ -188,7 +189,7 @@ def test_rescoring_reorders_the_first_and_leaves_the_rest_below(scores, bonus, f
 def test_hyqe_adds_the_best_hypothetical_query(tiny):
     ranker = HyQE("static", writer="offline", n=2, weight=2.0, first_n=1000).fit(tiny)
     job, resume = tiny.pool("job", "test")[0], tiny.pool("resume", "test")[0]
-    written = write("hyqe", tiny, "resume", [resume], writer="offline", variants=2).texts[resume]
+    written = generate("hyqe", tiny, "resume", [resume], generator="offline", variants=2).texts[resume]
     encoded = ranker.load().encode([texts(tiny, "job")[job], texts(tiny, "resume")[resume], *written], progress=False)
     query, own, *queries = encoded
     expected = own @ query + 2 * max(other @ query for other in queries)
@@ -234,7 +235,12 @@ def test_refreshed_negatives_change_the_training(tiny):
 
 def test_training_shows_its_progress_unless_told_not_to(tiny, monkeypatch):
     shown = []
-    monkeypatch.setattr(dense, "train", lambda *_, progress, **others: shown.append(progress))
+
+    def trained(*_, progress, **others):
+        shown.append(progress)
+        return SimpleNamespace(history=None)
+
+    monkeypatch.setattr(dense, "train", trained)
     for progress in (True, False):
         ranker = InBatch(config=QUICK)
         ranker.progress = progress

@@ -1,6 +1,5 @@
 """Trees, graphs, the published ConFit v1, re-rankers and federated training on a market of a few dozen documents."""
 
-import copy
 from collections import Counter
 from dataclasses import replace
 
@@ -39,7 +38,7 @@ from confitlib.text import texts
 from confitlib.training import TrainingConfig, confit_v1_loss
 
 FEW = GraphConfig(dim=16, text_dim=16, epochs=20, batch_size=512)
-QUICK_FIELDS = FieldConfig(epochs=30, batch_size=16, feedforward=64, learning_rate=1e-3)
+QUICK_FIELDS = FieldConfig(epochs=10, batch_size=16, learning_rate=1e-3)
 SYSTEMS = {
     "trees": lambda: Trees(rounds=40, dim=32),
     "tree ranker": lambda: Trees(objective="lambdarank", rounds=40, dim=32),
@@ -197,19 +196,6 @@ def test_settings_out_of_their_range_are_named(config, name, values):
     for value in values if hasattr(config, name) else ():
         with pytest.raises(ValueError, match=f"{name}={value}"):
             config(**{name: value})
-
-
-def test_a_validation_loss_of_nan_is_never_the_best(small, monkeypatch):
-    losses, kept = iter([0.5, np.nan, 0.9]), []
-
-    def evaluate(self, *_):
-        kept.append(copy.deepcopy(self.network).state_dict())
-        return next(losses)
-
-    monkeypatch.setattr(ConFitV1, "_evaluate", evaluate)
-    learnt = ConFitV1(config=FieldConfig(epochs=3)).learn(small).network.state_dict()
-    assert all(torch.equal(learnt[name], kept[0][name]) for name in learnt)
-    assert any(not torch.equal(kept[2][name], kept[0][name]) for name in learnt)
 
 
 # the warm regime

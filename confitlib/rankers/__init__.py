@@ -1,6 +1,6 @@
 """Every matching system behind one interface."""
 
-from confitlib.rankers.base import Ranker
+from confitlib.rankers.base import BM25, Ranker, TfIdf
 from confitlib.rankers.confit import ConFitV1, RejectedNegatives
 from confitlib.rankers.confit import FieldConfig as FieldConfig
 from confitlib.rankers.cross_encoder import CrossEncoder
@@ -8,7 +8,6 @@ from confitlib.rankers.dense import ConFitV2, HyDE, HyQE, InBatch, Mined, OpenAI
 from confitlib.rankers.federated import FedPJF
 from confitlib.rankers.graph import DPGNN
 from confitlib.rankers.graph import GraphConfig as GraphConfig
-from confitlib.rankers.lexical import BM25, TfIdf
 from confitlib.rankers.matchers import APJFNN, BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, Siamese
 from confitlib.rankers.matchers import contrastive_margin as contrastive_margin
 from confitlib.rankers.matchers import mmd as mmd

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from confitlib.corpus import SIDES, Corpus, Side
-from confitlib.encoder import TextEncoder, load_encoder
-from confitlib.mining import Embeddings, Negatives, mine
+from confitlib.encoder import Embeddings, TextEncoder, load_encoder
+from confitlib.mining import Negatives, mine
 from confitlib.rankers.base import Rows, VectorRanker, trained_weights
 from confitlib.rankers.dense import InBatch
+from confitlib.rankers.pair_training import PairTraining, fit_network
 from confitlib.text import texts
 from confitlib.training import PairCollator, PositivePairs, confit_v1_loss
 from confitlib.util import check_range
 
+HEADS, FEEDFORWARD, DROPOUT = 8, 768, 0.1  # of the interaction layer
+WARMUP, WEIGHT_DECAY = 0.05, 0.01  # a share of the steps
+REJECTIONS_A_BATCH = 8  # of each side
 DOCUMENTS_AT_ONCE = 256
 
 
@@ -47,28 +49,20 @@ class FieldConfig:
     `finetune`: train the encoder too [yes]; without it the fields' vectors are frozen and a CPU is enough, which
     wants a higher `learning_rate` [1e-5]. `temperature`: 1 as published. Layer-normalised vectors have inner products
     in the hundreds, so at 1 the softmax is all but hard and a batch teaches little; about 20, the root of the width,
-    suits frozen vectors better. `negatives_per_batch`: cap of each side's rejections in a batch.
+    suits frozen vectors better.
     """
 
     finetune: bool = False
     epochs: int = 10
     batch_size: int = 8
     learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    max_grad_norm: float = 10.0
     temperature: float = 1.0
-    heads: int = 8
-    feedforward: int = 768
-    dropout: float = 0.1
-    negatives_per_batch: int | None = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range(self, "epochs", "batch_size", "heads", "feedforward", least=1)
-        check_range(self, "learning_rate", "max_grad_norm", "temperature", above=0)
-        check_range(self, "warmup", "dropout", most=1)
-        check_range(self, "weight_decay", "negatives_per_batch", "seed")
+        check_range(self, "epochs", "batch_size", least=1)
+        check_range(self, "learning_rate", "temperature", above=0)
+        check_range(self, "seed")
 
 
 class FieldNetwork(nn.Module):
@@ -77,12 +71,10 @@ class FieldNetwork(nn.Module):
     Both sides share the layer, which keeps the likeness of their fields, and the merge starts as a mean (our choices).
     """
 
-    def __init__(self, encoder: TextEncoder, fields: Mapping[Side, list[str]], config: FieldConfig) -> None:
+    def __init__(self, encoder: TextEncoder, fields: Mapping[Side, list[str]]) -> None:
         super().__init__()
         self.encoder = encoder
-        self.interaction = nn.TransformerEncoderLayer(
-            encoder.dim, config.heads, config.feedforward, config.dropout, batch_first=True
-        )
+        self.interaction = nn.TransformerEncoderLayer(encoder.dim, HEADS, FEEDFORWARD, DROPOUT, batch_first=True)
         merges: dict[str, nn.Linear] = {side: nn.Linear(len(names), 1) for side, names in fields.items()}
         for merge in merges.values():
             nn.init.constant_(merge.weight, 1 / merge.in_features)
@@ -116,6 +108,7 @@ class FieldInputs:
         return {"fields": self.vectors[torch.from_numpy(rows)].flatten(0, 1)}
 
 
+@dataclass(eq=False, repr=False)
 class ConFitV1(VectorRanker):
     """The published ConFit v1 (arXiv 2401.16349): field vectors, interaction, merge, un-normalised inner product.
 
@@ -126,15 +119,10 @@ class ConFitV1(VectorRanker):
 
     name = "ConFit v1, per field"
 
-    def __init__(
-        self,
-        encoder: str = "static",
-        config: FieldConfig = FieldConfig(),
-        max_length: int | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        self.encoder, self.config, self.max_length = encoder, config, max_length
-        self.trust_remote_code = trust_remote_code
+    encoder: str = "static"
+    config: FieldConfig = FieldConfig()
+    max_length: int | None = None
+    trust_remote_code: bool = False
 
     def learn(self, corpus: Corpus) -> Self:
         """Train on accepted pairs and keep the epoch with the lowest validation loss (the last without such pairs)."""
@@ -148,55 +136,37 @@ class ConFitV1(VectorRanker):
         self.fields = {side: corpus.fields(side) for side in SIDES}
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            self.network = FieldNetwork(encoder, self.fields, config)
-            self._train(corpus)
-        self.network.eval()
-        return self
+            self.network = FieldNetwork(encoder, self.fields)
+            # 1. accepted pairs with rejections of theirs, drawn anew each epoch; validation has in-batch negatives only
+            rejected = {side: mine("rejected", corpus, target=side, seed=config.seed) for side in SIDES}
+            pairs = PositivePairs(corpus, "train", rejected, seed=config.seed)
+            collate = PairCollator(self._inputs(corpus), corpus, REJECTIONS_A_BATCH)
+            batches = DataLoader(pairs, config.batch_size, shuffle=True, collate_fn=collate)
+            # 2. the learning rate rises over the first steps, then falls to 0
+            trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
+            steps = config.epochs * len(batches)
+            schedule = get_linear_schedule_with_warmup(optimizer, int(WARMUP * steps), steps)
 
-    def _train(self, corpus: Corpus) -> None:
-        config = self.config
-        rejected = {side: mine("rejected", corpus, target=side, seed=config.seed) for side in SIDES}
-        pairs = PositivePairs(corpus, "train", rejected, seed=config.seed)
-        valid = None if corpus.labelled("valid", 1).empty else PositivePairs(corpus, "valid")  # in-batch negatives only
-        collate = PairCollator(self._inputs(corpus), corpus, config.negatives_per_batch)
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-        batches = DataLoader(pairs, config.batch_size, shuffle=True, collate_fn=collate)
-        steps = config.epochs * len(batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, int(config.warmup * steps), steps)
-        rows, best = [], np.inf
-        for pairs.epoch in tqdm(range(config.epochs), desc=f"{self.name}: train", unit="epoch", delay=2):
-            losses = []
-            self.network.train()
-            for batch in batches:
-                optimizer.zero_grad()
-                loss = self._loss(batch)
-                loss.backward()
-                nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
-                optimizer.step()
-                schedule.step()
-                losses.append(loss.item())
-            valid_loss = self._evaluate(valid, collate)
-            rows.append({"epoch": pairs.epoch + 1, "loss": float(np.mean(losses)), "valid_loss": valid_loss})
-            if valid is None or pairs.epoch == 0 or valid_loss < best:  # a loss of NaN is no better than any
-                best, weights = np.fmin(best, valid_loss), [parameter.detach().clone() for parameter in trained]
-        with torch.no_grad():
-            for parameter, value in zip(trained, weights, strict=True):
-                parameter.copy_(value)
-        self.history = pd.DataFrame(rows)
+            def training(_: np.random.Generator) -> Iterator[dict[str, Any]]:
+                for batch in batches:
+                    yield batch
+                    schedule.step()  # the loop has made its step by now
+                pairs.epoch += 1
+
+            def validation(_: np.random.Generator) -> DataLoader:
+                return DataLoader(PositivePairs(corpus, "valid"), 32, collate_fn=collate)
+
+            # 3. all epochs are run, and the best one is kept
+            every = PairTraining(config.epochs, patience=config.epochs, seed=config.seed)
+            valid = None if corpus.labelled("valid", 1).empty else validation
+            self.history = fit_network(self.network, every, self._loss, training, valid, self.name, optimizer)
+        return self
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
         pairs = len(batch["masked_jobs"])  # positives come first, then rejections
         resumes, jobs = self.network("resume", batch["resumes"]), self.network("job", batch["jobs"])
         return confit_v1_loss(resumes[:pairs], jobs[:pairs], resumes[pairs:], jobs[pairs:], self.config.temperature)
-
-    @torch.no_grad()
-    def _evaluate(self, valid: PositivePairs | None, collate: PairCollator) -> float:
-        """Mean loss over the validation pairs; NaN without any."""
-        if valid is None:
-            return float("nan")
-        self.network.eval()
-        return float(np.mean([self._loss(batch).item() for batch in DataLoader(valid, 32, collate_fn=collate)]))
 
     def _inputs(self, corpus: Corpus) -> dict[Side, FieldInputs]:
         for side, names in self.fields.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,9 @@ from sklearn.preprocessing import normalize
 
 from confitlib.augment import TASKS, Generator, generate
 from confitlib.corpus import HYPOTHETICAL, SIDES, Corpus, Side, other
-from confitlib.encoder import Pooling, TextEncoder, load_encoder
+from confitlib.encoder import Embeddings, Pooling, TextEncoder, load_encoder
 from confitlib.llm import Client
-from confitlib.mining import Embeddings, Negatives, check_mining, mine
+from confitlib.mining import Negatives, check_mining, mine
 from confitlib.rankers.base import Rows, Scores, VectorRanker, trained_weights
 from confitlib.text import texts
 from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
@@ -22,6 +23,7 @@ from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, t
 HyRe = bool | Literal["average"]
 
 
+@dataclass(eq=False, repr=False)
 class RawEmbed(VectorRanker):
     """Cosine of the embeddings of an encoder that has not seen the corpus.
 
@@ -29,22 +31,19 @@ class RawEmbed(VectorRanker):
     None for the encoder's own. `hyre`: append hypothetical texts (HyRe to jobs, HyJob to resumes) where the corpus
     has them; "average": embed them by themselves and average both vectors. `cache`: folder for embeddings
     and for encoders trained without mined negatives, which all mining starts from. `trust_remote_code`: run the code
-    that a hub model brings along, which Jina v2 needs. The attribute `progress` says whether slow steps show a bar.
+    that a hub model brings along, which Jina v2 needs. Rankers derived from this one take the same options by name.
+    The attribute `progress` says whether slow steps show a bar.
     """
 
     name = "RawEmbed"
     progress = True
 
-    def __init__(
-        self,
-        encoder: str = "minilm",
-        max_length: int | None = None,
-        hyre: HyRe = True,
-        cache: str | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        self.encoder, self.max_length, self.hyre, self.cache = encoder, max_length, hyre, cache
-        self.trust_remote_code = trust_remote_code
+    encoder: str = "minilm"
+    _: KW_ONLY
+    max_length: int | None = None
+    hyre: HyRe = True
+    cache: str | None = None
+    trust_remote_code: bool = False
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus."""
@@ -54,8 +53,8 @@ class RawEmbed(VectorRanker):
 
     def load(self, seed: int = 0) -> TextEncoder:
         """The encoder as it is before any training."""
-        trust = self.trust_remote_code
-        return load_encoder(self.encoder, max_length=self.max_length, seed=seed, trust_remote_code=trust)
+        options: dict[str, Any] = {"max_length": self.max_length, "trust_remote_code": self.trust_remote_code}
+        return load_encoder(self.encoder, seed=seed, **options)
 
     def embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
         """Unit vectors of every document, with hypothetical texts as `hyre` says."""
@@ -84,6 +83,7 @@ def averaged(vectors: Scores, rows: Rows, more: Scores) -> Scores:
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
+@dataclass(eq=False, repr=False)
 class TwoTowers(RawEmbed):
     """An encoder, a prefix or both for each side, as E5 and DPR tell queries from passages; nothing is trained.
 
@@ -95,26 +95,18 @@ class TwoTowers(RawEmbed):
 
     name = "two towers"
 
-    def __init__(
-        self,
-        encoder: str = "intfloat/e5-base-v2",
-        job_encoder: str = "intfloat/e5-base-v2",
-        prefix: str | None = "passage: ",
-        job_prefix: str | None = "query: ",
-        pooling: Pooling | None = None,
-        max_length: int | None = None,
-        hyre: bool = True,
-        cache: str | None = None,
-    ) -> None:
-        super().__init__(encoder, max_length, hyre, cache)
-        self.job_encoder, self.prefix, self.job_prefix, self.pooling = job_encoder, prefix, job_prefix, pooling
+    encoder: str = "intfloat/e5-base-v2"
+    job_encoder: str = "intfloat/e5-base-v2"
+    prefix: str | None = "passage: "
+    job_prefix: str | None = "query: "
+    pooling: Pooling | None = None
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document with the encoder of its side; raises ValueError for towers of different widths."""
         self.corpus, vectors = corpus, []
-        prefixes = self.prefix, self.job_prefix
-        for side, name, prefix in zip(SIDES, (self.encoder, self.job_encoder), prefixes, strict=True):
-            tower = load_encoder(name, pooling=self.pooling, prefix=prefix, max_length=self.max_length)
+        towers = (self.encoder, self.prefix), (self.job_encoder, self.job_prefix)
+        for side, (name, prefix) in zip(SIDES, towers, strict=True):
+            tower = load_encoder(name, self.pooling, prefix, self.max_length, trust_remote_code=self.trust_remote_code)
             documents = texts(corpus, side, hyre=bool(self.hyre)).tolist()
             vectors.append(tower.encode(documents, **self._options(tower)))
         widths = [part.shape[1] for part in vectors]
@@ -125,6 +117,7 @@ class TwoTowers(RawEmbed):
         return self
 
 
+@dataclass(eq=False, repr=False)
 class OpenAIEmbed(VectorRanker):
     """Cosine of embeddings by an OpenAI model, recorded in a store and replayed from it.
 
@@ -134,10 +127,9 @@ class OpenAIEmbed(VectorRanker):
 
     name = "OpenAI embeddings"
 
-    def __init__(
-        self, model: str = "text-embedding-3-large", store: str = "embeddings.jsonl", hyre: bool = True
-    ) -> None:
-        self.model, self.store, self.hyre = model, store, hyre
+    model: str = "text-embedding-3-large"
+    store: str = "embeddings.jsonl"
+    hyre: bool = True
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus."""
@@ -147,25 +139,18 @@ class OpenAIEmbed(VectorRanker):
         return self
 
 
+@dataclass(eq=False, repr=False)
 class Hypothesising(RawEmbed):
     """Base of untrained rankers that have documents written for those of the validation and test splits.
 
     `writer`, `n` and `seed`: who writes how many texts for a document, see `confitlib.augment.generate`.
     """
 
-    task: str
-
-    def __init__(
-        self,
-        encoder: str = "minilm",
-        max_length: int | None = None,
-        writer: Generator = "auto",
-        n: int = 8,
-        seed: int = 0,
-        cache: str | None = None,
-    ) -> None:
-        super().__init__(encoder, max_length, hyre=False, cache=cache)
-        self.writer, self.n, self.seed = writer, n, seed
+    task: ClassVar[str]
+    writer: Generator = "auto"
+    n: int = 8
+    seed: int = 0
+    hyre: HyRe = field(default=False, init=False)
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus, and what is written for the held-out ones."""
@@ -197,21 +182,17 @@ class HyDE(Hypothesising):
     def index(self, corpus: Corpus) -> Self:
         """Embed the corpus and average hypothetical documents into the held-out queries."""
         super().index(corpus)
-        self._queries = {side: averaged(self.embeddings.of(side), *self.hypotheses[side]) for side in SIDES}
+        resumes, jobs = (averaged(self.embeddings.of(side), *self.hypotheses[side]) for side in SIDES)
+        of_resumes, of_jobs = Embeddings(self.embeddings.resumes, jobs), Embeddings(resumes, self.embeddings.jobs)
+        self._vectors: dict[Side, Embeddings] = {"resume": of_resumes, "job": of_jobs}
         return self
 
-    def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
-        """Cosine of every pair, the query side being averaged."""
-        rows = self.rows(resume_ids, job_ids)
-        vectors = {target: self.embeddings.of(target), other(target): self._queries[other(target)]}
-        return np.asarray(vectors["resume"][rows["resume"]] @ vectors["job"][rows["job"]].T, dtype=np.float32)
-
-    def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
-        """Cosine of the given pairs, the jobs being averaged."""
-        rows = self.rows(resume_ids, job_ids)
-        return np.einsum("nd,nd->n", self.embeddings.resumes[rows["resume"]], self._queries["job"][rows["job"]])
+    def vectors(self, target: Side) -> Embeddings:
+        """The vectors of the target side, and the averaged ones of the side that asks."""
+        return self._vectors[target]
 
 
+@dataclass(eq=False, repr=False)
 class HyQE(Hypothesising):
     """HyQE: the top `first_n` candidates are re-scored by the hypothetical queries they would answer.
 
@@ -224,19 +205,9 @@ class HyQE(Hypothesising):
     name = "HyQE"
     task = "hyqe"
 
-    def __init__(
-        self,
-        encoder: str = "minilm",
-        max_length: int | None = None,
-        writer: Generator = "auto",
-        n: int = 1,
-        weight: float = 0.5,
-        first_n: int = 30,
-        seed: int = 0,
-        cache: str | None = None,
-    ) -> None:
-        super().__init__(encoder, max_length, writer, n, seed, cache)
-        self.weight, self.first_n = weight, first_n
+    n: int = 1
+    weight: float = 0.5
+    first_n: int = 30
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Re-scored cosine of every pair; each query's candidates are the target documents of this call."""
@@ -274,28 +245,19 @@ def rescored(scores: Scores, bonus: Scores, first_n: int, weight: float) -> Scor
     return changed
 
 
+@dataclass(eq=False, repr=False)
 class InBatch(RawEmbed):
     """The dual encoder trained with in-batch negatives only: ConFit v2 before runner-up mining.
 
     With `hyre="average"` training and mining read plain documents; hypothetical texts join when documents are indexed.
-    `negatives`: what was mined, by target side; `result`: the trained encoder and its log; `saved_seconds`: what
-    `learn` would have taken in addition without its cache.
+    `negatives`: what was mined, by target side; `result`: the trained encoder; `history`: its log, one row a logged
+    step; `saved_seconds`: what `learn` would have taken in addition without its cache.
     """
 
     name = "in-batch"
-    refreshed: Refresh | None = None  # whether and when hard negatives are mined again
-
-    def __init__(
-        self,
-        encoder: str = "static",
-        config: TrainingConfig = TrainingConfig(),
-        max_length: int | None = None,
-        hyre: HyRe = True,
-        cache: str | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        super().__init__(encoder, max_length, hyre, cache, trust_remote_code)
-        self.config = config
+    encoder: str = "static"
+    config: TrainingConfig = TrainingConfig()
+    refreshed: Refresh | None = field(default=None, init=False)  # whether and when hard negatives are mined again
 
     def learn(self, corpus: Corpus) -> Self:
         """Train the encoder on the accepted training pairs, with this ranker's hard negatives."""
@@ -303,6 +265,7 @@ class InBatch(RawEmbed):
         self.saved_seconds = 0.0
         self.negatives = self.hard_negatives(corpus)
         self.result = self.train(corpus, self.negatives)
+        self.history = self.result.history
         return self
 
     def hard_negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
@@ -317,20 +280,15 @@ class InBatch(RawEmbed):
             result = train_once(encoder, corpus, self.config, cache=self.cache, **options)
             self.saved_seconds += result.seconds if result.reused else 0.0
             return result
-        embeddings = Path(self.cache) / "embeddings" if self.cache else None
-        options = {"refresh": self.refreshed if negatives else None, "cache": embeddings, "progress": self.progress}
-        return train(encoder, corpus, self.config, negatives, **options)
+        refresh = self.refreshed if negatives else None
+        cache = Path(self.cache) / "embeddings" if self.cache else None
+        return train(encoder, corpus, self.config, negatives, refresh=refresh, cache=cache, progress=self.progress)
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus with the trained encoder."""
         self.corpus = corpus
         self.embeddings = self.embed(self.result.encoder, corpus)
         return self
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """The training log, one row a logged step."""
-        return self.result.history
 
     @property
     def n_parameters(self) -> int:
@@ -354,13 +312,15 @@ class Mined(InBatch):
         parameters: Mapping[str, Any] | None = None,
         encoder: str = "static",
         config: TrainingConfig = TrainingConfig(),
+        *,
+        refresh: int = 0,
         max_length: int | None = None,
         hyre: HyRe = True,
         cache: str | None = None,
-        refresh: int = 0,
         trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(encoder, config, max_length, hyre, cache, trust_remote_code)
+        options: dict[str, Any] = {"cache": cache, "trust_remote_code": trust_remote_code}
+        super().__init__(encoder, config, max_length=max_length, hyre=hyre, **options)
         self.strategy, self.parameters, self.refresh = strategy, parameters, refresh
 
     def learn(self, corpus: Corpus) -> Self:
@@ -376,6 +336,7 @@ class Mined(InBatch):
         return {side: mine(self.strategy, corpus, target=side, **ask) for side in SIDES}
 
 
+@dataclass(eq=False, repr=False)
 class ConFitV2(Mined):
     """The two stages of ConFit v2: in-batch training, runner-up mining with its encoder, training with both.
 
@@ -385,16 +346,7 @@ class ConFitV2(Mined):
 
     name = "ConFit v2"
 
-    def __init__(
-        self,
-        encoder: str = "static",
-        config: TrainingConfig = TrainingConfig(),
-        band: tuple[float, float] = (0.03, 0.04),
-        max_length: int | None = None,
-        hyre: HyRe = True,
-        cache: str | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        parameters = {"lo": band[0], "hi": band[1]}
-        super().__init__("band", parameters, encoder, config, max_length, hyre, cache, 0, trust_remote_code)
-        self.band = band
+    band: tuple[float, float] = (0.03, 0.04)
+
+    def __post_init__(self) -> None:
+        self.strategy, self.parameters, self.refresh = "band", {"lo": self.band[0], "hi": self.band[1]}, 0

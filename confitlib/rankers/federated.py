@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -14,46 +14,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from confitlib.corpus import SIDES, Corpus, Side, known_positive_mask
-from confitlib.encoder import load_encoder
-from confitlib.mining import Embeddings
+from confitlib.corpus import SIDES, Corpus, known_positive_mask
+from confitlib.encoder import Embeddings, load_encoder
 from confitlib.rankers.base import VectorRanker, named_for_jobs
-from confitlib.text import texts
 from confitlib.training import contrastive_loss
 from confitlib.util import check_range
 
-CORRECTION_TEMPERATURE = 0.5
-CLIP_QUANTILE, CLIP_RATE = 0.5, 0.2  # of Andrew et al.
+BATCH_SIZE, RANK, TEMPERATURE = 16, 16, 0.05  # pairs of a local batch; rank of the trained residual map; of the loss
+CORRECTION, CORRECTION_TEMPERATURE = 0.1, 0.5  # weight and temperature of the correction
+FIRST_CLIP, CLIP_QUANTILE, CLIP_RATE = 0.3, 0.5, 0.2  # the first bound is ours, the others are of Andrew et al.
 
 
 @dataclass(frozen=True)
 class FederatedConfig:
     """Settings of FedPJF; the paper's are not available, so all are our choice.
 
-    `share`: probability that a client joins a round. `rank`: of the trained residual map. `correction`: weight of the
-    contrastive term that holds a client's job vectors near the global model's and away from its own last ones.
-    `noise`: the noise multiplier of the accountant, or None to train without privacy; `delta`: of (ε, δ). `clip`:
-    first bound on the length of an upload; it follows the median of the lengths.
+    `share`: probability that a client joins a round. `noise`: the noise multiplier of the accountant, or None to train
+    without privacy; `delta`: of (ε, δ).
     """
 
     rounds: int = 15
     share: float = 0.5
     local_epochs: int = 2
-    batch_size: int = 16
     learning_rate: float = 2e-3
-    rank: int = 16
-    temperature: float = 0.05
-    correction: float = 0.1
     noise: float | None = None
     delta: float = 1e-5
-    clip: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range(self, "rounds", "local_epochs", "batch_size", "rank", least=1)
-        check_range(self, "learning_rate", "temperature", "clip", above=0)
+        check_range(self, "rounds", "local_epochs", least=1)
+        check_range(self, "learning_rate", above=0)
         check_range(self, "share", "delta", above=0, most=1)
-        check_range(self, "correction", "seed")
+        check_range(self, "seed")
         if self.noise is not None and not 0 < self.noise < np.inf:
             raise ValueError(f"noise={self.noise} gives no privacy: use a positive multiplier, or None to go without")
 
@@ -81,17 +73,17 @@ class Client:
         local, previous = weights.clone().requires_grad_(), weights if self.previous is None else self.previous
         optimizer, pairs, losses = torch.optim.Adam([local], lr=config.learning_rate), len(self.jobs), []
         for _ in range(config.local_epochs):
-            for rows in np.array_split(rng.permutation(pairs), -(-pairs // config.batch_size)):
+            for rows in np.array_split(rng.permutation(pairs), -(-pairs // BATCH_SIZE)):
                 batch = torch.from_numpy(rows)
                 resumes, jobs = adapted(self.resumes[batch], local), adapted(self.jobs[batch], local)
                 # 1. the two-sided contrastive loss, known matches masked  [b, b]
                 masked = self.known[batch][:, batch].fill_diagonal_(False)
                 loss = contrastive_loss(
-                    resumes, jobs, masked_jobs=masked, masked_resumes=masked.T, temperature=config.temperature
+                    resumes, jobs, masked_jobs=masked, masked_resumes=masked.T, temperature=TEMPERATURE
                 )
                 # 2. the correction of the job vectors by the global model
                 anchors = (adapted(self.jobs[batch], anchor) for anchor in (weights, previous))
-                loss = loss + config.correction * correction(jobs, *anchors)
+                loss = loss + CORRECTION * correction(jobs, *anchors)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -128,6 +120,7 @@ def private_mean(
     return (total / expected).float(), clip * math.exp(-CLIP_RATE * (short / expected + 0.5 - CLIP_QUANTILE))
 
 
+@dataclass(eq=False, repr=False)
 class FedPJF(VectorRanker):
     """Federated training over the owners of jobs (Zhang, Liu, Qian 2023), all clients simulated in one process.
 
@@ -141,21 +134,26 @@ class FedPJF(VectorRanker):
 
     name = "FedPJF"
 
-    def __init__(
-        self,
-        clients: str | Mapping[str, str] = "location",
-        config: FederatedConfig = FederatedConfig(),
-        encoder: str = "static",
-    ) -> None:
-        self.clients, self.config, self.encoder = clients, config, encoder
+    clients: str | Mapping[str, str] = "location"
+    config: FederatedConfig = FederatedConfig()
+    encoder: str = "static"
 
     def learn(self, corpus: Corpus) -> Self:
-        """Run all rounds; the last round's model is kept, for a choice by validation would spend privacy."""
+        """Run all rounds; the last round's model is kept, for a choice by validation would spend privacy.
+
+        Raises ImportError where `noise` is set and opacus is not installed.
+        """
         config, clients = self.config, list(self.local_clients(corpus).values())
         # the map starts as the identity, for up is 0
-        self.weights = torch.zeros(2, config.rank, clients[0].jobs.shape[1])
+        self.weights = torch.zeros(2, RANK, clients[0].jobs.shape[1])
         nn.init.kaiming_uniform_(self.weights[0], a=5**0.5, generator=torch.Generator().manual_seed(config.seed))
-        accountant, self.epsilon, clip, rows = rdp_accountant(config), np.inf, config.clip, []
+        if config.noise is not None:
+            try:
+                from opacus.accountants import RDPAccountant
+            except ImportError as error:
+                raise ImportError("FedPJF counts privacy with opacus: pip install confitlib[federated]") from error
+            accountant = RDPAccountant()
+        self.epsilon, clip, rows = np.inf, FIRST_CLIP, []
         for round_ in tqdm(range(config.rounds), desc=f"{self.name}: train", unit="round", delay=2):
             # 1. every client joins with probability `share`, trains, and uploads what changed
             joins = np.random.default_rng((config.seed, 2, round_)).random(len(clients)) < config.share
@@ -187,25 +185,20 @@ class FedPJF(VectorRanker):
                 f"corpus {corpus.name!r} has accepted training pairs of {owners.nunique()} clients: "
                 "federated training needs two; pass another column or a mapping of job ids"
             )
-        vectors, known = self._vectors(corpus), known_positive_mask(corpus, "job")
+        vectors, known = Embeddings.of_corpus(load_encoder(self.encoder), corpus), known_positive_mask(corpus, "job")
         clients = {}
         for name, places in sorted(owners.groupby(owners).indices.items()):
             rows = {side: corpus.positions(side, table[f"{side}_id"].iloc[places]) for side in SIDES}
             matches = torch.from_numpy(known[rows["resume"]][:, rows["job"]].toarray() > 0)
-            resumes, jobs = (vectors[side][torch.from_numpy(rows[side])] for side in SIDES)
+            resumes, jobs = (torch.from_numpy(vectors.of(side)[rows[side]]) for side in SIDES)
             clients[str(name)] = Client(resumes, jobs, matches)
         return clients
 
-    def _vectors(self, corpus: Corpus) -> dict[Side, Tensor]:
-        encoder = load_encoder(self.encoder)
-        documents = {side: texts(corpus, side).tolist() for side in SIDES}
-        return {side: torch.from_numpy(encoder.encode(documents[side], progress=False)) for side in SIDES}
-
     def index(self, corpus: Corpus) -> Self:
         """Vectors of every document."""
-        self.corpus, vectors = corpus, self._vectors(corpus)
+        self.corpus, vectors = corpus, Embeddings.of_corpus(load_encoder(self.encoder), corpus)
         with torch.inference_mode():
-            mapped = (adapted(vectors[side], self.weights) for side in SIDES)
+            mapped = (adapted(torch.from_numpy(vectors.of(side)), self.weights) for side in SIDES)
             self.embeddings = Embeddings(*(F.normalize(one, dim=1).numpy() for one in mapped))
         return self
 
@@ -213,14 +206,3 @@ class FedPJF(VectorRanker):
     def n_parameters(self) -> int:
         """The weights of the residual map, which is all that travels."""
         return self.weights.numel()
-
-
-def rdp_accountant(config: FederatedConfig) -> Any:
-    """Opacus' accountant by Rényi differential privacy, None without noise; raises ImportError with the remedy."""
-    if config.noise is None:
-        return None
-    try:
-        from opacus.accountants import RDPAccountant
-    except ImportError as error:
-        raise ImportError("FedPJF accounts for privacy with opacus: pip install confitlib[federated]") from error
-    return RDPAccountant()

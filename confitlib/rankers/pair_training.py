@@ -225,14 +225,16 @@ def fit_network(
     training: Batches[Batch],
     validation: Batches[Batch] | None = None,
     name: str = "",
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> pd.DataFrame:
     """Train with AdamW and keep the epoch with the lowest validation loss, the last one without validation.
 
     `training`, `validation`: the batches of an epoch from a generator, which for validation is always the same.
+    `optimizer`: takes the place of AdamW.
     Returns one row an epoch: `epoch, loss, valid_loss`.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = optimizer or torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     rows, best, best_epoch = [], np.inf, 0
     for epoch in tqdm(range(config.epochs), desc=f"{name}: train", unit="epoch", delay=2):
         # 1. a pass over the training pairs, then the loss of the validation pairs

@@ -6,6 +6,7 @@ import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from confitlib.rankers.base import Ranker, Rows, Scores
 from confitlib.rankers.dense import RawEmbed
 from confitlib.text import texts
 
+CHARACTERS = 1_500  # shown of each document
 Lists = Sequence[tuple[str, list[str]]]  # queries, each with its best candidates, best first
 
 
@@ -86,38 +88,36 @@ def reassign_top_scores(row: Scores, top: Rows, order: Sequence[int]) -> None:
     row[top[np.asarray(order, dtype=np.intp)]] = best
 
 
+@dataclass(eq=False, repr=False)
 class LLMReranker(Reranker):
     """Re-orders the `top` candidates of `retriever` by one request a query, as ConFit v3 does with its top 20.
 
-    `retriever`: any ranker, by default `RawEmbed("static")`. `store`: the file of recorded replies; what it lacks is
-    asked of the endpoint in the environment (`Client`), and without one the retriever's order stays. `characters`:
-    how much of each document is shown. A reply is repaired where it can be: numbers that repeat or name nobody are
-    dropped, candidates it forgets follow in the retriever's order. `faults` counts the lists with each of these,
-    and those `unanswered`.
+    `retriever`: any ranker. `store`: the file of recorded replies; what it lacks is asked of the endpoint in the
+    environment (`Client`), and without one the retriever's order stays. A reply is repaired where it can be: numbers
+    that repeat or name nobody are dropped, candidates it forgets follow in the retriever's order. `faults` counts the
+    lists with each of these, and those `unanswered`.
     """
 
-    def __init__(
-        self,
-        retriever: Ranker | None = None,
-        store: str = "replies.jsonl",
-        model: str = "gpt-4o-mini",
-        top: int = 20,
-        characters: int = 1_500,
-    ) -> None:
-        self.retriever = RawEmbed("static") if retriever is None else retriever
-        self.store, self.model, self.top, self.characters = store, model, top, characters
-        self.name = f"{self.retriever.name} + {model}"
+    retriever: Ranker = field(default_factory=lambda: RawEmbed("static"))
+    store: str = "replies.jsonl"
+    model: str = "gpt-4o-mini"
+    top: int = 20
+
+    def __post_init__(self) -> None:
+        self.name = f"{self.retriever.name} + {self.model}"
         self.faults: Counter[str] = Counter()
 
     def reorder(self, target: Side, lists: Lists) -> list[list[int]]:
         """Candidates in the order of the model's replies; adds to `faults`."""
         requests = self.requests(self.corpus, target, lists)
-        answers = Client(self.store, model=self.model).complete(requests, check=names_a_candidate)
+        no_number = "no candidate number in the reply"
+        answers = Client(self.store, model=self.model).complete(
+            requests, check=lambda _, reply: None if re.search(r"\d", reply) else no_number
+        )
         orders = []
         for answer, (_, candidates) in zip(answers, lists, strict=True):
-            if answer.text is None:
-                order, faults = list(range(len(candidates))), Counter(["unanswered"])
-            else:
+            order, faults = list(range(len(candidates))), Counter(["unanswered"])
+            if answer.text is not None:
                 order, faults = parse_order(answer.text, len(candidates))
             self.faults.update(faults)
             orders.append(order)
@@ -125,7 +125,7 @@ class LLMReranker(Reranker):
 
     def requests(self, corpus: Corpus, target: Side, lists: Lists) -> list[Request]:
         """One request a query, for a server or a batch file; equal lists give equal requests."""
-        documents = {side: texts(corpus, side).str.slice(stop=self.characters) for side in (target, other(target))}
+        documents = {side: texts(corpus, side).str.slice(stop=CHARACTERS) for side in (target, other(target))}
         template = load_prompt("rerank", language := language_of_corpus(corpus, other(target)))["user"]
         given = NOUNS[language][other(target)]
         requests = []
@@ -135,11 +135,6 @@ class LLMReranker(Reranker):
             parts = {"given": given, "count": len(candidates), "document": document, "candidates": "\n\n".join(shown)}
             requests.append(Request(self.model, prompt(template.substitute(parts)), temperature=0.0, about=query))
         return requests
-
-
-def names_a_candidate(request: Request, reply: str) -> str | None:
-    """What is wrong with a reply, or None: it must hold a number."""
-    return None if re.search(r"\d", reply) else "no candidate number in the reply"
 
 
 def parse_order(reply: str, count: int) -> tuple[list[int], Counter[str]]:
