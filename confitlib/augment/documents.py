@@ -21,7 +21,6 @@ from confitlib.util import project_root
 
 Generator = str | Client
 AUTO, OFFLINE = "auto", "offline"
-MODEL = DEFAULT_MODEL
 
 
 def recorded_answers() -> Path:
@@ -55,7 +54,7 @@ def generate(
     # 1. the client: a replay of the recorded answers, unless one is given
     client = generator
     if not isinstance(client, Client):
-        client = Client(recorded_answers(), model=MODEL if generator == AUTO else str(generator), offline=True)
+        client = Client(recorded_answers(), model=DEFAULT_MODEL if generator == AUTO else str(generator), offline=True)
     # 2. the prompts and their answers
     builder = PromptBuilder(TASKS[task], corpus, side, seed, official)
     requests = builder.requests(ids, client.model, variants)

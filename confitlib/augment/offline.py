@@ -26,11 +26,10 @@ def write_offline(
     task: str, corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0
 ) -> Generations:
     """`variants` texts for each document by the offline stand-in of a task."""
-    if task == "paraphrase":
-        return paraphrase_offline(corpus, side, ids, variants)
     if task == "syneg":
         return synthetic_offline(corpus, side, ids, variants, seed)
-    return hypothetical_offline(corpus, side, ids, variants)
+    offline = paraphrase_offline if task == "paraphrase" else hypothetical_offline
+    return offline(corpus, side, ids, variants)
 
 
 def hypothetical_offline(
@@ -92,26 +91,22 @@ def paraphrase_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants:
     (a more similar one differs in a number at most). Variant i takes the i-th such line. This keeps the subject, not
     every fact. It draws nothing.
     """
-    frame, fields = corpus.documents(side).fillna(""), corpus.fields(side)
-    training = frame.loc[corpus.pool(side, "train")]
-    swaps = {field: _similar_lines(frame.loc[list(ids), field], training[field], variants) for field in fields}
-
-    def rewritten(name: str, field: str, i: int) -> str:
-        return "\n".join(swaps[field].get((line, i), line) for line in str(frame.loc[name, field]).split("\n"))
-
-    written = {
-        name: [join_fields({field: rewritten(name, field, i) for field in fields}, side) for i in range(variants)]
-        for name in ids
-    }
+    frame, fields = corpus.documents(side)[corpus.fields(side)].astype("str").fillna(""), corpus.fields(side)
+    texts_of: dict[str, list[dict[str, str]]] = {name: [{} for _ in range(variants)] for name in ids}
+    for field in fields:
+        similar = similar_lines(frame.loc[list(ids), field], frame.loc[corpus.pool(side, "train"), field], variants)
+        for name in ids:
+            lines = str(frame.loc[name, field]).split("\n")
+            for i, values in enumerate(texts_of[name]):
+                values[field] = "\n".join(similar.get((line, i), line) for line in lines)
+    written = {name: [join_fields(values, side) for values in copies] for name, copies in texts_of.items()}
     return Generations(OFFLINE, written)
 
 
-def _similar_lines(documents: pd.Series, training: pd.Series, most: int) -> dict[tuple[str, int], str]:
-    """The i-th training line that may stand in for a line of the documents, by line and i."""
-    asked, pool = (
-        list(dict.fromkeys(line for text in part.astype(str) for line in text.split("\n") if line.strip()))
-        for part in (documents, training)
-    )
+def similar_lines(documents: pd.Series, training: pd.Series, most: int) -> dict[tuple[str, int], str]:
+    """The i-th training line that may stand in for a line of the documents, by line and i below `most`."""
+    cut = [part.str.split("\n").explode() for part in (documents, training)]
+    asked, pool = (part[part.str.strip() != ""].unique().tolist() for part in cut)
     try:
         vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(pool)
     except ValueError:  # a field without words
@@ -143,32 +138,33 @@ def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: 
     vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(theirs.loc[pool])
     vectors = vectorizer.transform(theirs.loc[pool])
 
-    def near_miss(name: str, rng: np.random.Generator) -> str | None:
-        bases, foreign = partner[accepted.pairs["own"] == name], set(partner[accepted.allowed(name)])
-        # 1. one of the accepted documents, and the strangers that are most like it
-        base = bases[rng.integers(len(bases))]
-        likeness = (vectors @ vectors[[pool.index(base)]].T).toarray()[:, 0]
-        order = np.argsort(-likeness, kind="stable").tolist()
-        strangers = [pool[place] for place in order if pool[place] in foreign][:STRANGERS]
-        if not strangers:
-            return None
-        # 2. every second section of the one replaced by that of a stranger
-        stranger = dict(sections[strangers[rng.integers(len(strangers))]])
-        mixed = [(key, stranger.get(key, text) if i % 2 else text) for i, (key, text) in enumerate(sections[base])]
-        made = join_sections(corpus, other(side), mixed)
-        # 3. self-check
-        query, crossed, original = vectorizer.transform([own[name], made, theirs[base]])
-        return made if float((query @ crossed.T).sum()) < float((query @ original.T).sum()) else None
-
-    written, problems, answered = {}, {}, set(accepted.pairs["own"])
+    written: dict[str, list[str]] = {}
+    problems: dict[str, str] = {}
     for name in ids:
-        rng = generator_of(seed, name)
-        made = [near_miss(name, rng) for _ in range(variants)] if name in answered else []
-        written[name] = [text for text in made if text]
-        if not written[name]:
+        bases, foreign = partner[accepted.pairs["own"] == name], set(partner[accepted.allowed(name)])
+        rng, made = generator_of(seed, name), []
+        for _ in range(variants if len(bases) else 0):
+            # 1. one of the accepted documents, and the strangers that are most like it
+            base = bases[rng.integers(len(bases))]
+            likeness = (vectors @ vectors[[pool.index(base)]].T).toarray()[:, 0]
+            order = np.argsort(-likeness, kind="stable").tolist()
+            strangers = [pool[place] for place in order if pool[place] in foreign][:STRANGERS]
+            if not strangers:
+                continue
+            # 2. every second section of the one replaced by that of a stranger
+            stranger = dict(sections[strangers[rng.integers(len(strangers))]])
+            mixed = [(key, stranger.get(key, text) if i % 2 else text) for i, (key, text) in enumerate(sections[base])]
+            text = join_sections(corpus, other(side), mixed)
+            # 3. self-check
+            query, crossed, original = vectorizer.transform([own[name], text, theirs[base]])
+            if float((query @ crossed.T).sum()) < float((query @ original.T).sum()):
+                made.append(text)
+        if made:
+            written[name] = made
+        else:
             reason = "no near miss that passes the self-check"
-            problems[name] = reason if name in answered else "no accepted document to start from"
-    return Generations(OFFLINE, {name: options for name, options in written.items() if options}, problems)
+            problems[name] = reason if len(bases) else "no accepted document to start from"
+    return Generations(OFFLINE, written, problems)
 
 
 def sections_of(corpus: Corpus, side: Side, ids: Sequence[str]) -> dict[str, list[Section]]:
