@@ -31,10 +31,8 @@ def stats(files: Annotated[list[Path] | None, typer.Argument(help=f"Files of rep
         typer.echo(f"{path}: {len(store)} replies, {store.duplicates} repeated lines")
         for model in sorted({entry["request"]["model"] for entry in store.values()}):
             entries = [entry for entry in store.values() if entry["request"]["model"] == model]
-            usages, batch = (
-                [usage_of(entry) for entry in entries],
-                [entry.get("origin") == "batch" for entry in entries],
-            )
+            usages = [usage_of(entry) for entry in entries]
+            batch = [entry.get("origin") == "batch" for entry in entries]
             cost = f"${sum(map(prices[model].cost, usages, batch)):.4f}" if model in prices else "cost unknown"
             ends = Counter(str(entry.get("finish_reason") or "none") for entry in entries)
             listed, usage = ", ".join(f"{count} {name}" for name, count in ends.most_common()), sum(usages, Usage())
@@ -80,8 +78,7 @@ def import_(
     from confitlib.llm import Store
     from confitlib.llm.requests import import_answers, read_requests
 
-    waiting = read_requests(requests)
-    answers = Store(given_or(store, ANSWERS))
+    answers, waiting = Store(given_or(store, ANSWERS)), read_requests(requests)
     taken, there, rejected = import_answers(answers, waiting, file, lambda task: task_named(task).check)
     for fault in rejected:
         typer.echo(f"[FAIL] {fault}", err=True)

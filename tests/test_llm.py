@@ -54,7 +54,7 @@ def client_of(server: Server, folder: Path, timeout: float = 120, **more) -> Cli
 
 
 def run(client: Client, requests: list[Request], **more) -> list[Answer]:
-    return client.complete(requests, progress=False, **more)
+    return client.complete(requests, **more)
 
 
 def test_faults_are_survived_and_no_answer_is_lost(tmp_path):
@@ -261,7 +261,7 @@ import sys
 from openai import OpenAI
 from confitlib.llm import Client, Request, prompt
 client = Client(sys.argv[1], api=OpenAI(base_url=sys.argv[2], api_key="k"))
-client.complete([Request("m", prompt(f"q{i}")) for i in range(200)], progress=False)
+client.complete([Request("m", prompt(f"q{i}")) for i in range(200)])
 """
 
 
@@ -296,7 +296,7 @@ from confitlib.llm import Client, Request, prompt
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with SIGINT ignored
 client = Client(sys.argv[1], api=OpenAI(base_url=sys.argv[2], api_key="k"), concurrency=2)
 try:
-    client.complete([Request("m", prompt(f"q{i}")) for i in range(200)], progress=False)
+    client.complete([Request("m", prompt(f"q{i}")) for i in range(200)])
 except KeyboardInterrupt:
     print("interrupted")
 """

@@ -25,11 +25,12 @@ Section = tuple[str, str]
 def write_offline(
     task: str, corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0
 ) -> Generations:
-    """`variants` texts for each document by the offline stand-in of a task."""
+    """`variants` texts for each document by the offline stand-in of a task; a paraphrase comes once."""
     if task == "syneg":
         return synthetic_offline(corpus, side, ids, variants, seed)
-    offline = paraphrase_offline if task == "paraphrase" else hypothetical_offline
-    return offline(corpus, side, ids, variants)
+    if task == "paraphrase":
+        return paraphrase_offline(corpus, side, ids)
+    return hypothetical_offline(corpus, side, ids, variants)
 
 
 def hypothetical_offline(
@@ -84,42 +85,34 @@ def hypothetical_offline(
     return Generations(OFFLINE, {name: options for name, options in written.items() if options}, problems, sources)
 
 
-def paraphrase_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1) -> Generations:
+def paraphrase_offline(corpus: Corpus, side: Side, ids: Sequence[str]) -> Generations:
     """Every line of a document replaced by the most similar line that the same field of another one holds.
 
     Lines are those of training documents; a line stays where none has a TF-IDF cosine from 0.3 up to 0.9 with it
-    (a more similar one differs in a number at most). Variant i takes the i-th such line. This keeps the subject, not
-    every fact. It draws nothing.
+    (a more similar one differs in a number at most). This keeps the subject, not every fact. It draws nothing, and
+    gives one text a document.
     """
-    frame, fields = corpus.documents(side)[corpus.fields(side)].astype("str").fillna(""), corpus.fields(side)
-    texts_of: dict[str, list[dict[str, str]]] = {name: [{} for _ in range(variants)] for name in ids}
-    for field in fields:
-        similar = similar_lines(frame.loc[list(ids), field], frame.loc[corpus.pool(side, "train"), field], variants)
+    frame = corpus.documents(side)[corpus.fields(side)].astype("str").fillna("")
+    training = frame.loc[corpus.pool(side, "train")]
+    values: dict[str, dict[str, str]] = {name: {} for name in ids}
+    for field in frame.columns:
+        # 1. the distinct lines of the documents and of the training documents
+        cut = [part[field].str.split("\n").explode() for part in (frame.loc[list(ids)], training)]
+        asked, pool = (part[part.str.strip() != ""].unique().tolist() for part in cut)
+        # 2. the line that may stand in for each, if the field has words at all
+        similar: dict[str, str] = {}
+        if any(map(words, pool)):
+            vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(pool)
+            vectors = vectorizer.transform(pool).T
+            for block in (asked[start : start + ROWS] for start in range(0, len(asked), ROWS)):
+                likeness = (vectorizer.transform(block) @ vectors).toarray()  # [block, pool]
+                likeness[likeness > EQUAL] = 0
+                best = zip(block, likeness.max(axis=1), likeness.argmax(axis=1), strict=True)
+                similar |= {line: pool[place] for line, score, place in best if score >= LIKE}
         for name in ids:
             lines = str(frame.loc[name, field]).split("\n")
-            for i, values in enumerate(texts_of[name]):
-                values[field] = "\n".join(similar.get((line, i), line) for line in lines)
-    written = {name: [join_fields(values, side) for values in copies] for name, copies in texts_of.items()}
-    return Generations(OFFLINE, written)
-
-
-def similar_lines(documents: pd.Series, training: pd.Series, most: int) -> dict[tuple[str, int], str]:
-    """The i-th training line that may stand in for a line of the documents, by line and i below `most`."""
-    cut = [part.str.split("\n").explode() for part in (documents, training)]
-    asked, pool = (part[part.str.strip() != ""].unique().tolist() for part in cut)
-    try:
-        vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(pool)
-    except ValueError:  # a field without words
-        return {}
-    vectors = vectorizer.transform(pool).T
-    similar: dict[tuple[str, int], str] = {}
-    for start in range(0, len(asked), ROWS):
-        likeness = (vectorizer.transform(asked[start : start + ROWS]) @ vectors).toarray()
-        likeness[likeness > EQUAL] = 0
-        order = np.argsort(-likeness, axis=1, kind="stable")[:, :most]
-        for line, row, best in zip(asked[start : start + ROWS], likeness, order, strict=True):
-            similar |= {(line, i): pool[place] for i, place in enumerate(best) if row[place] >= LIKE}
-    return similar
+            values[name][field] = "\n".join(similar.get(line, line) for line in lines)
+    return Generations(OFFLINE, {name: [join_fields(values[name], side)] for name in ids})
 
 
 def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0) -> Generations:

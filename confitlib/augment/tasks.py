@@ -39,7 +39,7 @@ class Task:
     """One kind of writing.
 
     `sides`: whose documents it is asked for. `pool`: for which of them by default (`count` of the training ones, drawn
-    by seed), and `variants` how often. `shots`: accepted pairs that the prompt shows. `same_side`: the reply rewrites
+    by seed), and `variants` how often. `shows_pair`: the prompt shows an accepted pair. `same_side`: the reply rewrites
     the document; else it is a document of the other side. `checked`: the prompt shows what the document was accepted
     with, and the reply ends in a self-check.
     """
@@ -49,7 +49,7 @@ class Task:
     pool: Literal["all", "held out", "training"] = "all"
     count: int | None = None
     variants: int = 1
-    shots: int = 0
+    shows_pair: bool = False
     same_side: bool = False
     checked: bool = False
 
@@ -88,12 +88,12 @@ class Task:
 
 
 _TASKS = (
-    Task("hyre", ("job",), shots=1),
-    Task("hyjob", ("resume",), shots=1),
+    Task("hyre", ("job",), shows_pair=True),
+    Task("hyjob", ("resume",), shows_pair=True),
     Task("hyde", pool="held out", variants=8),
     Task("hyqe", pool="held out"),
     Task("paraphrase", pool="training", count=COPIES, same_side=True),
-    Task("syneg", pool="training", shots=1, checked=True),
+    Task("syneg", pool="training", shows_pair=True, checked=True),
 )
 TASKS = {task.name: task for task in _TASKS}
 
@@ -208,7 +208,7 @@ class PromptBuilder:
         self.texts = {one: texts(corpus, one, hyre=False) for one in SIDES}
         self.language = language_of_corpus(corpus, side)
         self.parts = load_prompt(task.name, "official" if official else self.language)
-        self.pairs = AcceptedPairs(corpus, side) if task.shots else None
+        self.pairs = AcceptedPairs(corpus, side) if task.shows_pair else None
         self.check: Check | None = None if official else task.check  # the released code looks at nothing
         self.document_in = official_clean if official else task.document_in
 
@@ -222,36 +222,35 @@ class PromptBuilder:
 
     def prompt(self, name: str) -> str:
         """The prompt for one document; texts of documents are fenced and cannot close their fence."""
-        examples, document = self.examples(name), str(self.texts[self.side][name])
-        columns = {self.side: "own", other(self.side): "partner"}
-        shown = [
-            {f"example_{side}": fence(f"example {side}", str(self.texts[side][row[columns[side]]])) for side in SIDES}
-            for _, row in examples.iterrows()
-        ]
-        if self.official and not shown:
+        document, example = str(self.texts[self.side][name]), {}
+        for side, one in self.example(name).items():
+            example[f"example_{side}"] = fence(f"example {side}", str(self.texts[side][one]))
+        if self.official and not example:
             raise ValueError(f"the released prompt needs an example, and {self.side} {name!r} may see no accepted pair")
         if self.official:
-            return self.parts["user"].substitute(shown[0], document=escape(document))
+            return self.parts["user"].substitute(example, document=escape(document))
         nouns, writes = NOUNS[self.language], self.side if self.task.same_side else other(self.side)
         values = {"given": nouns[self.side], "wanted": nouns[writes]}
         values["document"] = fence(f"target {self.side}", document)
         if self.task.checked:
-            values["example"] = shown[0][f"example_{writes}"] if shown else ""
-        elif self.task.shots:
-            values["examples"] = "\n\n".join(self.parts["example"].substitute(pair) for pair in shown)
+            values["example"] = example.get(f"example_{writes}", "")
+        elif self.pairs is not None:
+            values["examples"] = self.parts["example"].substitute(example) if example else ""
         return self.parts["user"].substitute(values)
 
-    def examples(self, name: str) -> pd.DataFrame:
-        """The pairs shown with a document (`own`, `partner`): drawn by seed and its id alone, whoever else is asked.
+    def example(self, name: str) -> dict[Side, str]:
+        """The ids of the pair shown with a document: drawn by seed and its id alone, whoever else is asked for.
 
-        For `syneg` a pair of its own; for all others one that it may see (`AcceptedPairs`).
+        For `syneg` a pair of its own; for all others one that it may see (`AcceptedPairs`). Empty where there is none.
         """
         if self.pairs is None:
-            return pd.DataFrame(columns=["own", "partner"])
+            return {}
         table = self.pairs.pairs
         options = np.flatnonzero(table["own"] == name) if self.task.checked else self.pairs.allowed(name)
-        rng = generator_of(self.seed, name)
-        return table.iloc[rng.choice(options, min(self.task.shots, len(options)), replace=False)]
+        if not len(options):
+            return {}
+        own, partner = table.iloc[generator_of(self.seed, name).choice(options, 1, replace=False)[0]]
+        return {self.side: own, other(self.side): partner}
 
 
 def requests_of(task: Task, corpus: Corpus, model: str, seed: int) -> list[Request]:

@@ -185,9 +185,7 @@ class Client:
         self._stopped: str | None = None  # why no further call is made
         self._lock = threading.Lock()  # held to change all of these and the store
 
-    def complete(
-        self, requests: Sequence[Request], *, check: Check | None = None, progress: bool = True
-    ) -> list[Answer]:
+    def complete(self, requests: Sequence[Request], *, check: Check | None = None) -> list[Answer]:
         """Answers aligned with the requests; what has none says why in `problem`, nothing is raised for it.
 
         check: says what is wrong with a reply, or None; such a reply is asked for once more with the fault
@@ -198,7 +196,7 @@ class Client:
         stored = [self._stored(request, check) for request in requests]
         for _ in range(2 if self.live else 0):  # the replies, then the repairs of those that are at fault
             asks = {ask.fingerprint(): [ask] for _, ask in stored if ask is not None}
-            self._call_all([asks[name] for name in asks if name not in self._problems], progress)
+            self._call_all([asks[name] for name in asks if name not in self._problems])
             stored = [self._stored(request, check) for request in requests]
         answers, done = [answer for answer, _ in stored], self.summary
         done.requests, done.answered = len(answers), sum(answer.text is not None for answer in answers)
@@ -215,7 +213,7 @@ class Client:
         self._begin(requests)
         asks = [ask for ask in dict.fromkeys(requests) if ask.fingerprint() not in self.store]
         batches = [asks[i : i + EMBEDDING_BATCH] for i in range(0, len(asks), EMBEDDING_BATCH)]
-        self._call_all(batches if self.live else [], progress=False)
+        self._call_all(batches if self.live else [])
         entries = [self.store.get(ask.fingerprint()) for ask in requests]
         if absent := entries.count(None):
             why = "; ".join(dict.fromkeys(self._problems.values())) or REMEDY
@@ -233,10 +231,9 @@ class Client:
         """The dry run: calls still to make, their tokens and cost (repairs of new replies aside); nothing is sent."""
         asks = self.pending(requests, check)
         unpriced = tuple(sorted({ask.model for ask in asks} - set(self.prices)))
-        usages = [estimate_usage(ask) for ask in asks]
-        pairs = zip(asks, usages, strict=True)
-        cost = None if unpriced else sum(self.prices[ask.model].cost(usage, batch) for ask, usage in pairs)
-        return Estimate(len(asks), len(requests) - len(asks), sum(usages, Usage()), cost, unpriced)
+        cost = None if unpriced else sum(self.prices[ask.model].cost(estimate_usage(ask), batch) for ask in asks)
+        usage = sum(map(estimate_usage, asks), Usage())
+        return Estimate(len(asks), len(requests) - len(asks), usage, cost, unpriced)
 
     def _begin(self, requests: Sequence[Request] | Sequence[EmbeddingRequest]) -> None:
         """Read the store again and start a new summary; raises ValueError for a budget that cannot be kept."""
@@ -250,8 +247,7 @@ class Client:
     def _stored(self, request: Request, check: Check | None) -> tuple[Answer, Request | None]:
         """The answer to a request by the store, and what is still to send for it: itself (masked) or its repair."""
         # 1. the first reply
-        messages = [{**message, "content": mask(message["content"])} for message in request.messages]
-        ask = replace(request, messages=messages)
+        ask = replace(request, messages=[{**one, "content": mask(one["content"])} for one in request.messages])
         entry = self.store.get(ask.fingerprint())
         if entry is None:
             absent = f"not recorded: no key and no server. {REMEDY}"
@@ -264,16 +260,16 @@ class Client:
             if entry is None:
                 return Answer(request, None, problem), ask
             problem = judge(request, entry, check)
-        return Answer(request, None if problem else entry["text"].strip(), problem, repaired and problem is None), None
+        if problem is not None:
+            return Answer(request, None, problem), None
+        return Answer(request, entry["text"].strip(), repaired=repaired), None
 
-    def _call_all(self, calls: Sequence[Sequence[Any]], progress: bool) -> None:
+    def _call_all(self, calls: Sequence[Sequence[Any]]) -> None:
         """Make calls at once, within concurrency and budget; notes in `_problems` why some brought no reply."""
-        if not calls:
-            return
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="llm")
         futures = {pool.submit(self._call, asks): asks[0].fingerprint() for asks in calls}
         try:
-            with tqdm(total=len(calls), disable=not progress, desc="language model", unit="call") as bar:
+            with tqdm(total=len(calls), disable=not calls, desc="language model", unit="call") as bar:
                 for _ in as_completed(futures):
                     bar.update()
                     bar.set_postfix_str(f"${self.spent:.4f}")
