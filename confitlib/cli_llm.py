@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -29,13 +29,13 @@ def stats(files: Annotated[list[Path] | None, typer.Argument(help=f"Files of rep
             raise FileNotFoundError(f"no such file: {path}")
         store = Store(path)
         typer.echo(f"{path}: {len(store)} replies, {store.duplicates} repeated lines")
-        for model in sorted({entry["request"]["model"] for entry in store}):
-            entries = [entry for entry in store if entry["request"]["model"] == model]
-            usage = sum(map(usage_of, entries), Usage())
-            paid = [(usage_of(entry), entry.get("origin") == "batch") for entry in entries]
-            cost = f"${sum(prices[model].cost(*one) for one in paid):.4f}" if model in prices else "cost unknown"
+        for model in sorted({entry["request"]["model"] for entry in store.values()}):
+            entries = [entry for entry in store.values() if entry["request"]["model"] == model]
+            usages = [usage_of(entry) for entry in entries]
+            batch = [entry.get("origin") == "batch" for entry in entries]
+            cost = f"${sum(map(prices[model].cost, usages, batch)):.4f}" if model in prices else "cost unknown"
             ends = Counter(str(entry.get("finish_reason") or "none") for entry in entries)
-            listed = ", ".join(f"{count} {name}" for name, count in ends.most_common())
+            listed, usage = ", ".join(f"{count} {name}" for name, count in ends.most_common()), sum(usages, Usage())
             typer.echo(f"  {model}: {len(entries)} ({listed}); {usage.input:,} + {usage.output:,} tokens, {cost}")
 
 
@@ -46,9 +46,7 @@ def requests(
     preset: Annotated[str, typer.Option(help="Preset of the synthetic market.")] = "laptop",
     seed: Annotated[int, typer.Option(help="Seed of the market and of the task's choices.")] = 0,
     model: Annotated[str | None, typer.Option(help="Model to ask; CONFIT_LLM_MODEL or the paper's.")] = None,
-    format_: Annotated[
-        Literal["jsonl", "batch"], typer.Option("--format", help="batch: also write the Batch API's input file.")
-    ] = "jsonl",
+    batch: Annotated[bool, typer.Option("--batch", help="Also write the Batch API's input file.")] = False,
     store: StoreFile = None,
 ) -> None:
     """Write the requests of a task that have no usable reply yet, and what they would cost."""
@@ -62,10 +60,11 @@ def requests(
     path = given_or(out, f"build/requests/{task}_{preset}_{seed}.jsonl")
     pending = client.pending(all_requests, asked.check)
     typer.echo(f"[OK] {write_requests(path, task, pending)} requests in {short_path(path)}")
-    if format_ == "batch":
-        write_requests(path.with_suffix(".batch.jsonl"), task, pending, batch=True)
-        typer.echo(f"[OK] input of a batch in {short_path(path.with_suffix('.batch.jsonl'))}")
-    typer.echo(str(client.estimate(all_requests, asked.check, batch=format_ == "batch")))
+    if batch:
+        path = path.with_suffix(".batch.jsonl")
+        write_requests(path, task, pending, batch=True)
+        typer.echo(f"[OK] input of a batch in {short_path(path)}")
+    typer.echo(str(client.estimate(all_requests, asked.check, batch=batch)))
 
 
 @llm.command("import")
@@ -79,8 +78,7 @@ def import_(
     from confitlib.llm import Store
     from confitlib.llm.requests import import_answers, read_requests
 
-    waiting = read_requests(requests)
-    answers = Store(given_or(store, ANSWERS))
+    answers, waiting = Store(given_or(store, ANSWERS)), read_requests(requests)
     taken, there, rejected = import_answers(answers, waiting, file, lambda task: task_named(task).check)
     for fault in rejected:
         typer.echo(f"[FAIL] {fault}", err=True)

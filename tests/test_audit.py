@@ -165,7 +165,7 @@ def test_same_group_bands_are_shares_of_the_best_documents_group(tiny):
 def record(path, corpus, mined, replies):
     """A store that answers for the given pairs of query and negative, and a client that only replays it."""
     pairs = pd.DataFrame(list(replies), columns=["query_id", "negative_id"])
-    store = Store(path, fsync=False)
+    store = Store(path)
     for request, reply in zip(judge_requests(pairs, corpus, mined.target, "judge"), replies.values(), strict=True):
         store.add(request, text=reply, finish_reason="stop")
     return Client(store, model="judge", offline=True)

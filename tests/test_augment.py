@@ -386,7 +386,7 @@ def test_a_document_cannot_close_its_fence_and_a_leaked_example_is_refused(small
     example = next(text for text in EXAMPLE.findall(content) if "section title" in text)
     good = "Resume Content: section title:\nBridge builder\nResume Content: section skills:\nrivets and cranes"
     assert builder.check(asked, good) is None
-    for bad in (example, good + "\n" + example, good + "\n[The end of the target resume]", " "):
+    for bad in (example, good + "\n" + example, good + "\n[The end of the target resume]"):
         assert builder.check(asked, bad)
     assert builder.check(asked, example) == "the reply repeats the example"
 
@@ -436,7 +436,7 @@ def test_auto_replays_a_committed_store_and_is_offline_without_one(small, answer
     monkeypatch.setattr("confitlib.augment.documents.recorded_answers", lambda: tmp_path / "store.jsonl")
     assert generate("hyre", small, "job", ["J1"], generator=MODEL).generator == "LLM some-model"
     assert generate("hyre", small, "job", ["J1"]).generator.startswith("offline")  # recorded by another model
-    monkeypatch.setattr("confitlib.augment.documents.MODEL", MODEL)
+    monkeypatch.setattr("confitlib.augment.documents.DEFAULT_MODEL", MODEL)
     assert generate("hyre", small, "job", ["J1"]).generator == "LLM some-model"
     assert generate("hyre", small, "job", ["J5"]).generator.startswith("offline")  # nothing recorded for it
 
@@ -468,4 +468,4 @@ def test_every_task_makes_requests_and_checks_replies(small):
     for task in TASKS.values():
         requests = requests_of(task, small, MODEL, 0)
         expected = sum(len(task.documents(small, side, 0)) for side in task.sides) * task.variants
-        assert len(requests) == expected and task.check(requests[0], "  ") == "empty reply"
+        assert len(requests) == expected and task.check(requests[0], "word")

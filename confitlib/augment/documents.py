@@ -21,7 +21,6 @@ from confitlib.util import project_root
 
 Generator = str | Client
 AUTO, OFFLINE = "auto", "offline"
-MODEL = DEFAULT_MODEL
 
 
 def recorded_answers() -> Path:
@@ -55,11 +54,11 @@ def generate(
     # 1. the client: a replay of the recorded answers, unless one is given
     client = generator
     if not isinstance(client, Client):
-        client = Client(recorded_answers(), model=MODEL if generator == AUTO else str(generator), offline=True)
+        client = Client(recorded_answers(), model=DEFAULT_MODEL if generator == AUTO else str(generator), offline=True)
     # 2. the prompts and their answers
     builder = PromptBuilder(TASKS[task], corpus, side, seed, official)
     requests = builder.requests(ids, client.model, variants)
-    answers = client.complete(requests, check=builder.check, progress=client.live)
+    answers = client.complete(requests, check=builder.check)
     if generator == AUTO and all(answer.text is None for answer in answers):
         return write_offline(task, corpus, side, ids, variants, seed)
     # 3. the texts by document, or the first reason for having none
@@ -70,7 +69,8 @@ def generate(
             problems.setdefault(answer.request.about, str(answer.problem))
         else:
             written.setdefault(answer.request.about, []).append(builder.document_in(answer.text))
-    sources = {name: builder.examples(name)["partner"].tolist() for name in written}
+    pairs = {name: builder.example(name) for name in written}
+    sources = {name: [pair[other(side)]] for name, pair in pairs.items() if pair}
     problems = {name: problem for name, problem in problems.items() if name not in written}
     return Generations(f"LLM {client.model}", written, problems, sources)
 

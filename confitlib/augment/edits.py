@@ -53,42 +53,27 @@ def eda_line(line: str, rng: np.random.Generator, language: Language) -> str:
     """A line after one operation; a mark such as "- " at its start stays in place."""
     body = line.lstrip(" \t-*•·")
     tokens, synonyms = pieces(body, language), synonyms_in(language)
-    operations = [_insert, _swap, _delete] if synonyms is None else [_insert, _swap, _delete, _replace]
+    operations = ["insert", "swap", "delete"] if synonyms is None else ["insert", "swap", "delete", "replace"]
     times = max(1, int(RATE * len(tokens))) if tokens else 0  # at least one word, as in the published EDA
-    changed = operations[rng.integers(len(operations))](tokens, rng, times, synonyms or (lambda word: []))
+    operation, changed = operations[rng.integers(len(operations))], list(tokens)
+    if operation == "insert":
+        for _ in range(times):
+            word = tokens[int(rng.integers(len(tokens)))]
+            options = (synonyms(word) if synonyms else []) or [word]
+            changed.insert(int(rng.integers(len(changed) + 1)), options[rng.integers(len(options))])
+    elif operation == "swap":
+        for _ in range(times if len(changed) > 1 else 0):
+            first, second = rng.choice(len(changed), 2, replace=False)
+            changed[first], changed[second] = changed[second], changed[first]
+    elif operation == "delete":  # every word with a chance of 0.1; one stays in any case
+        rest = [token for token, roll in zip(tokens, rng.random(len(tokens)), strict=True) if roll >= RATE]
+        changed = rest or tokens[:1]
+    elif synonyms:
+        for place in rng.permutation(len(tokens)):
+            options = synonyms(tokens[place])
+            if times and options:
+                changed[place], times = options[rng.integers(len(options))], times - 1
     return line[: len(line) - len(body)] + (" " if language == "en" else "").join(changed)
-
-
-def _insert(tokens: Sequence[str], rng: np.random.Generator, times: int, synonyms: Synonyms) -> list[str]:
-    changed = list(tokens)
-    for _ in range(times):
-        word = tokens[int(rng.integers(len(tokens)))]
-        options = synonyms(word) or [word]
-        changed.insert(int(rng.integers(len(changed) + 1)), options[rng.integers(len(options))])
-    return changed
-
-
-def _swap(tokens: Sequence[str], rng: np.random.Generator, times: int, synonyms: Synonyms) -> list[str]:
-    changed = list(tokens)
-    for _ in range(times if len(changed) > 1 else 0):
-        first, second = rng.choice(len(changed), 2, replace=False)
-        changed[first], changed[second] = changed[second], changed[first]
-    return changed
-
-
-def _delete(tokens: Sequence[str], rng: np.random.Generator, times: int, synonyms: Synonyms) -> list[str]:
-    """Every word goes with a chance of 0.1; one stays in any case."""
-    rest = [token for token, roll in zip(tokens, rng.random(len(tokens)), strict=True) if roll >= RATE]
-    return rest or list(tokens[:1])
-
-
-def _replace(tokens: Sequence[str], rng: np.random.Generator, times: int, synonyms: Synonyms) -> list[str]:
-    changed, done = list(tokens), 0
-    for place in rng.permutation(len(tokens)):
-        options = synonyms(tokens[place])
-        if done < times and options:
-            changed[place], done = options[rng.integers(len(options))], done + 1
-    return changed
 
 
 @cache

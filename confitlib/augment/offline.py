@@ -25,11 +25,11 @@ Section = tuple[str, str]
 def write_offline(
     task: str, corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0
 ) -> Generations:
-    """`variants` texts for each document by the offline stand-in of a task."""
-    if task == "paraphrase":
-        return paraphrase_offline(corpus, side, ids, variants)
+    """`variants` texts for each document by the offline stand-in of a task; a paraphrase comes once."""
     if task == "syneg":
         return synthetic_offline(corpus, side, ids, variants, seed)
+    if task == "paraphrase":
+        return paraphrase_offline(corpus, side, ids)
     return hypothetical_offline(corpus, side, ids, variants)
 
 
@@ -85,46 +85,34 @@ def hypothetical_offline(
     return Generations(OFFLINE, {name: options for name, options in written.items() if options}, problems, sources)
 
 
-def paraphrase_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1) -> Generations:
+def paraphrase_offline(corpus: Corpus, side: Side, ids: Sequence[str]) -> Generations:
     """Every line of a document replaced by the most similar line that the same field of another one holds.
 
     Lines are those of training documents; a line stays where none has a TF-IDF cosine from 0.3 up to 0.9 with it
-    (a more similar one differs in a number at most). Variant i takes the i-th such line. This keeps the subject, not
-    every fact. It draws nothing.
+    (a more similar one differs in a number at most). This keeps the subject, not every fact. It draws nothing, and
+    gives one text a document.
     """
-    frame, fields = corpus.documents(side).fillna(""), corpus.fields(side)
+    frame = corpus.documents(side)[corpus.fields(side)].astype("str").fillna("")
     training = frame.loc[corpus.pool(side, "train")]
-    swaps = {field: _similar_lines(frame.loc[list(ids), field], training[field], variants) for field in fields}
-
-    def rewritten(name: str, field: str, i: int) -> str:
-        return "\n".join(swaps[field].get((line, i), line) for line in str(frame.loc[name, field]).split("\n"))
-
-    written = {
-        name: [join_fields({field: rewritten(name, field, i) for field in fields}, side) for i in range(variants)]
-        for name in ids
-    }
-    return Generations(OFFLINE, written)
-
-
-def _similar_lines(documents: pd.Series, training: pd.Series, most: int) -> dict[tuple[str, int], str]:
-    """The i-th training line that may stand in for a line of the documents, by line and i."""
-    asked, pool = (
-        list(dict.fromkeys(line for text in part.astype(str) for line in text.split("\n") if line.strip()))
-        for part in (documents, training)
-    )
-    try:
-        vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(pool)
-    except ValueError:  # a field without words
-        return {}
-    vectors = vectorizer.transform(pool).T
-    similar: dict[tuple[str, int], str] = {}
-    for start in range(0, len(asked), ROWS):
-        likeness = (vectorizer.transform(asked[start : start + ROWS]) @ vectors).toarray()
-        likeness[likeness > EQUAL] = 0
-        order = np.argsort(-likeness, axis=1, kind="stable")[:, :most]
-        for line, row, best in zip(asked[start : start + ROWS], likeness, order, strict=True):
-            similar |= {(line, i): pool[place] for i, place in enumerate(best) if row[place] >= LIKE}
-    return similar
+    values: dict[str, dict[str, str]] = {name: {} for name in ids}
+    for field in frame.columns:
+        # 1. the distinct lines of the documents and of the training documents
+        cut = [part[field].str.split("\n").explode() for part in (frame.loc[list(ids)], training)]
+        asked, pool = (part[part.str.strip() != ""].unique().tolist() for part in cut)
+        # 2. the line that may stand in for each, if the field has words at all
+        similar: dict[str, str] = {}
+        if any(map(words, pool)):
+            vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(pool)
+            vectors = vectorizer.transform(pool).T
+            for block in (asked[start : start + ROWS] for start in range(0, len(asked), ROWS)):
+                likeness = (vectorizer.transform(block) @ vectors).toarray()  # [block, pool]
+                likeness[likeness > EQUAL] = 0
+                best = zip(block, likeness.max(axis=1), likeness.argmax(axis=1), strict=True)
+                similar |= {line: pool[place] for line, score, place in best if score >= LIKE}
+        for name in ids:
+            lines = str(frame.loc[name, field]).split("\n")
+            values[name][field] = "\n".join(similar.get(line, line) for line in lines)
+    return Generations(OFFLINE, {name: [join_fields(values[name], side)] for name in ids})
 
 
 def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0) -> Generations:
@@ -143,32 +131,33 @@ def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: 
     vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(theirs.loc[pool])
     vectors = vectorizer.transform(theirs.loc[pool])
 
-    def near_miss(name: str, rng: np.random.Generator) -> str | None:
-        bases, foreign = partner[accepted.pairs["own"] == name], set(partner[accepted.allowed(name)])
-        # 1. one of the accepted documents, and the strangers that are most like it
-        base = bases[rng.integers(len(bases))]
-        likeness = (vectors @ vectors[[pool.index(base)]].T).toarray()[:, 0]
-        order = np.argsort(-likeness, kind="stable").tolist()
-        strangers = [pool[place] for place in order if pool[place] in foreign][:STRANGERS]
-        if not strangers:
-            return None
-        # 2. every second section of the one replaced by that of a stranger
-        stranger = dict(sections[strangers[rng.integers(len(strangers))]])
-        mixed = [(key, stranger.get(key, text) if i % 2 else text) for i, (key, text) in enumerate(sections[base])]
-        made = join_sections(corpus, other(side), mixed)
-        # 3. self-check
-        query, crossed, original = vectorizer.transform([own[name], made, theirs[base]])
-        return made if float((query @ crossed.T).sum()) < float((query @ original.T).sum()) else None
-
-    written, problems, answered = {}, {}, set(accepted.pairs["own"])
+    written: dict[str, list[str]] = {}
+    problems: dict[str, str] = {}
     for name in ids:
-        rng = generator_of(seed, name)
-        made = [near_miss(name, rng) for _ in range(variants)] if name in answered else []
-        written[name] = [text for text in made if text]
-        if not written[name]:
+        bases, foreign = partner[accepted.pairs["own"] == name], set(partner[accepted.allowed(name)])
+        rng, made = generator_of(seed, name), []
+        for _ in range(variants if len(bases) else 0):
+            # 1. one of the accepted documents, and the strangers that are most like it
+            base = bases[rng.integers(len(bases))]
+            likeness = (vectors @ vectors[[pool.index(base)]].T).toarray()[:, 0]
+            order = np.argsort(-likeness, kind="stable").tolist()
+            strangers = [pool[place] for place in order if pool[place] in foreign][:STRANGERS]
+            if not strangers:
+                continue
+            # 2. every second section of the one replaced by that of a stranger
+            stranger = dict(sections[strangers[rng.integers(len(strangers))]])
+            mixed = [(key, stranger.get(key, text) if i % 2 else text) for i, (key, text) in enumerate(sections[base])]
+            text = join_sections(corpus, other(side), mixed)
+            # 3. self-check
+            query, crossed, original = vectorizer.transform([own[name], text, theirs[base]])
+            if float((query @ crossed.T).sum()) < float((query @ original.T).sum()):
+                made.append(text)
+        if made:
+            written[name] = made
+        else:
             reason = "no near miss that passes the self-check"
-            problems[name] = reason if name in answered else "no accepted document to start from"
-    return Generations(OFFLINE, {name: options for name, options in written.items() if options}, problems)
+            problems[name] = reason if len(bases) else "no accepted document to start from"
+    return Generations(OFFLINE, written, problems)
 
 
 def sections_of(corpus: Corpus, side: Side, ids: Sequence[str]) -> dict[str, list[Section]]:

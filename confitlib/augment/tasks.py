@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, duplicate_groups, other
-from confitlib.llm.requests import RUN, Check, Request, common, escape, fence, not_empty, prompt, runs
+from confitlib.llm.requests import RUN, Check, Request, common, escape, fence, prompt, runs
 from confitlib.text import SOURCES, Language, language_of, texts, words
 from confitlib.util import generator_of
 
@@ -39,7 +39,7 @@ class Task:
     """One kind of writing.
 
     `sides`: whose documents it is asked for. `pool`: for which of them by default (`count` of the training ones, drawn
-    by seed), and `variants` how often. `shots`: accepted pairs that the prompt shows. `same_side`: the reply rewrites
+    by seed), and `variants` how often. `shows_pair`: the prompt shows an accepted pair. `same_side`: the reply rewrites
     the document; else it is a document of the other side. `checked`: the prompt shows what the document was accepted
     with, and the reply ends in a self-check.
     """
@@ -49,7 +49,7 @@ class Task:
     pool: Literal["all", "held out", "training"] = "all"
     count: int | None = None
     variants: int = 1
-    shots: int = 0
+    shows_pair: bool = False
     same_side: bool = False
     checked: bool = False
 
@@ -62,30 +62,40 @@ class Task:
         return corpus.documents(side).index.tolist()
 
     def check(self, request: Request, reply: str) -> str | None:
-        """What is wrong with a reply to a request of the task, or None."""
-        fault = common(request, reply) or no_example(request, reply)
-        if self.checked:
-            fault = fault or read_self_check(reply)[1]
-        if self.checked or self.same_side:
-            fault = fault or sections_kept(request, reply)
+        """What is wrong with a reply to a request of the task, or None.
+
+        It repeats less than 30 % of the word runs (five long) of any example in its prompt (our choice). Where it has
+        a model, the accepted document shown or the source, it has the same section headings and opens with the first.
+        """
+        examples = EXAMPLE.findall(request.messages[0]["content"])
+        fault = common(request, reply)
+        if fault is None and any(overlap(example, reply) > LEAKED for example in examples):
+            fault = "the reply repeats the example"
+        if fault is None and self.checked:
+            fault = read_self_check(reply)[1]
+        if fault is None and (self.checked or self.same_side):
+            document, wanted = self.document_in(reply), HEADING.findall(examples[0] if examples else request.source)
+            headings = HEADING.findall(document)
+            if headings != wanted or (wanted and not document.startswith(wanted[0])):
+                fault = f"sections not kept: {headings} instead of {wanted}"
         return fault
 
     def document_in(self, reply: str) -> str:
         """The document of a reply, without self-check, code fence and blank lines around it."""
-        return without_fence(read_self_check(reply)[0] if self.checked else reply)
+        document = (read_self_check(reply)[0] if self.checked else reply).strip()
+        fenced = FENCED.fullmatch(document)
+        return fenced[1].strip() if fenced else document
 
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task("hyre", ("job",), shots=1),
-        Task("hyjob", ("resume",), shots=1),
-        Task("hyde", pool="held out", variants=8),
-        Task("hyqe", pool="held out"),
-        Task("paraphrase", pool="training", count=COPIES, same_side=True),
-        Task("syneg", pool="training", shots=1, checked=True),
-    )
-}
+_TASKS = (
+    Task("hyre", ("job",), shows_pair=True),
+    Task("hyjob", ("resume",), shows_pair=True),
+    Task("hyde", pool="held out", variants=8),
+    Task("hyqe", pool="held out"),
+    Task("paraphrase", pool="training", count=COPIES, same_side=True),
+    Task("syneg", pool="training", shows_pair=True, checked=True),
+)
+TASKS = {task.name: task for task in _TASKS}
 
 
 def task_named(name: str) -> Task:
@@ -145,19 +155,18 @@ class AcceptedPairs:
     """
 
     def __init__(self, corpus: Corpus, side: Side) -> None:
-        labels = corpus.labelled("train", 1)
-        pairs = pd.DataFrame({"own": labels[f"{side}_id"], "partner": labels[f"{other(side)}_id"]})
+        pairs = corpus.labelled("train", 1)[[f"{side}_id", f"{other(side)}_id"]].set_axis(["own", "partner"], axis=1)
         for column, one in (("own", side), ("partner", other(side))):
             frame = corpus.documents(one)
             pairs = pairs[pairs[column].isin(frame.index[is_original(frame, COPY_OF)])]
         if pairs.empty:
             raise ValueError(f"corpus {corpus.name!r} has no accepted training pair to write from")
-        self.corpus, self.side, self.pairs = corpus, side, pairs.reset_index(drop=True)
-        # documents that are one, as numbers: of all documents of the side, and of both columns of the pairs
-        own, partner = duplicate_groups(corpus, side), duplicate_groups(corpus, other(side))
-        self._groups = pd.Series(pd.factorize(own)[0], index=own.index)
+        self.pairs = pairs.reset_index(drop=True)
+        # numbers that documents which are one share: of all documents of the side, and of both columns of the pairs
+        groups = [duplicate_groups(corpus, one).astype("category").cat.codes for one in (side, other(side))]
+        self._groups, partners = groups
         self._own = self._groups.loc[self.pairs["own"]].to_numpy()
-        self._partner = pd.Series(pd.factorize(partner)[0], index=partner.index).loc[self.pairs["partner"]].to_numpy()
+        self._partner = partners.loc[self.pairs["partner"]].to_numpy()
 
     def allowed(self, name: str) -> NDArray[np.intp]:
         """Rows of `pairs` that document `name` may see, in label order."""
@@ -167,25 +176,20 @@ class AcceptedPairs:
 
 @cache
 def load_prompt(task: str, version: str) -> dict[str, Template]:
-    """The parts of a prompt (`# part` in its file) by name; `version` is a language, or "official" for released HyRe.
+    """The parts of a prompt (`# part` in `prompts/{task}.{version}.md`) by name.
 
-    Raises ValueError for a prompt that is not there.
+    `version` is a language, or "official" for released HyRe. Raises ValueError for a prompt that is not there.
     """
-    parts = re.split(r"^# (\w+)\n", prompt_markdown(task, version), flags=re.MULTILINE)
-    return {name: Template(text.strip("\n")) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-def prompt_markdown(task: str, version: str) -> str:
-    """The file of a prompt, `prompts/{task}.{version}.md`."""
     path = files("confitlib") / "prompts" / f"{task}.{version}.md"
     if not path.is_file():
         raise ValueError(f"no prompt {path.name}: task {task!r} has no version {version!r}")
-    return path.read_text(encoding="utf-8")
+    parts = re.split(r"^# (\w+)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {name: Template(text.strip("\n")) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def language_of_corpus(corpus: Corpus, side: Side, sample: int = 50) -> Language:
-    """The language of most of the first documents of a side."""
-    frame = corpus.documents(side).head(sample)[corpus.fields(side)].astype("str").fillna("")
+def language_of_corpus(corpus: Corpus, side: Side) -> Language:
+    """The language of most of the first 50 documents of a side."""
+    frame = corpus.documents(side).head(50)[corpus.fields(side)].astype("str").fillna("")
     chinese = sum(language_of(" ".join(row)) == "zh" for row in frame.itertuples(index=False))
     return "zh" if 2 * chinese > len(frame) else "en"
 
@@ -204,70 +208,61 @@ class PromptBuilder:
         self.texts = {one: texts(corpus, one, hyre=False) for one in SIDES}
         self.language = language_of_corpus(corpus, side)
         self.parts = load_prompt(task.name, "official" if official else self.language)
-        self.pairs = AcceptedPairs(corpus, side) if task.shots else None
-        self.check: Check = not_empty if official else task.check  # the released code looks at nothing
+        self.pairs = AcceptedPairs(corpus, side) if task.shows_pair else None
+        self.check: Check | None = None if official else task.check  # the released code looks at nothing
         self.document_in = official_clean if official else task.document_in
 
     def requests(self, ids: Sequence[str], model: str, variants: int = 1) -> list[Request]:
         """`variants` requests for every document in a row; sampling is left to the server, as in the released code."""
-        prompts = {name: prompt(self.prompt(name)) for name in ids}
-        return [
-            Request(model, prompts[name], sample=sample, about=name, source=str(self.texts[self.side][name]))
-            for name in ids
-            for sample in range(variants)
-        ]
+        requests = []
+        for name in ids:
+            messages, source = prompt(self.prompt(name)), str(self.texts[self.side][name])
+            requests += [Request(model, messages, sample=i, about=name, source=source) for i in range(variants)]
+        return requests
 
     def prompt(self, name: str) -> str:
         """The prompt for one document; texts of documents are fenced and cannot close their fence."""
-        shown = []
-        for own, partner in self.examples(name).itertuples(index=False):
-            pair = {self.side: own, other(self.side): partner}
-            shown.append(
-                {f"example_{one}": fence(f"example {one}", str(self.texts[one][i])) for one, i in pair.items()}
-            )
-        document = str(self.texts[self.side][name])
-        if self.official and not shown:
+        document, example = str(self.texts[self.side][name]), {}
+        for side, one in self.example(name).items():
+            example[f"example_{side}"] = fence(f"example {side}", str(self.texts[side][one]))
+        if self.official and not example:
             raise ValueError(f"the released prompt needs an example, and {self.side} {name!r} may see no accepted pair")
         if self.official:
-            return self.parts["user"].substitute(shown[0], document=escape(document))
+            return self.parts["user"].substitute(example, document=escape(document))
         nouns, writes = NOUNS[self.language], self.side if self.task.same_side else other(self.side)
         values = {"given": nouns[self.side], "wanted": nouns[writes]}
         values["document"] = fence(f"target {self.side}", document)
         if self.task.checked:
-            values["example"] = shown[0][f"example_{writes}"] if shown else ""
-        elif self.task.shots:
-            values["examples"] = "\n\n".join(self.parts["example"].substitute(pair) for pair in shown)
+            values["example"] = example.get(f"example_{writes}", "")
+        elif self.pairs is not None:
+            values["examples"] = self.parts["example"].substitute(example) if example else ""
         return self.parts["user"].substitute(values)
 
-    def examples(self, name: str) -> pd.DataFrame:
-        """The pairs shown with a document (`own`, `partner`): drawn by seed and its id alone, whoever else is asked.
+    def example(self, name: str) -> dict[Side, str]:
+        """The ids of the pair shown with a document: drawn by seed and its id alone, whoever else is asked for.
 
-        For `syneg` a pair of its own; for all others one that it may see (`AcceptedPairs`).
+        For `syneg` a pair of its own; for all others one that it may see (`AcceptedPairs`). Empty where there is none.
         """
         if self.pairs is None:
-            return pd.DataFrame(columns=["own", "partner"])
+            return {}
         table = self.pairs.pairs
         options = np.flatnonzero(table["own"] == name) if self.task.checked else self.pairs.allowed(name)
-        rng = generator_of(self.seed, name)
-        return table.iloc[rng.choice(options, min(self.task.shots, len(options)), replace=False)]
+        if not len(options):
+            return {}
+        own, partner = table.iloc[generator_of(self.seed, name).choice(options, 1, replace=False)[0]]
+        return {self.side: own, other(self.side): partner}
 
 
 def requests_of(task: Task, corpus: Corpus, model: str, seed: int) -> list[Request]:
     """All requests of a task about a corpus: the documents and variants that its augmentation asks for by default."""
     requests: list[Request] = []
     for side in task.sides:
-        builder = PromptBuilder(task, corpus, side, seed)
-        requests += builder.requests(task.documents(corpus, side, seed), model, task.variants)
+        ids = task.documents(corpus, side, seed)
+        requests += PromptBuilder(task, corpus, side, seed).requests(ids, model, task.variants)
     return requests
 
 
 # Reading replies
-
-
-def without_fence(reply: str) -> str:
-    """A reply without the code fence and blank lines that models like to put around it."""
-    fenced = FENCED.fullmatch(reply.strip())
-    return (fenced[1] if fenced else reply).strip()
 
 
 def official_clean(reply: str) -> str:
@@ -289,26 +284,9 @@ def read_self_check(reply: str) -> tuple[str, str | None]:
     return document, None if UNSUITABLE.search(verdict[1]) else "the self-check calls it suitable"
 
 
-def no_example(request: Request, reply: str) -> str | None:
-    """A reply repeats less than 30 % of the word runs (five long) of any example in its prompt (our choice)."""
-    shown = EXAMPLE.findall(request.messages[0]["content"])
-    return "the reply repeats the example" if any(overlap(text, reply) > LEAKED for text in shown) else None
-
-
 def overlap(text: str, within: str) -> float:
     """The share of a text's runs of five words (or of all its words, if it has fewer) that `within` holds too."""
     tokens = words(text)
     size = min(RUN, len(tokens))
     wanted = runs(tokens, size)
     return len(wanted & runs(words(within), size)) / max(1, len(wanted))
-
-
-def sections_kept(request: Request, reply: str) -> str | None:
-    """A reply opens with and has the section headings of its model: the accepted document shown, or the source."""
-    shown = EXAMPLE.findall(request.messages[0]["content"])
-    wanted = HEADING.findall(shown[0] if shown else request.source)
-    document = without_fence(read_self_check(reply)[0])
-    headings = HEADING.findall(document)
-    if headings != wanted or (wanted and not document.startswith(wanted[0])):
-        return f"sections not kept: {headings} instead of {wanted}"
-    return None

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
-import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +24,13 @@ from confitlib.llm.requests import (
     Answer,
     Check,
     EmbeddingRequest,
-    Entry,
     Request,
     Usage,
     judge,
     mask,
-    masked,
     read_chat,
-    read_usage,
+    read_vectors,
     repair,
-    storable,
-    usage_of,
 )
 from confitlib.llm.store import Store
 from confitlib.util import check_range, read_yaml
@@ -43,15 +38,13 @@ from confitlib.util import check_range, read_yaml
 if TYPE_CHECKING:
     from openai import OpenAI
 
-T = TypeVar("T")
-
 KEY_VARIABLE, URL_VARIABLE, MODEL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL", "CONFIT_LLM_MODEL"
-PRICES_VARIABLE, PRICES = "CONFIT_PRICES", Path(__file__).with_name("prices.yaml")
 DEFAULT_MODEL = "gpt-4o-mini"  # the paper's
-NO_KEY = "local-server-without-a-key"
 TRIES = 3  # of a call whose response holds no reply
+RETRIES, TIMEOUT = 6, 120.0  # of an attempt, in seconds
 EMBEDDING_BATCH = 64
 BYTES_PER_TOKEN, TOKENS_PER_MESSAGE, ASSUMED_OUTPUT = 3, 8, 1024
+PRICES = Path(__file__).with_name("prices.yaml")
 REMEDY = (
     f"Set {KEY_VARIABLE}, or {URL_VARIABLE} to a local server such as `transformers serve`; "
     "or use the offline writer, which needs no language model."
@@ -76,14 +69,14 @@ class Price:
         return full * (self.batch if batch else 1.0)
 
 
-def load_prices(path: str | Path | None = None) -> dict[str, Price]:
-    """The shipped price table, with the entries of `path` (or of the file in CONFIT_PRICES) on top.
+def load_prices() -> dict[str, Price]:
+    """The shipped price table, with the entries of the file in CONFIT_PRICES on top.
 
     Raises ValueError naming file and model for an entry that is no price.
     """
     prices = {}
-    own = path or os.environ.get(PRICES_VARIABLE)
-    for file in (PRICES, *([own] if own else [])):
+    files = [str(PRICES), os.environ.get("CONFIT_PRICES", "")]
+    for file in filter(None, files):
         for model, entry in read_yaml(file, dict).items():
             try:
                 prices[str(model)] = Price(**entry)
@@ -116,15 +109,15 @@ class Estimate:
     unpriced: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        money = f"at most about ${self.cost:.4f}" if self.cost is not None else ""
-        unknown = f"cost unknown: no price for {', '.join(self.unpriced)} (see confitlib/llm/prices.yaml)"
+        money = f"cost unknown: no price for {', '.join(self.unpriced)} (see confitlib/llm/prices.yaml)"
+        money = money if self.cost is None else f"at most about ${self.cost:.4f}"
         tokens = f"about {self.usage.input:,} tokens to send and {self.usage.output:,} to receive"
-        return f"{self.calls} calls to make, {self.recorded} recorded; {tokens}; {money or unknown}"
+        return f"{self.calls} calls to make, {self.recorded} recorded; {tokens}; {money}"
 
 
 @dataclass
 class Summary:
-    """What one `complete` or `embed` did; as text one line for the reader. `cost` is None where a price is unknown."""
+    """What one `complete` or `embed` did; as text one line for the reader. `cost` is NaN where a price is unknown."""
 
     requests: int = 0
     called: int = 0
@@ -133,22 +126,18 @@ class Summary:
     retried: int = 0
     malformed: int = 0
     usage: Usage = field(default_factory=Usage)
-    cost: float | None = 0.0
+    cost: float = 0.0
     problems: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         parts = [f"{self.answered} of {self.requests} answered", f"{self.called} calls"]
         counts = {"repaired": self.repaired, "retries": self.retried, "malformed replies": self.malformed}
         parts += [f"{count} {name}" for name, count in counts.items() if count]
-        parts += [self.spending()] if self.called else []
+        cost = "cost unknown" if math.isnan(self.cost) else f"${self.cost:.4f}"
+        parts += [f"{self.usage.input + self.usage.output:,} tokens, {cost}"] if self.called else []
         problems = ", ".join(f"{count} {name}" for name, count in self.problems.items())
         parts += [f"without an answer: {problems}"] if problems else []
         return "; ".join(parts)
-
-    def spending(self) -> str:
-        """Tokens and US dollars."""
-        cost = "cost unknown" if self.cost is None else f"${self.cost:.4f}"
-        return f"{self.usage.input + self.usage.output:,} tokens, {cost}"
 
 
 class MalformedReply(Exception):
@@ -159,12 +148,11 @@ class Client:
     """Answers requests from a store, and asks a server for what the store lacks.
 
     model: the name for requests made by this client's users (else CONFIT_LLM_MODEL, else the paper's).
-    base_url, api_key: else OPENAI_BASE_URL and OPENAI_API_KEY; with neither, or `offline`, the store is
-    replayed and nothing is ever sent. concurrency: calls at once. budget: US dollars this client may spend
-    in all; a call that might cross it is not made. timeout: seconds for one attempt. retries: of 429, 5xx,
-    time-outs and broken connections, by the openai package, which alone holds the key. prices: a YAML file or
-    a table. E-mail addresses, web addresses and phone numbers are covered before sending. After a call, `summary`
-    says what it did and `spent` what the client has cost so far.
+    budget: US dollars this client may spend in all; a call that might cross it is not made. concurrency: calls at
+    once. api: the openai client to call, which holds key, address, time-out and retries (of 429, 5xx, time-outs and
+    broken connections); by default one for OPENAI_API_KEY and OPENAI_BASE_URL. Where neither is set, or with
+    `offline`, the store is replayed and nothing is ever sent. E-mail addresses, web addresses and phone numbers are
+    covered before sending. After a call, `summary` says what it did and `spent` what the client has cost so far.
     """
 
     def __init__(
@@ -172,47 +160,32 @@ class Client:
         store: Store | str | Path,
         *,
         model: str | None = None,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        concurrency: int = 8,
         budget: float | None = None,
-        timeout: float = 120.0,
-        retries: int = 6,
-        prices: Mapping[str, Price] | str | Path | None = None,
+        concurrency: int = 8,
         offline: bool = False,
+        api: OpenAI | None = None,
     ) -> None:
         self.store = store if isinstance(store, Store) else Store(store)
         self.model = model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
-        self.prices = prices if isinstance(prices, Mapping) else load_prices(prices)
-        self.concurrency, self.budget, self.timeout, self.retries = concurrency, budget, timeout, retries
-        check_range(self, "budget", "retries")
+        self.prices, self.budget, self.concurrency = load_prices(), budget, concurrency
+        check_range(self, "budget")
         check_range(self, "concurrency", least=1)
-        check_range(self, "timeout", above=0)
-        self.spent = self._reserved = 0.0
-        self.summary = Summary()
-        self._stopped: str | None = None  # why no further call is made
-        self._lock = threading.Lock()  # held to change spent, _reserved, _stopped, summary or store
-        self._api: OpenAI | None = None
-        url, key = base_url or os.environ.get(URL_VARIABLE), api_key or os.environ.get(KEY_VARIABLE)
-        if (url or key) and not offline:
+        if api is None and not offline and (os.environ.get(KEY_VARIABLE) or os.environ.get(URL_VARIABLE)):
             from openai import OpenAI
 
-            if re.search(r"//[^/]*@", url or ""):
-                raise ValueError(f"the base URL holds a password: give the key in {KEY_VARIABLE} instead")
-            self._api = OpenAI(api_key=key or NO_KEY, base_url=url, max_retries=retries, timeout=timeout)
+            key = os.environ.get(KEY_VARIABLE) or "local-server-without-a-key"
+            api = OpenAI(api_key=key, max_retries=RETRIES, timeout=TIMEOUT)
+        if api is not None and api.base_url.userinfo:
+            raise ValueError(f"the base URL holds a password: give the key in {KEY_VARIABLE} instead")
+        self.spent = self._reserved = 0.0
+        self.summary = Summary()
+        self._api = None if offline else api
+        self.live = self._api is not None  # whether there is a server to ask
+        self._problems: dict[str, str] = {}  # why calls brought no reply, by fingerprint
+        self._stopped: str | None = None  # why no further call is made
+        self._lock = threading.Lock()  # held to change all of these and the store
 
-    def __repr__(self) -> str:
-        where = self._api.base_url if self._api else "nowhere (replay only)"
-        return f"Client({self.store!r}, model={self.model!r}, calls {where})"
-
-    @property
-    def live(self) -> bool:
-        """Whether there is a server to ask."""
-        return self._api is not None
-
-    def complete(
-        self, requests: Sequence[Request], *, check: Check | None = None, progress: bool = True
-    ) -> list[Answer]:
+    def complete(self, requests: Sequence[Request], *, check: Check | None = None) -> list[Answer]:
         """Answers aligned with the requests; what has none says why in `problem`, nothing is raised for it.
 
         check: says what is wrong with a reply, or None; such a reply is asked for once more with the fault
@@ -220,197 +193,154 @@ class Client:
         set and a model has no price.
         """
         self._begin(requests)
-        problems: dict[str, str] = {}
-        stored = [self._stored(request, check, problems) for request in requests]
+        stored = [self._stored(request, check) for request in requests]
         for _ in range(2 if self.live else 0):  # the replies, then the repairs of those that are at fault
-            asks = [ask for _, ask in stored if ask is not None and ask.fingerprint() not in problems]
-            if not asks:
-                break
-            problems |= self._call_all({ask.fingerprint(): [ask] for ask in asks}, self._chat, progress)
-            stored = [self._stored(request, check, problems) for request in requests]
+            asks = {ask.fingerprint(): [ask] for _, ask in stored if ask is not None}
+            self._call_all([asks[name] for name in asks if name not in self._problems])
+            stored = [self._stored(request, check) for request in requests]
         answers, done = [answer for answer, _ in stored], self.summary
         done.requests, done.answered = len(answers), sum(answer.text is not None for answer in answers)
         done.repaired = sum(answer.repaired for answer in answers)
         done.problems.update(answer.problem.split(":")[0] for answer in answers if answer.problem)
         return answers
 
-    def embed(self, texts: Sequence[str], *, model: str, progress: bool = False) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], *, model: str) -> NDArray[np.float32]:
         """Embeddings of texts from an endpoint, float32 [n, d], through the same store.
 
         Raises LookupError if some are not recorded and the server does not give them.
         """
         requests = [EmbeddingRequest(model, mask(text)) for text in texts]
         self._begin(requests)
-        missing = [ask for ask in dict.fromkeys(requests) if ask.fingerprint() not in self.store]
-        parts = {str(i): missing[i : i + EMBEDDING_BATCH] for i in range(0, len(missing), EMBEDDING_BATCH)}
-        problems = self._call_all(parts, self._embeddings, progress) if self.live else {}
-        entries = [entry for ask in requests if (entry := self.store.get(ask.fingerprint())) is not None]
-        if absent := len(requests) - len(entries):
-            why = "; ".join(dict.fromkeys(problems.values())) or REMEDY
+        asks = [ask for ask in dict.fromkeys(requests) if ask.fingerprint() not in self.store]
+        batches = [asks[i : i + EMBEDDING_BATCH] for i in range(0, len(asks), EMBEDDING_BATCH)]
+        self._call_all(batches if self.live else [])
+        entries = [self.store.get(ask.fingerprint()) for ask in requests]
+        if absent := entries.count(None):
+            why = "; ".join(dict.fromkeys(self._problems.values())) or REMEDY
             raise LookupError(f"{absent} of {len(requests)} embeddings by {model} are not recorded. {why}")
-        vectors = [np.frombuffer(base64.b64decode(entry["vector"]), dtype="<f4") for entry in entries]
+        vectors = [np.frombuffer(base64.b64decode(entry["vector"]), dtype="<f4") for entry in entries if entry]
         return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 0), np.float32)
 
     def pending(self, requests: Sequence[Request], check: Check | None = None) -> list[Request]:
         """What is still to send, each once: a request itself (masked), or the one that asks for its repair."""
         self.store.refresh()
-        asks = [ask for request in requests if (ask := self._stored(request, check, {})[1]) is not None]
-        return list({ask.fingerprint(): ask for ask in asks}.values())
+        asks = [self._stored(request, check)[1] for request in requests]
+        return list({ask.fingerprint(): ask for ask in asks if ask is not None}.values())
 
     def estimate(self, requests: Sequence[Request], check: Check | None = None, batch: bool = False) -> Estimate:
         """The dry run: calls still to make, their tokens and cost (repairs of new replies aside); nothing is sent."""
         asks = self.pending(requests, check)
         unpriced = tuple(sorted({ask.model for ask in asks} - set(self.prices)))
+        cost = None if unpriced else sum(self.prices[ask.model].cost(estimate_usage(ask), batch) for ask in asks)
         usage = sum(map(estimate_usage, asks), Usage())
-        costs = [self.prices[ask.model].cost(estimate_usage(ask), batch) for ask in asks if not unpriced]
-        cost = None if unpriced else sum(costs)
         return Estimate(len(asks), len(requests) - len(asks), usage, cost, unpriced)
 
     def _begin(self, requests: Sequence[Request] | Sequence[EmbeddingRequest]) -> None:
         """Read the store again and start a new summary; raises ValueError for a budget that cannot be kept."""
         self.store.refresh()
-        self.summary, self._stopped = Summary(), None
+        self.summary, self._problems, self._stopped = Summary(), {}, None
         unpriced = sorted({request.model for request in requests} - set(self.prices))
         if self.budget is not None and self.live and unpriced:
             remedy = "Add it to a price table (see confitlib/llm/prices.yaml)."
             raise ValueError(f"a budget of ${self.budget} cannot be kept: no price for {unpriced}. {remedy}")
 
-    def _stored(
-        self, request: Request, check: Check | None, problems: Mapping[str, str]
-    ) -> tuple[Answer, Request | None]:
-        """The answer to a request by the store, and what is still to send for it: itself (masked) or its repair.
-
-        `problems`: why calls failed, by fingerprint.
-        """
-        ask = masked(request)
+    def _stored(self, request: Request, check: Check | None) -> tuple[Answer, Request | None]:
+        """The answer to a request by the store, and what is still to send for it: itself (masked) or its repair."""
+        # 1. the first reply
+        ask = replace(request, messages=[{**one, "content": mask(one["content"])} for one in request.messages])
         entry = self.store.get(ask.fingerprint())
         if entry is None:
             absent = f"not recorded: no key and no server. {REMEDY}"
-            return Answer(request, None, problems.get(ask.fingerprint(), absent)), ask
-        problem = judge(request, entry, check)
-        if problem is None or problem.startswith(REFUSED):  # a refusal stands
-            return Answer(request, None if problem else entry["text"].strip(), problem), None
-        again = repair(ask, entry["text"], problem)
-        second = self.store.get(again.fingerprint())
-        if second is None:
-            return Answer(request, None, problem), again
-        problem = judge(request, second, check)
-        return Answer(request, None if problem else second["text"].strip(), problem, repaired=problem is None), None
+            return Answer(request, None, self._problems.get(ask.fingerprint(), absent)), ask
+        problem, repaired = judge(request, entry, check), False
+        # 2. the second one, where the first is at fault; a refusal stands
+        if problem is not None and not problem.startswith(REFUSED):
+            ask = repair(ask, entry["text"], problem)
+            entry, repaired = self.store.get(ask.fingerprint()), True
+            if entry is None:
+                return Answer(request, None, problem), ask
+            problem = judge(request, entry, check)
+        if problem is not None:
+            return Answer(request, None, problem), None
+        return Answer(request, entry["text"].strip(), repaired=repaired), None
 
-    def _call_all(
-        self, calls: Mapping[str, Sequence[T]], call: Callable[[Sequence[T]], None], progress: bool
-    ) -> dict[str, str]:
-        """Make calls at once, within concurrency and budget; returns by name why some brought no reply."""
+    def _call_all(self, calls: Sequence[Sequence[Any]]) -> None:
+        """Make calls at once, within concurrency and budget; notes in `_problems` why some brought no reply."""
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="llm")
-        futures = {pool.submit(self._within_budget, asks, call): name for name, asks in calls.items()}
+        futures = {pool.submit(self._call, asks): asks[0].fingerprint() for asks in calls}
         try:
-            with tqdm(total=len(calls), disable=not progress, desc="language model", unit="call") as bar:
+            with tqdm(total=len(calls), disable=not calls, desc="language model", unit="call") as bar:
                 for _ in as_completed(futures):
                     bar.update()
-                    bar.set_postfix_str(self.summary.spending())
+                    bar.set_postfix_str(f"${self.spent:.4f}")
         except KeyboardInterrupt:
             self._stopped = "stopped by hand"
             print(f"stopped; {self.summary.called} new replies are kept in {self.store.path}", file=sys.stderr)
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        return {name: problem for future, name in futures.items() if (problem := future.result())}
+        problems = {name: future.result() for future, name in futures.items()}
+        self._problems |= {name: problem for name, problem in problems.items() if problem}
 
-    def _within_budget(self, asks: Sequence[Any], call: Callable[[Sequence[Any]], None]) -> str | None:
-        """One call, unless the run was stopped or it might cross the budget; returns why there is no reply."""
-        price = self.prices.get(asks[0].model)
-        worst = price.cost(sum(map(estimate_usage, asks), Usage())) if price else 0.0
+    def _call(self, asks: Sequence[Any]) -> str | None:
+        """One call for requests of one kind and model, within the budget; returns why there is no reply, or None."""
+        import openai
+
+        assert self._api is not None
+        price, worst = self.prices.get(asks[0].model), sum(map(estimate_usage, asks), Usage())
+        reserve = price.cost(worst) if price else 0.0
+        # 1. hold back the most it may cost, unless the run was stopped
         with self._lock:
             if self._stopped:
                 return self._stopped
-            if self.budget is not None and self.spent + self._reserved + worst > self.budget:
+            if self.budget is not None and self.spent + self._reserved + reserve > self.budget:
                 return f"budget: ${self.spent:.4f} of ${self.budget} spent and the next call might cross it"
-            self._reserved += worst
+            self._reserved += reserve
+        # 2. ask; a wrong key or no server, before anything was answered, ends the run
         try:
-            call(asks)
-        except Exception as error:
-            return self._failure(error)
+            replies = self._post(asks)
+        except MalformedReply as error:
+            return f"malformed reply: {error}"
+        except openai.OpenAIError as error:
+            message = f"no reply: {type(error).__name__}: {str(error).replace(self._api.api_key, '***')[:300]}"
+            denied = getattr(error, "status_code", None) in (401, 403, 404)
+            if (denied or isinstance(error, openai.APIConnectionError)) and not self.summary.called:
+                self._stopped = message
+            return message
+        # 3. store the replies before anyone sees them; tokens that the server does not count cost as estimated
+        else:
+            with self._lock:
+                for ask, reply in zip(asks, replies, strict=True):
+                    self.store.add(ask, **reply, origin="api")
+                usage = Usage(*(getattr(worst, name) if n is None else n for name, n in replies[0]["usage"].items()))
+                self.spent += price.cost(usage) if price else 0.0
+                self.summary.called += 1
+                self.summary.usage += usage
+                self.summary.cost += price.cost(usage) if price else math.nan
+            return None
         finally:
             with self._lock:
-                self._reserved -= worst
-        return None
+                self._reserved -= reserve
 
-    def _failure(self, error: Exception) -> str:
-        """What went wrong, for the reader; a wrong key or no server, before anything was answered, ends the run."""
-        import openai
+    def _post(self, asks: Sequence[Any]) -> list[dict[str, Any]]:
+        """Call until the server sends something that can be read; the openai package retries all other faults.
 
-        if isinstance(error, MalformedReply):
-            return f"malformed reply: {error}"
-        if not isinstance(error, openai.OpenAIError) or self._api is None:
-            raise error
-        status = getattr(error, "status_code", None)
-        message = f"no reply: {type(error).__name__}: {str(error).replace(self._api.api_key, '***')[:300]}"
-        hopeless = status in (401, 403, 404) or isinstance(error, openai.APIConnectionError)
-        if hopeless and not self.summary.called:
-            self._stopped = message
-        return message
-
-    def _chat(self, asks: Sequence[Request]) -> None:
-        assert self._api is not None
-        create = self._api.chat.completions.with_raw_response.create
-        self._keep(asks, self._post(create, lambda content: [read_chat(content)], **asks[0].body()))
-
-    def _embeddings(self, asks: Sequence[EmbeddingRequest]) -> None:
-        assert self._api is not None
-        create, texts = self._api.embeddings.with_raw_response.create, [ask.text for ask in asks]
-        read = partial(read_vectors, len(asks))
-        self._keep(asks, self._post(create, read, model=asks[0].model, input=texts, encoding_format="float"))
-
-    def _post(self, create: Callable[..., Any], read: Callable[[Any], list[Entry]], **body: Any) -> list[Entry]:
-        """Call until the server sends something that can be read; the openai package retries all other faults."""
-        fault = ""
+        Raises MalformedReply saying what is wrong with the last of three responses that hold no reply.
+        """
+        api: Any = self._api
+        fault, chat = "", isinstance(asks[0], Request)
+        create = (api.chat.completions if chat else api.embeddings).with_raw_response.create
+        body = asks[0].body() if chat else EmbeddingRequest.body(asks)
         for _ in range(TRIES):
             raw = create(**body)
+            try:
+                content = json.loads(raw.text)
+                replies = [read_chat(content)] if chat else read_vectors(content, len(asks))
+            except ValueError as error:
+                replies, fault = [], str(error)
             with self._lock:
                 self.summary.retried += raw.retries_taken
-            try:
-                return read(json.loads(raw.text))
-            except ValueError as error:
-                fault = str(error)
-            with self._lock:
-                self.summary.malformed += 1
+                self.summary.malformed += not replies
+            if replies:
+                return replies
         raise MalformedReply(fault)
-
-    def _keep(self, asks: Sequence[Request | EmbeddingRequest], replies: Sequence[Entry]) -> None:
-        """Store the replies of one call before anyone sees them, and count what it cost.
-
-        Tokens that the server does not count are charged as they were estimated.
-        """
-        with self._lock:
-            for ask, reply in zip(asks, replies, strict=True):
-                self.store.add(ask, **reply, origin="api")
-            estimated, counted = sum(map(estimate_usage, asks), Usage()), replies[0]["usage"]
-            charged = Usage(*(getattr(estimated, name) if n is None else n for name, n in counted.items()))
-            price, done = self.prices.get(asks[0].model), self.summary
-            cost = price.cost(charged) if price else None
-            self.spent += cost or 0.0
-            done.called += 1
-            done.usage += usage_of(replies[0])
-            done.cost = None if cost is None or done.cost is None else done.cost + cost
-
-
-def read_vectors(n: int, content: Any) -> list[Entry]:
-    """An entry of the store for each of the `n` texts of an embeddings response; raises ValueError if it is none."""
-    try:
-        rows = sorted(content["data"], key=lambda row: row["index"])
-        vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
-    except (LookupError, TypeError) as error:
-        raise ValueError("no embeddings") from error
-    if vectors.ndim != 2 or len(vectors) != n or not np.isfinite(vectors).all():
-        raise ValueError(f"embeddings of shape {list(vectors.shape)} for {n} texts")
-    served_by = storable(content.get("model"))
-    entries: list[Entry] = [
-        {"vector": encode_vector(vector), "usage": {}, "served_by": served_by} for vector in vectors
-    ]
-    entries[0]["usage"] = read_usage(content)  # the server counts tokens by call, not by text
-    return entries
-
-
-def encode_vector(vector: NDArray[np.float32]) -> str:
-    """A vector as base64 of little-endian float32: exact, and a third of its size in decimals."""
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

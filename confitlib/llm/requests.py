@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from confitlib.text import Language, language_of
 from confitlib.util import atomic, numbered_entries
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 Entry = dict[str, Any]
 
-CHAT, EMBEDDING = "chat", "embedding"
-SAMPLING = ("temperature", "max_tokens")
 BATCH_URL = "/v1/chat/completions"
 REPAIR: dict[Language, str] = {
     "en": "Your reply cannot be used ({problem}). Write it again in full, without that fault and without any comment.",
@@ -61,12 +62,13 @@ class Request:
 
     def body(self) -> dict[str, Any]:
         """The arguments of the chat-completions endpoint; parameters left to the server are left out."""
-        sampling = {name: getattr(self, name) for name in SAMPLING if getattr(self, name) is not None}
+        sampling = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        sampling = {name: value for name, value in sampling.items() if value is not None}
         return {"model": self.model, "messages": list(self.messages), **sampling}
 
     def payload(self) -> dict[str, Any]:
         """All that decides the reply, as JSON."""
-        return {"kind": CHAT, **self.body(), "sample": self.sample}
+        return {"kind": "chat", **self.body(), "sample": self.sample}
 
     def fingerprint(self) -> str:
         """The sha256 of the payload: the same for every endpoint, another for every sample."""
@@ -80,9 +82,14 @@ class EmbeddingRequest:
     model: str
     text: str
 
+    @staticmethod
+    def body(requests: Sequence[EmbeddingRequest]) -> dict[str, Any]:
+        """The arguments of the embeddings endpoint for requests to one model."""
+        return {"model": requests[0].model, "input": [one.text for one in requests], "encoding_format": "float"}
+
     def payload(self) -> dict[str, Any]:
         """All that decides the vector, as JSON."""
-        return {"kind": EMBEDDING, "model": self.model, "input": self.text}
+        return {"kind": "embedding", "model": self.model, "input": self.text}
 
     def fingerprint(self) -> str:
         """The sha256 of the payload."""
@@ -124,12 +131,6 @@ def escape(text: str) -> str:
     return MARKER.sub("(", text)
 
 
-def leaked(text: str) -> str | None:
-    """The first marker of a prompt in a reply, or None."""
-    marker = MARKER.search(text)
-    return None if marker is None else text[marker.start() :].splitlines()[0][:40]
-
-
 def mask(text: str) -> str:
     """A text with e-mail addresses, web addresses and phone numbers as `[email]`, `[url]`, `[phone]`.
 
@@ -139,12 +140,6 @@ def mask(text: str) -> str:
     text = EMAIL.sub("[email]", text)
     text = URL.sub("[url]", text)
     return PHONE.sub(lambda match: match[0] if NO_PHONE.fullmatch(match[0]) else "[phone]", text)
-
-
-def masked(request: Request) -> Request:
-    """A request whose messages are masked; `about` and `source` stay as they are."""
-    messages = [{**message, "content": mask(message["content"])} for message in request.messages]
-    return replace(request, messages=messages)
 
 
 # Replies, and what is wrong with them. The words of a problem stand in the repair request, so they decide its
@@ -168,18 +163,32 @@ def read_chat(content: Any) -> Entry:
     """What a store keeps of a chat completion; raises ValueError if there is no choice with a message in it."""
     try:
         choice = content["choices"][0]
-        text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+        text, refusal = (choice["message"].get(name) for name in ("content", "refusal"))
+        text = (text or "").encode("utf-8", "replace").decode()
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError("no choice with a message") from error
-    if not (text is None or isinstance(text, str)):
-        raise ValueError("the message is no text")
+        raise ValueError("no choice with a message of text") from error
     return {
-        "text": storable(text or ""),
+        "text": text,
         "finish_reason": storable(choice.get("finish_reason")),
         "refusal": None if refusal is None else storable(str(refusal)),
         "usage": read_usage(content),
         "served_by": storable(content.get("model")),
     }
+
+
+def read_vectors(content: Any, n: int) -> list[Entry]:
+    """An entry of the store for each of the `n` texts of an embeddings response; raises ValueError if it is none."""
+    try:
+        rows = sorted(content["data"], key=lambda row: row["index"])
+        vectors = np.array([row["embedding"] for row in rows], dtype="<f4")  # exact, a third of the size in decimals
+    except (LookupError, TypeError) as error:
+        raise ValueError("no embeddings") from error
+    if vectors.ndim != 2 or len(vectors) != n or not np.isfinite(vectors).all():
+        raise ValueError(f"embeddings of shape {list(vectors.shape)} for {n} texts")
+    codes, served_by = [base64.b64encode(vector.tobytes()).decode() for vector in vectors], content.get("model")
+    entries: list[Entry] = [{"vector": code, "usage": {}, "served_by": storable(served_by)} for code in codes]
+    entries[0]["usage"] = read_usage(content)  # the server counts tokens by call, not by text
+    return entries
 
 
 def storable(text: Any) -> Any:
@@ -213,34 +222,25 @@ def judge(request: Request, entry: Entry, check: Check | None) -> str | None:
     return check(request, text) if check is not None else None
 
 
-def not_empty(request: Request, text: str) -> str | None:
-    """A reply has text."""
-    return None if text.strip() else "empty reply"
-
-
 def common(request: Request, text: str) -> str | None:
     """What every task asks of a reply: text without markers of the prompt, in the language of `source`, and new.
 
     Its length is 20 to 20,000 characters, and less than 80 % of its runs of five words stand in `source` (our choice).
     """
-    if not text.strip():
-        return "empty reply"
-    if marker := leaked(text):
-        return f"leaked marker: {marker}"
+    marker, size = MARKER.search(text), len(text.strip())
     expected, language = language_of(request.source), language_of(text)
+    if marker:
+        return f"leaked marker: {text[marker.start() :].splitlines()[0][:40]}"
     if request.source and language != expected:
         return f"wrong language: {language} instead of {expected}"
-    size = len(text.strip())
     if not SHORTEST <= size <= LONGEST:
         fault = "too short" if size < SHORTEST else "too long"
         return f"{fault}: {size} characters, {SHORTEST} to {LONGEST} expected"
-    here, there = (_runs_of(one) for one in (text, request.source))
+    both = [text, request.source]
+    tokens = [list("".join(one.split())) if language_of(one) == "zh" else one.lower().split() for one in both]
+    here, there = map(runs, tokens)
     copied = len(here & there) / len(here)
     return f"copy of the input: {copied:.0%} of it" if copied >= COPIED else None
-
-
-def _runs_of(text: str) -> set[tuple[str, ...]]:
-    return runs(list("".join(text.split())) if language_of(text) == "zh" else text.lower().split())
 
 
 def runs(tokens: Sequence[str], size: int = RUN) -> set[tuple[str, ...]]:
@@ -269,14 +269,13 @@ def write_requests(path: Path, task: str, requests: Iterable[Request], batch: bo
 
     `batch`: write, instead, the input file of OpenAI's Batch API, with the fingerprint as `custom_id`.
     """
-    lines: list[dict[str, Any]] = []
-    for request in requests:
+    named, lines = {request.fingerprint(): request for request in requests}, []
+    for name, request in named.items():
         if batch:
-            name = {"custom_id": request.fingerprint(), "method": "POST", "url": BATCH_URL}
-            lines.append({**name, "body": request.body()})
+            lines.append({"custom_id": name, "method": "POST", "url": BATCH_URL, "body": request.body()})
         else:
             about = {"task": task, "about": request.about, "source": mask(request.source)}
-            lines.append({"fingerprint": request.fingerprint(), **about, **request.payload()})
+            lines.append({"fingerprint": name, **about, **request.payload()})
     with atomic(path) as partial:
         partial.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines), encoding="utf-8")
     return len(lines)
@@ -291,7 +290,7 @@ def read_requests(path: Path) -> dict[str, tuple[str, Request]]:
             request = Request(**line)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: not a request ({error})") from error
-        if kind != CHAT or request.fingerprint() != name:
+        if kind != "chat" or request.fingerprint() != name:
             raise ValueError(f"{path}, line {number}: altered, as the fingerprint shows. Write the file anew.")
         requests[name] = task, request
     return requests

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -13,39 +12,24 @@ from confitlib.llm.requests import EmbeddingRequest, Entry, Request, fingerprint
 from confitlib.util import lock, parsed, repair_end, write_line
 
 
-class Store:
-    """Replies by fingerprint in an append-only file; several processes may write to it at once.
+class Store(dict[str, Entry]):
+    """Replies by fingerprint, read from an append-only file; several processes may write to it at once.
 
     A line holds `fingerprint`, `request` (the whole payload), `text` or `vector`, `finish_reason`, `refusal`,
-    `usage`, `served_by`, `origin`, `time`. `add` returns once the line is in the file (on the disk with
-    `fsync`). The first reply to a fingerprint counts, so everyone who asks again reads the same.
+    `usage`, `served_by`, `origin`, `time`. Use `add` to put a reply in: it returns once the line is on the disk.
+    The first reply to a fingerprint counts, so everyone who asks again reads the same; `duplicates` counts the others.
     Opening an absent file is fine: it appears with the first reply. Raises ValueError naming file and
     line for damage other than a torn last line, which is reported and cut off by the next `add`.
     """
 
-    def __init__(self, path: str | Path, fsync: bool = True) -> None:
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
         self.path = Path(path)
-        self.fsync = fsync
-        self.duplicates = 0
-        self._entries: dict[str, Entry] = {}
-        self._offset = self._lines = 0
+        self.duplicates = self._offset = self._lines = 0
         self.refresh()
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, {len(self)} replies)"
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
-
-    def __contains__(self, fingerprint: str) -> bool:
-        return fingerprint in self._entries
-
-    def get(self, fingerprint: str) -> Entry | None:
-        """The reply to a fingerprint, or None."""
-        return self._entries.get(fingerprint)
 
     def add(self, request: Request | EmbeddingRequest, **reply: Any) -> Entry:
         """Append a reply; returns the one that counts, which is an earlier one if there is one by now."""
@@ -57,9 +41,9 @@ class Store:
             repair_end(file, self.path)
             self._read_on(file)
             if name not in self:
-                write_line(file, {"fingerprint": name, "request": payload, **reply, "time": time}, self.fsync)
+                write_line(file, {"fingerprint": name, "request": payload, **reply, "time": time})
                 self._read_on(file)
-        return self._entries[name]
+        return self[name]
 
     def refresh(self) -> None:
         """Read what other processes have appended since."""
@@ -74,8 +58,7 @@ class Store:
         file.seek(self._offset)
         *lines, torn = file.read().split(b"\n")
         for line in lines:
-            self._lines += 1
-            self._offset += len(line) + 1
+            self._lines, self._offset = self._lines + 1, self._offset + len(line) + 1
             if not line.strip():
                 continue
             entry = parsed(line) or {}
@@ -83,6 +66,6 @@ class Store:
                 where = f"{self.path}, line {self._lines}"
                 raise ValueError(f"{where} is not a reply to its request. Restore the file, or remove the line.")
             self.duplicates += entry["fingerprint"] in self
-            self._entries.setdefault(entry["fingerprint"], entry)
+            self.setdefault(entry["fingerprint"], entry)
         if torn:
             warnings.warn(f"{self.path}: the last line is torn (a writer was killed): left out", stacklevel=3)
