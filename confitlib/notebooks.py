@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -91,11 +91,10 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
             line = ast.unparse(statement)
             if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
                 raise NotebookError(f"{path}: the parameters cell holds {line!r}, not an assignment")
-            value = ast.literal_eval(statement.value)
-            if isinstance(statement, ast.AnnAssign):
-                parameters[ast.unparse(statement.target)] = Parameter(ast.unparse(statement.annotation), value)
-            else:
-                parameters[ast.unparse(statement.targets[0])] = Parameter(type(value).__name__, value)
+            value, declared = ast.literal_eval(statement.value), getattr(statement, "annotation", None)
+            (target,) = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            kind = ast.unparse(declared) if declared else type(value).__name__
+            parameters[ast.unparse(target)] = Parameter(kind, value)
     except SyntaxError as error:
         raise NotebookError(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from error
     except ValueError as error:
@@ -157,11 +156,8 @@ def standard_records(records: pd.DataFrame, profile: str) -> pd.DataFrame:
     says nothing about them.
     """
     expected = {number_of(path): standard_settings(profile, path) for path in all_notebooks()}
-    keep = [
-        row["profile"] == profile and expected.get(row["notebook"]) == settings(row["parameters"], "seed")
-        for _, row in records.iterrows()
-    ]
-    return records[keep]
+    used = records["parameters"].map(lambda given: settings(given, "seed"))
+    return records[(records["profile"] == profile) & (used == records["notebook"].map(expected))]
 
 
 def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,31 +340,19 @@ def run_sweep(
             util.lock(mark, wait=False)
         except BlockingIOError as error:
             raise NotebookError(f"sweep {sweep!r} is running in another process") from error
-        keys = finished_keys(sweep)
+        recorded = project_root() / "records" / f"{sweep}.jsonl"
+        entries = util.read_entries(recorded) if recorded.is_file() else []
+        keys = {entry.get("key") for entry in entries}
+        waiting = [run for run in runs if run.key not in keys]
         for run in runs:
             run.state = "done" if run.key in keys else "waiting"
-        waiting = [run for run in runs if run.state == "waiting"]
         print(f"sweep {sweep}: {len(waiting)} of {len(runs)} runs to do", flush=True)
-        jobs = {pool.submit(execute_run, sweep, run, workers, call): run for run in waiting}
-        try:
-            for number, job in enumerate(as_completed(jobs), 1):
-                job.result()
-                done = jobs[job]
-                print(f"{number}/{len(jobs)} {done.state}, {done.seconds:.0f} s: {done.label}", flush=True)
-        except BaseException:  # an interrupt too must not start what is still waiting
-            pool.shutdown(cancel_futures=True)
-            raise
+        list(pool.map(lambda run: execute_run(sweep, run, workers, call), waiting))  # an error cancels those that wait
     return runs
 
 
-def finished_keys(sweep: str) -> set[str]:
-    """Keys of the runs that `records/<sweep>.jsonl` holds; a record without a key is no sweep's."""
-    path = project_root() / "records" / f"{sweep}.jsonl"
-    return {entry["key"] for entry in util.read_entries(path) if "key" in entry} if path.is_file() else set()
-
-
 def execute_run(sweep: str, run: SweepRun, workers: int, call: Callable[..., int]) -> None:
-    """Execute one run in a folder of its own and copy its record to the sweep's records."""
+    """Execute one run in a folder of its own, copy its record to the sweep's records and print how it ended."""
     root = project_root()
     folder = root / "build" / "sweeps" / sweep / f"{run.key}.{run_id()}"
     folder.mkdir(parents=True)
@@ -376,21 +360,21 @@ def execute_run(sweep: str, run: SweepRun, workers: int, call: Callable[..., int
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}  # runs at once share the cores
     try:
         status = call(execute, run_command(run, folder), root, threads, log)
+        if status == 0 and records.is_file():
+            entry = util.read_entries(records)[-1] | {"sweep": sweep, "key": run.key}
+            util.append_line(root / "records" / f"{sweep}.jsonl", entry)
+            run.state = "done"
+        else:
+            failures = log.read_text(errors="replace").split("\n[FAIL] ")[1:]
+            why = failures[-1].splitlines()[0] if failures else f"exit status {status}"
+            run.state, run.reason = (
+                "failed",
+                f"{why if status else 'the notebook wrote no record'}; log: {short_path(log)}",
+            )
     except Exception as error:  # an engine that lost the run's machine too often, or cannot reach it
         run.state, run.reason = "failed", f"{type(error).__name__}: {error}"
-        return
-    finally:
-        run.seconds = time.perf_counter() - started
-    if status == 0 and records.is_file():
-        util.append_line(
-            root / "records" / f"{sweep}.jsonl", util.read_entries(records)[-1] | {"sweep": sweep, "key": run.key}
-        )
-        run.state = "done"
-        return
-    failures = log.read_text(errors="replace").split("\n[FAIL] ")[1:]
-    why = failures[-1].splitlines()[0] if failures else f"exit status {status}"
-    run.state = "failed"
-    run.reason = f"{why if status else 'the notebook wrote no record'}; log: {short_path(log)}"
+    run.seconds = time.perf_counter() - started
+    print(f"{run.state}, {run.seconds:.0f} s: {run.label}", flush=True)
 
 
 def run_command(run: SweepRun, folder: Path) -> list[str]:

@@ -61,10 +61,7 @@ def test_a_sweep_file_of_another_shape_is_refused_by_name(text, message, project
         notebooks.plan_sweep("sweeps/rates.yaml")
 
 
-def test_a_sweep_is_not_mixed_up_with_other_records(project):
-    (project / "records").mkdir()
-    (project / "records/laptop.jsonl").write_text('{"id": "a"}\n{"id": "b", "key": "k"}\n')
-    assert notebooks.finished_keys("laptop") == {"k"}
+def test_a_sweep_is_not_mixed_up_with_single_runs(project):
     (project / "sweeps/runs.yaml").write_text(json.dumps(SWEEP))
     with pytest.raises(ValueError, match="another name"):
         notebooks.run_sweep("sweeps/runs.yaml")
