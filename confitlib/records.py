@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from confitlib.util import RESULTS_VERSION, append_line, project_root, read_entries, read_yaml
 
@@ -64,12 +64,10 @@ def plain(value: Any, name: str) -> Any:
 
 
 class Run:
-    """One run being recorded, e.g. `with record("05", parameters, output) as run: run.log(map=0.4)`.
+    """One run being recorded: `run = record("05", parameters, output)`, `run.log(map=0.4)`, `run.save()`.
 
-    `folder` receives `records/runs.jsonl`; a relative one starts at the repository root. Leaving the `with` block
-    saves the run, an error in it does not; a notebook calls `save()` in its record cell instead. `entry` is what
-    `save` appends, without time and memory, which are taken then. Raises ValueError on parameters that look like
-    secrets.
+    `folder` receives `records/runs.jsonl`; a relative one starts at the repository root. `entry` is what `save`
+    appends, without time and memory, which are taken then. Raises ValueError on parameters that look like secrets.
     """
 
     def __init__(self, notebook: str, parameters: Mapping[str, Any], folder: str | Path = ".") -> None:
@@ -85,13 +83,6 @@ class Run:
             "metrics": {}, "tables": {}, "data_hash": None, "weight_hash": None,
         }  # fmt: skip
         self._started = time.perf_counter()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self.save()
 
     def log(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Add metrics, name to number; a name logged again takes the new value. NaN is kept as "undefined"."""

@@ -13,11 +13,13 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import yaml
 from yaml.error import MarkedYAMLError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 if sys.platform != "win32":
     import fcntl
@@ -216,6 +218,8 @@ def files_hash(*paths: Path) -> str:
 
 def generator_of(seed: int, name: str) -> np.random.Generator:
     """A generator of a seed and a name alone: what is drawn for one does not depend on the others."""
+    import numpy as np  # late, for a quick command line
+
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return np.random.default_rng([seed, int.from_bytes(digest)])
 

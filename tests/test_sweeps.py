@@ -112,6 +112,7 @@ def stand_in(project, monkeypatch):
     return project
 
 
+@pytest.mark.slow
 def test_a_sweep_records_what_worked_names_what_failed_and_repeats_only_that(stand_in):
     (stand_in / "go").touch()
     plan(stand_in, grid={}, seeds=[0, 1, 2, 3])
@@ -127,6 +128,7 @@ def test_a_sweep_records_what_worked_names_what_failed_and_repeats_only_that(sta
     assert {entry["key"] for entry in entries} == {run.key for run in first[:3]}
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(stand_in):
     plan(stand_in, grid={})
     recorded = stand_in / "records/rates.jsonl"
