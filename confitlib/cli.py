@@ -41,8 +41,8 @@ class PlainErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except ERRORS as error:
-            said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() would quote it
-            typer.echo(f"[FAIL] {said}", err=True)
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() would quote it
+            typer.echo(f"[FAIL] {message}", err=True)
             raise typer.Exit(1) from error
 
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,8 +57,8 @@ def find_notebook(notebook: str | Path) -> Path:
         return Path(notebook).resolve()
     matches = [path for path in all_notebooks() if number_of(path) == str(notebook)]
     if len(matches) != 1:
-        there = ", ".join(path.stem for path in all_notebooks()) or f"none in {project_root() / 'notebooks'}"
-        raise NotebookError(f"no single notebook {str(notebook)!r}; known: {there}. Run inside the repository.")
+        available = ", ".join(path.stem for path in all_notebooks()) or f"none in {project_root() / 'notebooks'}"
+        raise NotebookError(f"no single notebook {str(notebook)!r}; known: {available}. Run inside the repository.")
     return matches[0]
 
 
@@ -110,8 +110,8 @@ def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
     """
     path, file = find_notebook(notebook), project_root() / "profiles" / f"{profile}.yaml"
     if not file.is_file():
-        there = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
-        raise NotebookError(f"no profile {profile!r}; known: {there or f'none in {file.parent}'}")
+        available = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
+        raise NotebookError(f"no profile {profile!r}; known: {available or f'none in {file.parent}'}")
     content = util.read_yaml(file, dict)
     for name, section in content.items():
         if not isinstance(section, dict | None):
@@ -124,11 +124,11 @@ def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
     return {name: value for name, value in {"profile": profile, **common}.items() if name in names[path]} | section
 
 
-def refuse_unknown(where: str, names: Mapping[str, Any], known: Any) -> None:
-    """Raise NotebookError, saying where, for names that are not known."""
-    unknown = sorted(str(name) for name in names if name not in known)
+def refuse_unknown(where: str, names: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Raise NotebookError, saying where, for names that are not among those allowed."""
+    unknown = sorted(str(name) for name in names if name not in allowed)
     if unknown:
-        raise NotebookError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        raise NotebookError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(allowed))}")
 
 
 def standard_settings(profile: str, path: Path) -> str:
@@ -211,13 +211,13 @@ def run_notebook(
                 path, copy, values, kernel_name=KERNEL, language="python", cwd=root, config=config
             )
     except (papermill.PapermillExecutionError, RuntimeError) as error:  # a cell failed; the kernel died or never began
-        said = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+        message = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
         if not copy.is_file():
-            raise NotebookError(f"{path.name}: {said}") from error
+            raise NotebookError(f"{path.name}: {message}") from error
         cells = [cell["metadata"] for cell in cells_of(copy)]
         cells = [cell for cell in cells if not PAPERMILL_TAGS & set(cell.get("tags", []))]
         reached = max((place for place, cell in enumerate(cells, 1) if cell["papermill"]["start_time"]), default=1)
-        raise NotebookError(f"{path.name}, cell {reached}: {said}\nexecuted copy: {short_path(copy)}") from error
+        raise NotebookError(f"{path.name}, cell {reached}: {message}\nexecuted copy: {short_path(copy)}") from error
     html, _ = HTMLExporter().from_filename(str(copy))
     copy.with_suffix(".html").write_text(html, encoding="utf-8")
     return copy
@@ -249,10 +249,9 @@ def environment() -> pd.DataFrame:
     import torch
 
     versions = provenance()["versions"]
-    shown = {name: versions[name] for name in ("python", "confitlib", "torch", "transformers") if name in versions}
-    why = "torch sees a CUDA card" if torch.cuda.is_available() else "torch sees no CUDA card"
-    rows = {**shown, "device": f"{device_name()}: {why}", "threads": str(torch.get_num_threads())}
-    return pd.DataFrame({"value": rows})
+    rows = {name: versions[name] for name in ("python", "confitlib", "torch", "transformers") if name in versions}
+    rows["device"] = f"{device_name()}: torch sees {'a' if torch.cuda.is_available() else 'no'} CUDA card"
+    return pd.DataFrame({"value": rows | {"threads": str(torch.get_num_threads())}})
 
 
 @dataclass

@@ -188,10 +188,9 @@ def metrics_by_setting(records: pd.DataFrame, notebook: str, by: Sequence[str] =
     """
     import pandas as pd
 
-    mine = records[records["notebook"] == notebook]
-    mine = mine[~mine["parameters"].map(settings).duplicated(keep="last")]
+    runs = records[records["notebook"] == notebook]
     rows = []
-    for _, run in mine.iterrows():
+    for _, run in runs[~runs["parameters"].map(settings).duplicated(keep="last")].iterrows():
         shared = {"run": run["id"], "seed": run["seed"], **{name: run["parameters"].get(name) for name in by}}
         for name, value in run["metrics"].items():
             quantity, dot, setting = name.partition(".")
@@ -287,8 +286,8 @@ def check_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame
 
     rows = []
     for claim in claims:
-        mine = records[(records["notebook"] == claim.notebook) & (records["profile"] == claim.profile)]
-        value = claim.value(mine["metrics"].iloc[-1]) if len(mine) else None
+        runs = records[(records["notebook"] == claim.notebook) & (records["profile"] == claim.profile)]
+        value = claim.value(runs["metrics"].iloc[-1]) if len(runs) else None
         verdict, note = judge(claim, value)
         rows.append({**asdict(claim), "value": value, "verdict": verdict, "note": note})
     return pd.DataFrame(rows)
@@ -322,12 +321,12 @@ def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFra
 
     rows = []
     for claim in claims:
-        mine = records[(records["notebook"] == claim.notebook) & records["profile"].isin([claim.profile, CUSTOM])]
-        mine = mine.drop_duplicates("seed", keep="last")
-        values = [value for metrics in mine["metrics"] if (value := claim.value(metrics)) is not None]
-        dirty = sum(flag is True for flag in mine["dirty"])
-        versions = mine["results_version"].map(repr).nunique()
-        others = mine["parameters"].map(lambda given: settings(given, "seed")).nunique()
+        runs = records[(records["notebook"] == claim.notebook) & records["profile"].isin([claim.profile, CUSTOM])]
+        runs = runs.drop_duplicates("seed", keep="last")
+        values = [value for metrics in runs["metrics"] if (value := claim.value(metrics)) is not None]
+        dirty = sum(flag is True for flag in runs["dirty"])
+        versions = runs["results_version"].map(repr).nunique()
+        others = runs["parameters"].map(lambda given: settings(given, "seed")).nunique()
         checks = {
             f"{dirty} of its records are dirty. Commit, then run the seeds again.": dirty == 0,
             "its records have different versions of results. Run all seeds again.": versions <= 1,
