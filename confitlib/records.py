@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from confitlib.util import RESULTS_VERSION, append_line, project_root, read_entries, read_yaml
 
@@ -64,12 +64,13 @@ def plain(value: Any, name: str) -> Any:
 
 
 class Run:
-    """One run being recorded; `record` makes it, leaving the `with` block or `save` writes it.
+    """One run being recorded: `run = record("05", parameters, output)`, `run.log(map=0.4)`, `run.save()`.
 
-    `entry` is what `save` will append, without time and memory, which are taken then.
+    `folder` receives `records/runs.jsonl`; a relative one starts at the repository root. `entry` is what `save`
+    appends, without time and memory, which are taken then. Raises ValueError on parameters that look like secrets.
     """
 
-    def __init__(self, notebook: str, parameters: Mapping[str, Any], folder: str | Path) -> None:
+    def __init__(self, notebook: str, parameters: Mapping[str, Any], folder: str | Path = ".") -> None:
         secret = [
             name for name, value in parameters.items() if SECRET_NAME.search(name) or SECRET_VALUE.search(str(value))
         ]
@@ -77,17 +78,11 @@ class Run:
             raise ValueError(f"parameters {secret} look like secrets: keep them in environment variables")
         values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
         self.path = project_root() / folder / "records" / RUNS
-        shown = {"notebook": notebook, "profile": values.get("profile"), "seed": values.get("seed")}
-        empty: dict[str, Any] = {"metrics": {}, "tables": {}, "data_hash": None, "weight_hash": None}
-        self.entry: dict[str, Any] = {**shown, "parameters": values, **empty}
+        self.entry: dict[str, Any] = {
+            "notebook": notebook, "profile": values.get("profile"), "seed": values.get("seed"), "parameters": values,
+            "metrics": {}, "tables": {}, "data_hash": None, "weight_hash": None,
+        }  # fmt: skip
         self._started = time.perf_counter()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self.save()
 
     def log(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Add metrics, name to number; a name logged again takes the new value. NaN is kept as "undefined"."""
@@ -118,14 +113,7 @@ class Run:
         append_line(self.path, {**stamp, **self.entry, **provenance(), **used})
 
 
-def record(notebook: str, parameters: Mapping[str, Any], folder: str | Path = ".") -> Run:
-    """Start recording a run of a notebook, e.g. `with record("05", parameters, output) as run: run.log(map=0.4)`.
-
-    `folder` receives `records/runs.jsonl`; a relative one starts at the repository root. A run that
-    raises inside the block is not recorded. In a notebook, call `save()` in the record cell instead.
-    Raises ValueError on parameters that look like secrets.
-    """
-    return Run(notebook, parameters, folder)
+record = Run
 
 
 def provenance() -> dict[str, Any]:
@@ -144,13 +132,9 @@ def provenance() -> dict[str, Any]:
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):  # optional in a slim installation; doctor names what is missing
             versions[package] = metadata.version(package)
-    return {
-        "commit": commit,
-        "dirty": None if changed is None else bool(changed),
-        "results_version": dict(RESULTS_VERSION),
-        "versions": versions,
-        "device": device_name(),
-    }
+    dirty = None if changed is None else bool(changed)
+    made = {"commit": commit, "dirty": dirty, "results_version": dict(RESULTS_VERSION), "versions": versions}
+    return {**made, "device": device_name()}
 
 
 def device_name() -> str:
@@ -204,10 +188,9 @@ def metrics_by_setting(records: pd.DataFrame, notebook: str, by: Sequence[str] =
     """
     import pandas as pd
 
-    mine = records[records["notebook"] == notebook]
-    mine = mine[~mine["parameters"].map(settings).duplicated(keep="last")]
+    runs = records[records["notebook"] == notebook]
     rows = []
-    for _, run in mine.iterrows():
+    for _, run in runs[~runs["parameters"].map(settings).duplicated(keep="last")].iterrows():
         shared = {"run": run["id"], "seed": run["seed"], **{name: run["parameters"].get(name) for name in by}}
         for name, value in run["metrics"].items():
             quantity, dot, setting = name.partition(".")
@@ -241,13 +224,12 @@ class Claim:
     better: Literal["higher", "lower"] | None = None
 
     def __post_init__(self) -> None:
-        said = self.statement and self.reason and self.source
         checks = {
-            "expected and tolerance must be finite, tolerance not negative": 0 <= self.tolerance < math.inf
-            and math.isfinite(self.expected),
+            "expected and tolerance must be finite, tolerance not negative": math.isfinite(self.expected)
+            and 0 <= self.tolerance < math.inf,
             "the tolerance reaches from the expected value to zero, so it hardly fails: average over more seeds, or "
             "drop the claim": not self.expected or self.tolerance < abs(self.expected),
-            "statement, reason and source must be said": said,
+            "statement, reason and source must be given": self.statement and self.reason and self.source,
             "better must be higher or lower": self.better in (None, "higher", "lower"),
         }
         problems = [problem for problem, good in checks.items() if not good]
@@ -304,8 +286,8 @@ def check_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame
 
     rows = []
     for claim in claims:
-        mine = records[(records["notebook"] == claim.notebook) & (records["profile"] == claim.profile)]
-        value = claim.value(mine["metrics"].iloc[-1]) if len(mine) else None
+        runs = records[(records["notebook"] == claim.notebook) & (records["profile"] == claim.profile)]
+        value = claim.value(runs["metrics"].iloc[-1]) if len(runs) else None
         verdict, note = judge(claim, value)
         rows.append({**asdict(claim), "value": value, "verdict": verdict, "note": note})
     return pd.DataFrame(rows)
@@ -339,23 +321,22 @@ def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFra
 
     rows = []
     for claim in claims:
-        mine = records[(records["notebook"] == claim.notebook) & records["profile"].isin([claim.profile, CUSTOM])]
-        mine = mine.drop_duplicates("seed", keep="last")
-        dirty = sum(flag is True for flag in mine["dirty"])
-        if dirty:
-            raise ValueError(f"claim {claim.id!r}: {dirty} of its records are dirty. Commit, then run the seeds again.")
-        versions = set(mine["results_version"].map(repr))
-        if len(versions) > 1:
-            raise ValueError(
-                f"claim {claim.id!r}: its records have different versions of results. Run all seeds again."
-            )
-        if len({settings(given, "seed") for given in mine["parameters"]}) > 1:
-            raise ValueError(f"claim {claim.id!r}: its records differ in more than the seed. Name the file of a sweep.")
-        values = [value for metrics in mine["metrics"] if (value := claim.value(metrics)) is not None]
-        try:
-            expected, tolerance = measure_claim(values)
-        except ValueError as error:
-            raise ValueError(f"claim {claim.id!r}: {error}") from error
+        runs = records[(records["notebook"] == claim.notebook) & records["profile"].isin([claim.profile, CUSTOM])]
+        runs = runs.drop_duplicates("seed", keep="last")
+        values = [value for metrics in runs["metrics"] if (value := claim.value(metrics)) is not None]
+        dirty = sum(flag is True for flag in runs["dirty"])
+        versions = runs["results_version"].map(repr).nunique()
+        others = runs["parameters"].map(lambda given: settings(given, "seed")).nunique()
+        checks = {
+            f"{dirty} of its records are dirty. Commit, then run the seeds again.": dirty == 0,
+            "its records have different versions of results. Run all seeds again.": versions <= 1,
+            "its records differ in more than the seed. Name the file of a sweep.": others <= 1,
+            f"{len(values)} values cannot measure a spread: run at least three seeds, better five": len(values) > 2,
+        }
+        for problem, good in checks.items():
+            if not good:
+                raise ValueError(f"claim {claim.id!r}: {problem}")
+        expected, tolerance = measure_claim(values)
         sd = float(np.std(values, ddof=1))
         rows.append({"id": claim.id, "seeds": len(values), "expected": expected, "sd": sd, "tolerance": tolerance})
     return pd.DataFrame(rows)

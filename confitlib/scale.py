@@ -31,10 +31,9 @@ from confitlib.market import PRESETS, compose
 from confitlib.mining.kernel import Sieve, asked, chunks, decoded, finite, sample_places
 from confitlib.mining.ranking import FloatArray, Hits, IntArray, concatenate, inner_products
 from confitlib.readers.repairs import as_text
-from confitlib.text import TEXT, serialise, texts
+from confitlib.text import TEXT, join_fields, serialise, texts
 from confitlib.util import atomic
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 IndexKind = Literal["flat", "ivf", "hnsw"]
 
@@ -84,8 +83,7 @@ class RayEngine:
             try:
                 with mock.patch.dict(os.environ, one_core | {"PYTHONPATH": path}):
                     ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
-                self._ray = ray
-                return self
+                break
             except Exception as error:  # which one depends on the process of Ray that fails
                 ray.shutdown()
                 if self.address != "local":
@@ -93,37 +91,37 @@ class RayEngine:
                     raise ConnectionError(f"no Ray cluster at {self.address!r} ({error}): {remedy}") from error
                 if attempt == 2:
                     raise ConnectionError(f"Ray could not start here: {error} Is the machine overloaded?") from error
-        raise AssertionError("both attempts either return or raise")
+        self._ray = ray
+        return self
 
     def __exit__(self, *_: object) -> None:
         """Leave the cluster; one that was started here ends."""
         self._ray.shutdown()
         self._hidden.cleanup()
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item], what: str = "tasks") -> list[Result]:
-        """The results in the order of the items; the function must be importable and depend on its item alone."""
-        remote = self._remote(function)
-        waiting = [remote.remote(item) for item in items]
-        return [self._ray.get(result) for result in tqdm(waiting, desc=f"{what} (Ray)", delay=1, leave=False)]
+    def starmap(
+        self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], what: str = "tasks"
+    ) -> list[Result]:
+        """The results in the order of the tasks, which are tuples of arguments; the function must be importable."""
+        if self._ray is None:
+            raise RuntimeError("the engine is not running: use it as `with RayEngine() as engine`")
+        remote = self._ray.remote(max_retries=self.retries, num_cpus=1, num_gpus=self.gpus)(function)
+        waiting = [remote.remote(*task) for task in tasks]
+        bar = tqdm(waiting, desc=f"{what} (Ray)", delay=1, leave=False, disable=len(waiting) == 1)
+        return [self._ray.get(result) for result in bar]
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """The result of one call; several threads may call at once."""
-        result: Result = self._ray.get(self._remote(function).remote(*arguments))
-        return result
-
-    def _remote(self, function: Callable[..., Any]) -> Any:
-        if self._ray is None:
-            raise RuntimeError("the engine is not running: use it as `with RayEngine() as engine`")
-        return self._ray.remote(max_retries=self.retries, num_cpus=1, num_gpus=self.gpus)(function)
+        return self.starmap(function, [arguments])[0]
 
 
-def _map(
-    engine: RayEngine | None, function: Callable[[Item], Result], items: Sequence[Item], what: str
+def _starmap(
+    engine: RayEngine | None, function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], what: str
 ) -> list[Result]:
-    """The results on an engine; without one in this process, one item after the other."""
+    """The results on an engine; without one in this process, one task after the other."""
     if engine is not None:
-        return engine.map(function, items, what)
-    return [function(item) for item in tqdm(items, desc=what, delay=1, leave=False)]
+        return engine.starmap(function, tasks, what)
+    return [function(*task) for task in tqdm(tasks, desc=what, delay=1, leave=False)]
 
 
 @dataclass(frozen=True)
@@ -164,11 +162,11 @@ class DocumentShards:
         self._refuse(path, np.asarray(ids.duplicated()), "whose id stands in an earlier row. Keep one row per id")
         return np.asarray(ids, dtype=object)
 
-    def texts(self, path: Path, rows: int = ROWS_A_BATCH) -> Iterator[list[str]]:
-        """The texts of one file in batches of at most `rows`, serialised as `confitlib.text.texts` does."""
+    def texts(self, path: Path) -> Iterator[list[str]]:
+        """The texts of one file in batches, serialised as `confitlib.text.texts` does."""
         (file, fields), first = self._open(path), 0
         with file:
-            for batch in file.iter_batches(rows, columns=fields):
+            for batch in file.iter_batches(ROWS_A_BATCH, columns=fields):
                 frame: pd.DataFrame = pa.Table.from_batches([batch]).to_pandas().map(as_text)
                 self._refuse(path, blank_documents(frame, fields), "without text. Supply it or drop the row", first)
                 first += len(frame)
@@ -191,25 +189,6 @@ class DocumentShards:
     def _refuse(self, path: Path, rows: NDArray[np.bool_], what: str, first: int = 0) -> None:
         if rows.any():
             raise ValueError(f"{path}, row {first + int(rows.argmax()) + 1}: {self.side} {what}.")
-
-
-def known_positives(folder: str | Path, resumes: DocumentShards, jobs: DocumentShards) -> csr_array:
-    """Accepted pairs of a composed market, booleans `[n_resumes, n_jobs]`, whose labels stay inside a shard."""
-    if len(resumes.paths) != len(jobs.paths):
-        counts = f"{len(resumes.paths)} files of resumes and {len(jobs.paths)} of jobs"
-        raise ValueError(f"{folder} holds {counts}: a shard has one of each, so compose what is missing")
-    first, parts = np.zeros((2, 1), dtype=np.intp), [np.zeros((2, 0), dtype=np.intp)]  # row 0 resumes, row 1 jobs
-    for paths in zip(resumes.paths, jobs.paths, strict=True):
-        labels = pd.read_parquet(Path(folder) / "labels" / paths[0].name)
-        accepted = labels[labels["label"] == 1]
-        ids = [pd.Index(shards.ids(path)) for shards, path in zip((resumes, jobs), paths, strict=True)]
-        places = [ids[n].get_indexer(pd.Index(accepted[f"{side}_id"])) for n, side in enumerate(SIDES)]
-        if min(map(np.min, places), default=0) < 0:
-            raise KeyError(f"the labels beside {paths[0]} name a document that is not in their shard")
-        parts.append(first + places)
-        first = first + np.array([[len(index)] for index in ids])
-    row, column = np.concatenate(parts, axis=1)
-    return csr_array((np.ones(len(row), dtype=bool), (row, column)), shape=(len(resumes), len(jobs)))
 
 
 @dataclass(frozen=True)
@@ -244,14 +223,11 @@ class VectorShards:
 
     def take(self, positions: IntArray) -> FloatArray:
         """The vectors at rising positions, `[len(positions), dim]`."""
-        stops = np.cumsum([0, *self.sizes])
-        cuts = np.searchsorted(positions, stops)
-        parts = [
-            _read(path, positions[a:b] - start)
-            for path, start, a, b in zip(self.paths, stops, cuts, cuts[1:], strict=False)
-            if a < b
-        ]
-        return np.concatenate([np.zeros((0, self.dim), dtype=np.float32), *parts])
+        starts = np.cumsum([0, *self.sizes])[:-1]
+        parts = np.split(positions, np.searchsorted(positions, starts[1:]))
+        files = zip(self.paths, starts, parts, strict=True)
+        taken = [_read(path, part - start) for path, start, part in files if len(part)]
+        return np.concatenate([np.zeros((0, self.dim), dtype=np.float32), *taken])
 
     def sample(self, n: int) -> FloatArray:
         """At most `n` vectors, evenly spaced over all positions."""
@@ -282,19 +258,8 @@ def write_vectors(path: Path, shape: tuple[int, int], batches: Iterable[FloatArr
 def split_vectors(vectors: FloatArray, folder: Path, shards: int) -> VectorShards:
     """Write vectors `[n, dim]` into `shards` files of about equal size (fewer if there are fewer rows)."""
     parts = [part for part in np.array_split(vectors, max(1, shards)) if len(part)]
-    return VectorShards(
-        tuple(write_vectors(folder / f"{i:05d}.npy", part.shape, [part]) for i, part in enumerate(parts))
-    )
-
-
-@dataclass(frozen=True)
-class EncodingTask:
-    """One file to encode: everything its result depends on."""
-
-    documents: Path
-    side: Side
-    encoder: str
-    folder: Path
+    files = [write_vectors(folder / f"{i:05d}.npy", part.shape, [part]) for i, part in enumerate(parts)]
+    return VectorShards(tuple(files))
 
 
 def encode_shards(
@@ -306,19 +271,19 @@ def encode_shards(
     precision), so a finished one is not made again, also after an interruption, and no stale one is used.
     """
     folder, name = Path(folder).resolve(), str(Path(encoder).resolve() if Path(encoder).is_dir() else encoder)
-    tasks = [EncodingTask(path.resolve(), documents.side, name, folder) for path in documents.paths]
-    return VectorShards(tuple(_map(engine, encode_file, tasks, f"encoding {documents.side}s")))
+    tasks = [(path.resolve(), documents.side, name, folder) for path in documents.paths]
+    return VectorShards(tuple(_starmap(engine, encode_file, tasks, f"encoding {documents.side}s")))
 
 
-def encode_file(task: EncodingTask) -> Path:
+def encode_file(documents: Path, side: Side, encoder: str, folder: Path) -> Path:
     """Encode one file unless it is done; returns where its vectors are."""
-    encoder, key = _encoder(task.encoder)
-    shard = DocumentShards((task.documents,), task.side)
-    digest = hashlib.sha256(key.encode() + task.documents.read_bytes()).hexdigest()[:16]
-    target = task.folder / f"{task.side}-{task.documents.stem}-{digest}.npy"
+    model, key = _encoder(encoder)
+    digest = hashlib.sha256(key.encode() + documents.read_bytes()).hexdigest()[:16]
+    target = folder / f"{side}-{documents.stem}-{digest}.npy"
     if not target.is_file():
-        batches = (encoder.encode(batch, progress=False) for batch in shard.texts(task.documents))
-        write_vectors(target, (len(shard), encoder.dim), batches)
+        shard = DocumentShards((documents,), side)
+        batches = (model.encode(batch, progress=False) for batch in shard.texts(documents))
+        write_vectors(target, (len(shard), model.dim), batches)
     return target
 
 
@@ -327,21 +292,6 @@ def _encoder(name: str) -> tuple[TextEncoder, str]:
     """One encoder a process, loaded once, and what its vectors depend on."""
     encoder = load_encoder(name)
     return encoder, f"{encoder.weight_hash()}:{encoder.precision}"
-
-
-@dataclass(frozen=True)
-class BandTask:
-    """A file of queries and the window of ranks of each, `[q]`, against a pool that all tasks read from its files.
-
-    ranks: `[q, n]`, the only ranks of the windows that are wanted; None: all.
-    """
-
-    queries: VectorShards
-    pool: VectorShards
-    known_positives: csr_array
-    start: IntArray
-    stop: IntArray
-    ranks: IntArray | None = None
 
 
 def sharded_band(
@@ -367,62 +317,49 @@ def sharded_band(
         return concatenate([])
     cuts = np.cumsum([0, *queries.sizes])
     tasks = [
-        BandTask(
-            VectorShards((path,)),
-            pool,
-            known_positives[a:b],
-            start[a:b],
-            stop[a:b],
-            None if ranks is None else ranks[a:b],
-        )
+        (path, pool, known_positives[a:b], start[a:b], stop[a:b], None if ranks is None else ranks[a:b])
         for path, a, b in zip(queries.paths, cuts, cuts[1:], strict=False)
     ]
-    parts = zip(cuts, _map(engine, mine_task, tasks, "mining"), strict=False)
+    parts = zip(cuts, _starmap(engine, mine_file, tasks, "mining"), strict=False)
     return concatenate(Hits(part.query + first, part.item, part.rank, part.score) for first, part in parts)
 
 
-def mine_task(task: BandTask) -> Hits:
-    """The windows of one task, query by query in order; query positions count from the task's first.
+def mine_file(
+    file: Path, pool: VectorShards, known_positives: csr_array, start: IntArray, stop: IntArray, ranks: IntArray | None
+) -> Hits:
+    """The windows of the queries in one file, query by query in order; query positions count from the file's first.
 
     As in `confitlib.mining.kernel` a sample of the pool bounds every window, one pass keeps the scores within the
     bounds, and counts prove that the window is complete. A query whose bounds miss goes again with wider ones.
     """
-    vectors = finite(task.queries.take(np.arange(len(task.queries))), "query")
-    sample = torch.as_tensor(task.pool.sample(SAMPLE))
-    queries: IntArray = np.flatnonzero(task.start < task.stop)
+    vectors = finite(VectorShards((file,)).take(np.arange(len(start))), "query")
+    sample = torch.as_tensor(pool.sample(SAMPLE))
+    queries: IntArray = np.flatnonzero(start < stop)
     margin, parts = 1.0, []
     while len(queries):
-        capacity = sample_places(task.start[queries], task.stop[queries], len(sample), len(task.pool), margin)[2]
+        capacity = sample_places(start[queries], stop[queries], len(sample), len(pool), margin)[2]
         missed = []
         for rows in chunks(queries, min(TILE[0], KEYS // capacity)):
-            hits, complete = _windows(task, rows, vectors[torch.from_numpy(rows)], sample, margin)
-            parts.append(hits)
+            # 1. Bounds of each window from the scores of the sample  [q, sampled]
+            left = vectors[torch.from_numpy(rows)]
+            sieve = Sieve.of(inner_products(left, sample), start[rows], stop[rows], len(pool), margin)
+            # 2. One pass over the pool: each tile of scores, known positives behind everything else  [q, tile]
+            positives = known_positives[rows].tocsc().tocoo()  # by rising pool position
+            for first, tile in pool.blocks(TILE[1]):
+                scores = inner_products(left, finite(tile, "pool", first))
+                here = slice(*np.searchsorted(positives.col, (first, first + len(tile))))
+                scores[positives.row[here], positives.col[here] - first] = -torch.inf
+                sieve.add(scores, first, 1)
+            # 3. The ranks that are wanted, of the windows that lie within the bounds
+            complete = sieve.holds(start[rows], stop[rows])
+            row, rank = asked(start[rows], stop[rows], None if ranks is None else ranks[rows])
+            row, rank = row[complete[row]], rank[complete[row]]
+            item, score = decoded(sieve.at(row, rank))
+            parts.append(Hits(rows[row], item.numpy(), rank, score.numpy()))
             missed.append(rows[~complete])
         queries, margin = np.concatenate(missed), margin * WIDER
     hits = concatenate(parts)
     return hits.take(np.argsort(hits.query, kind="stable"))
-
-
-def _windows(
-    task: BandTask, rows: IntArray, vectors: torch.Tensor, sample: torch.Tensor, margin: float
-) -> tuple[Hits, NDArray[np.bool_]]:
-    """The windows of some queries `[q]` that one pass over the pool completes, and which those are."""
-    # 1. bounds of each window from the scores of the sample  [q, sampled]
-    start, stop = task.start[rows], task.stop[rows]
-    sieve = Sieve.of(inner_products(vectors, sample), start, stop, len(task.pool), margin)
-    # 2. one pass: each tile of scores, known positives behind everything else  [q, tile]
-    positives = task.known_positives[rows].tocsc().tocoo()  # by rising pool position
-    for first, tile in task.pool.blocks(TILE[1]):
-        scores = inner_products(vectors, finite(tile, "pool", first))
-        here = slice(*np.searchsorted(positives.col, (first, first + len(tile))))
-        scores[positives.row[here], positives.col[here] - first] = -torch.inf
-        sieve.add(scores, first, 1)
-    # 3. the ranks that are wanted, of windows that lie within the bounds
-    complete = sieve.holds(start, stop)
-    row, rank = asked(start, stop, None if task.ranks is None else task.ranks[rows])
-    row, rank = row[complete[row]], rank[complete[row]]
-    item, score = decoded(sieve.at(row, rank))
-    return Hits(rows[row], np.array(item), rank, np.array(score)), complete
 
 
 @dataclass(frozen=True, eq=False)
@@ -485,13 +422,17 @@ def build_index(vectors: VectorShards, kind: IndexKind = "flat") -> Any:
     if kind not in get_args(IndexKind):
         raise ValueError(f"index kind {kind!r} is unknown: choose one of {', '.join(get_args(IndexKind))}")
     cells = max(1, min(len(vectors), round(4 * len(vectors) ** 0.5)))
-    recipe = {"flat": "Flat", "ivf": f"IVF{cells},Flat", "hnsw": f"HNSW{LINKS}"}[kind]
+    recipe, effort = {
+        "flat": ("Flat", ""),
+        "ivf": (f"IVF{cells},Flat", f"nprobe={max(1, cells // 16)}"),
+        "hnsw": (f"HNSW{LINKS}", f"efConstruction={BUILD_EFFORT},efSearch={SEARCH_EFFORT}"),
+    }[kind]
     index: Any = faiss.index_factory(vectors.dim, recipe, faiss.METRIC_INNER_PRODUCT)
+    tuning: Any = faiss.ParameterSpace()
+    tuning.set_index_parameters(index, effort)
     if kind == "ivf":
-        index.nprobe, index.cp.min_points_per_centroid = max(1, cells // 16), 1  # a small pool needs no warning
+        index.cp.min_points_per_centroid = 1  # a small pool needs no warning
         index.train(vectors.sample(64 * cells))
-    if kind == "hnsw":
-        index.hnsw.efConstruction, index.hnsw.efSearch = BUILD_EFFORT, SEARCH_EFFORT
     for _, block in vectors.blocks():
         index.add(block)
     return index
@@ -521,34 +462,35 @@ def index_documents(
     an unknown kind, and for files without documents, or with ones that have no text, no id or another's.
     """
     model, store = load_encoder(encoder), Path(folder) / "vectors"
+    # 1. Id, title and beginning of the text of every document
     if isinstance(source, Corpus):
-        listed, titles = texts(source, side), source.documents(side).get("title")
-        documents = _shown(listed.index, listed.tolist(), titles)
-        vectors = split_vectors(model.encode(listed.tolist()), store, 1)
+        listed = texts(source, side)
+        documents = pd.DataFrame({"id": listed.index, "title": source.documents(side).get("title"), "text": listed})
     else:
         tables = []
         for path in source.paths:
             titled = "title" in pq.read_schema(path).names
-            starts = [text[:TITLE] for batch in source.texts(path) for text in batch]
             titles = pd.read_parquet(path, columns=["title"])["title"] if titled else None
-            tables.append(_shown(source.ids(path), starts, titles))
-        documents = pd.concat(tables, ignore_index=True)
-        repeated = documents["id"][documents["id"].duplicated()]
-        if len(repeated):
-            raise ValueError(f"{side} {repeated.iloc[0]!r} stands in two files beside {source.paths[0]}: keep one")
-        vectors = encode_shards(source, encoder, store)
+            starts = [text[:TITLE] for batch in source.texts(path) for text in batch]
+            tables.append(pd.DataFrame({"id": source.ids(path), "title": titles, "text": starts}))
+        documents = pd.concat(tables)
     if not len(documents):
         raise ValueError(f"there are no {side}s to index")
-    index = VectorIndex(side, str(encoder), model.weight_hash(), documents, build_index(vectors, kind))
+    repeated = documents["id"][documents["id"].duplicated()]
+    if len(repeated):
+        raise ValueError(f"{side} {repeated.iloc[0]!r} stands in two files of {store.parent}: keep one")
+    # 2. The vectors, in the same order  [n, dim]
+    if isinstance(source, Corpus):
+        vectors = split_vectors(model.encode(listed.tolist()), store, 1)
+    else:
+        vectors = encode_shards(source, encoder, store)
+    # 3. What a search shows: the title, or the beginning of the text where there is none
+    titles = documents["title"].astype("str").fillna("").str.split().str.join(" ")
+    shown = titles.where(titles != "", documents["text"].str.split().str.join(" ")).str[:TITLE]
+    table = pd.DataFrame({"id": documents["id"], "title": shown}).reset_index(drop=True)
+    index = VectorIndex(side, str(encoder), model.weight_hash(), table, build_index(vectors, kind))
     index.save(folder)
     return index
-
-
-def _shown(ids: Iterable[str], listed: Sequence[str], titles: Iterable[Any] | None) -> pd.DataFrame:
-    """Id and title of documents; the beginning of the text where there is no title."""
-    pairs = zip(listed if titles is None else titles, listed, strict=True)
-    names = [name if isinstance(name, str) and name.strip() else text for name, text in pairs]
-    return pd.DataFrame({"id": list(ids), "title": [" ".join(name.split())[:TITLE] for name in names]})
 
 
 def search_text(index: VectorIndex, text: str, k: int = 10, encoder: str | Path | None = None) -> pd.DataFrame:
@@ -580,15 +522,13 @@ def read_document(path: str | Path, side: Side) -> str:
         raise FileNotFoundError(f"there is no {side} file {file}")
     try:
         content = file.read_text(encoding="utf-8-sig")
+        if file.suffix.lower() != ".json":
+            return content
+        fields = json.loads(content)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not text in UTF-8: save the {side} as .txt or .json") from error
-    if file.suffix.lower() != ".json":
-        return content
-    try:
-        fields = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
-    values = list(fields.values()) if isinstance(fields, dict) else []
-    if not values or not all(isinstance(value, str) for value in values):
+    if not isinstance(fields, dict) or not fields or not all(isinstance(value, str) for value in fields.values()):
         raise ValueError(f'{file} must hold one object of text fields, such as {{"{TEXT}": "…"}}')
-    return serialise(pd.DataFrame([fields]), side).iloc[0]
+    return join_fields(fields, side)

@@ -1,4 +1,4 @@
-"""What every other module stands on: the project's root, whole files, append-only lines, keys of results."""
+"""What every other module uses: the project's root, atomic writes, append-only JSON lines, keys of results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import yaml
 from yaml.error import MarkedYAMLError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 if sys.platform != "win32":
     import fcntl
@@ -51,7 +53,7 @@ def project_root() -> Path:
 
 
 def given_or(path: Path | None, default: str) -> Path:
-    """A path as it was typed, which starts at the working directory; else the default under the project root."""
+    """A path from the command line, relative to the working directory; by default one below the project's root."""
     return project_root() / default if path is None else path.absolute()
 
 
@@ -63,7 +65,7 @@ def short_path(path: Path) -> str:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Another name beside the path to write to, which takes the path's once the block has ended without an error."""
+    """A temporary path to write to; it replaces `path` once the block has ended without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -74,9 +76,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def claim(mark: Path, content: str) -> bool:
-    """Write a mark that says whose folder this is, unless one is there; whether it says the same.
+    """Write a file that says what a folder holds, unless there is one; returns whether the two agree.
 
-    An empty one, of a kill in the moment of writing, counts as none.
+    An empty file, left by a process that was killed while writing it, counts as none.
     """
     text = mark.read_text(encoding="utf-8") if mark.is_file() else ""
     if not text:
@@ -120,13 +122,13 @@ def read_yaml(path: str | Path, kind: type[T]) -> T:
     return content
 
 
-def append_line(path: Path, entry: Mapping[str, Any], fsync: bool = True) -> None:
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Append one JSON line; safe with several writers and after a writer was killed in the middle of a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         lock(file)
         repair_end(file, path)
-        write_line(file, entry, fsync)
+        write_line(file, entry)
 
 
 def write_line(file: IO[bytes], entry: Mapping[str, Any], fsync: bool = True) -> None:
@@ -216,6 +218,8 @@ def files_hash(*paths: Path) -> str:
 
 def generator_of(seed: int, name: str) -> np.random.Generator:
     """A generator of a seed and a name alone: what is drawn for one does not depend on the others."""
+    import numpy as np  # late, for a quick command line
+
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return np.random.default_rng([seed, int.from_bytes(digest)])
 

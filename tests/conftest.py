@@ -6,6 +6,16 @@ from miniature import make_project
 from confitlib.corpus import Corpus
 from confitlib.market import Market, compose
 
+SLOW_FIXTURES = {"fitted", "measured", "ray_engine"}  # they train systems or start a cluster
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use what takes long to make are slow too."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def market() -> Market:

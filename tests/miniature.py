@@ -14,8 +14,9 @@ output: str = "."  # receives records/ and figures/
 RECORD_CELL = """\
 from confitlib.notebooks import current_parameters
 from confitlib.records import record
-with record("05", current_parameters("05", globals()), output) as run:
-    run.log(value=seed * rate)
+run = record("05", current_parameters("05", globals()), output)
+run.log(value=seed * rate)
+run.save()
 """
 
 

@@ -41,6 +41,7 @@ def test_help_says_what_arguments_mean(command, text):
     assert text in " ".join(words)
 
 
+@pytest.mark.slow
 def test_run_takes_parameters_as_two_words_or_one(project):
     result = confit("run", "05", "--profile", "tiny", "-p", "seed", "3", "-p", "rate=1e-1")
     assert result.exit_code == 0, result.output
@@ -48,6 +49,7 @@ def test_run_takes_parameters_as_two_words_or_one(project):
     assert (entry["seed"], entry["parameters"]["rate"]) == (3, 0.1)
 
 
+@pytest.mark.slow
 def test_run_goes_on_after_a_failure_and_fails_at_the_end(project):
     write_notebook(project / "notebooks/04_broken.ipynb", "1 / 0")
     result = confit("run", "all", "--profile", "tiny")
@@ -97,6 +99,7 @@ def test_paths_as_typed_start_at_the_working_directory_and_defaults_at_the_proje
     assert f"[OK] {project / 'notebooks/here'}" in confit("run", "05", "--folder", "here").output
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_real_notebooks_and_then_has_nothing_to_do(project):
     (project / "sweeps/rates.yaml").write_text('{notebook: "05", profile: tiny, grid: {rate: [0.5]}, seeds: [6]}')
     for _ in range(2):
@@ -111,8 +114,9 @@ STANDARD = {"profile": "tiny", "seed": 0, "rate": 0.25, "bands": [[0.0, 0.01]], 
 
 
 def standard_run(folder: Path, value: float, **changes: object) -> None:
-    with record("05", {**STANDARD, **changes}, folder) as run:
-        run.log(value=value)
+    run = record("05", {**STANDARD, **changes}, folder)
+    run.log(value=value)
+    run.save()
 
 
 CLAIM = {
@@ -157,9 +161,10 @@ def test_figures_come_from_records_of_the_profile_alone(project):
     import pandas as pd
 
     for rate, value in ((0.25, 0.5), (0.9, 0.7)):  # the second is not what the profile asks for
-        with record("05", {**STANDARD, "rate": rate}, project) as run:
-            run.log({"job ndcg@10.3-4%": 0.5, "job ndcg@10.no band": 0.4})
-            run.log_table("results", pd.DataFrame({"system": ["BM25"], "recall@100": [value]}))
+        run = record("05", {**STANDARD, "rate": rate}, project)
+        run.log({"job ndcg@10.3-4%": 0.5, "job ndcg@10.no band": 0.4})
+        run.log_table("results", pd.DataFrame({"system": ["BM25"], "recall@100": [value]}))
+        run.save()
     result = confit("figures", "--profile", "tiny")
     assert result.exit_code == 0 and "[OK] figures/05_percentile.png" in result.output, result.output
     assert (project / "figures/05_percentile.png").is_file() and (project / "figures/05_percentile.csv").is_file()
@@ -203,6 +208,7 @@ def test_doctor_notices_damaged_weights(project, monkeypatch, tmp_path):
     assert "[FAIL] minilm weights are damaged" in confit("doctor").output
 
 
+@pytest.mark.slow
 def test_a_failed_sweep_fails(project):
     write_notebook(project / "notebooks/05_percentile.ipynb", "1 / 0", RECORD_CELL, parameters=PARAMETERS_CELL)
     (project / "sweeps/rates.yaml").write_text('{notebook: "05", profile: tiny, seeds: [6]}')

@@ -405,6 +405,7 @@ def built(kind: str, bert_folder: Path) -> TextEncoder:
     return encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["static", "static+adapter", "minilm", "minilm+adapter", "bert", "bert+adapter"])
 def test_saved_encoders_load_here_and_in_sentence_transformers(kind: str, bert_folder: Path, tmp_path: Path) -> None:
     encoder = built(kind, bert_folder)

@@ -55,6 +55,7 @@ def test_a_measurement_says_who_judged_and_is_kept_apart(tiny, tmp_path):
         pd.testing.assert_frame_equal(measured.rankings["job"].queries, expected.queries)
 
 
+@pytest.mark.slow
 def test_every_system_may_have_a_corpus_and_labels_may_judge(tiny):
     fewer = thin_labels(tiny, 0.5)
     corpora = {"all labels": tiny, "half": fewer}
@@ -66,6 +67,7 @@ def test_every_system_may_have_a_corpus_and_labels_may_judge(tiny):
     assert half != whole
 
 
+@pytest.mark.slow
 def test_a_training_from_the_cache_counts_among_the_costs(tiny, tmp_path):
     ranker = InBatch(config=QUICK, cache=str(tmp_path))
     first, again = (measure(ranker, tiny).costs["fit seconds"] for _ in range(2))
@@ -83,6 +85,7 @@ def bands_of(*bounds):
     return {band_name(lo, hi): {"strategy": "band", "lo": lo, "hi": hi} for lo, hi in bounds}
 
 
+@pytest.mark.slow
 def test_ablation_has_one_value_for_each_setting_seed_and_quantity(tiny, tmp_path):
     table = ablate(tiny, bands_of((0.0, 0.02), (0.2, 0.3)), [0, 1], QUICK, cache=str(tmp_path), workers=1)
     rates = table[table["quantity"] == "false negatives"].groupby("setting")["value"]
@@ -92,6 +95,7 @@ def test_ablation_has_one_value_for_each_setting_seed_and_quantity(tiny, tmp_pat
     assert quality["setting"].value_counts().to_dict() == {"in-batch": 2, "0-2%": 2, "20-30%": 2}
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_result(tiny):
     tables = [ablate(tiny, bands_of((0.0, 0.02)), [0], QUICK, workers=workers) for workers in (1, 2)]
     pd.testing.assert_frame_equal(*tables)
@@ -196,12 +200,14 @@ def test_band_names():
     assert band_name(np.nan, np.nan) == "no band"
 
 
+@pytest.mark.slow
 def test_seeds_change_the_trained_system(tiny):
     runs = [InBatch(config=TrainingConfig(epochs=1, batch_size=16, seed=seed)) for seed in (0, 1)]
     table = table_of(measure_systems({"in-batch": runs}, tiny, workers=1))
     assert table["resume map"].nunique() == 2
 
 
+@pytest.mark.slow
 def test_a_degraded_model_fails_the_claim_that_a_healthy_one_meets(tiny):
     def quality(ranker):
         return evaluate_ranking(ranker, tiny, "resume").means()["ndcg@10"]

@@ -265,6 +265,7 @@ client.complete([Request("m", prompt(f"q{i}")) for i in range(200)])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torn")
 def test_after_a_kill_in_the_middle_of_200_calls_only_the_missing_ones_are_made(tmp_path):
     path = tmp_path / "s.jsonl"
@@ -302,6 +303,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_everything_answered(tmp_path):
     path = tmp_path / "s.jsonl"
     with Server() as server:
@@ -327,6 +329,7 @@ for i in range(150):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_append_at_once_and_agree_on_every_reply(tmp_path):
     path = tmp_path / "s.jsonl"
     both = [subprocess.Popen([sys.executable, "-c", APPENDING, str(path), name]) for name in "xy"]

@@ -227,6 +227,7 @@ def test_lists_hold_every_judged_candidate_and_fill_up_with_unjudged_ones(market
         assert (rows["label"] == 1).any()
 
 
+@pytest.mark.slow
 def test_words_alone_leave_headroom(laptop: Market) -> None:
     corpus = laptop.corpus
     texts = {side: joined(corpus, side)[corpus.pool(side, "test")] for side in SIDES}

@@ -321,6 +321,7 @@ def test_domains_that_divide_nothing_are_refused(small, domains, target, message
         GlobalMatch(domains_of(small) if domains == "all" else domains, target, config=ONCE).learn(small)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build", [PJFNN, BPJFNN, APJFNN, Siamese, GlobalMatch, MVCoN, InEXIT], ids=lambda b: b.__name__
 )
@@ -349,6 +350,7 @@ def test_a_validation_loss_of_nan_is_never_the_best():
     assert weight.weight.item() == kept[0] != kept[2]
 
 
+@pytest.mark.slow
 def test_scores_of_pairs_are_the_cells_of_the_matrix_and_views_differ(small):
     assert len(PJFNN("mlp", config=ONCE).fit(small).history) == 1
     matcher = MVCoN(config=ONCE).fit(small)

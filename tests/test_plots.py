@@ -104,8 +104,9 @@ def metrics(shift: float) -> dict[str, float]:
 
 def runs_of_05(folder, seeds=(0, 1, 2), **parameters) -> None:
     for seed in seeds:
-        with record("05", {"profile": "laptop", "seed": seed, "batch_size": 4, **parameters}, folder) as run:
-            run.log(metrics(0.1 * seed))
+        run = record("05", {"profile": "laptop", "seed": seed, "batch_size": 4, **parameters}, folder)
+        run.log(metrics(0.1 * seed))
+        run.save()
 
 
 def test_the_percentile_figure_orders_bands_and_lays_the_newest_run_on_top(tmp_path):
@@ -141,8 +142,9 @@ def test_a_run_of_other_parameters_is_a_reference_but_never_this_run(tmp_path):
 
 def test_the_results_table_is_the_newest_of_its_profile(tmp_path):
     for value, profile in ((0.1, "laptop"), (0.25, "laptop"), (0.9, "gpu")):
-        with record("07", {"profile": profile, "seed": 0}, tmp_path) as run:
-            run.log_table("results", pd.DataFrame({"system": ["BM25", "dense"], "map": [value, np.nan]}))
+        run = record("07", {"profile": profile, "seed": 0}, tmp_path)
+        run.log_table("results", pd.DataFrame({"system": ["BM25", "dense"], "map": [value, np.nan]}))
+        run.save()
     lines = plots.results_markdown(load_records(tmp_path / "records").query("profile == 'laptop'")).splitlines()
     assert lines[:4] == ["| system | map |", "| :-- | --: |", "| BM25 | 0.250 |", "| dense |  |"]
     assert lines[-1].startswith("Notebook 07, profile laptop, seed 0, ")

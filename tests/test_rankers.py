@@ -219,6 +219,7 @@ def test_mining_that_cannot_be_done_is_refused_before_any_training(tiny, monkeyp
         ranker.learn(tiny)
 
 
+@pytest.mark.slow
 def test_cached_training_gives_the_same_ranker(tiny, tmp_path):
     fresh = ConFitV2(config=QUICK).fit(tiny)
     for _ in range(2):  # computed, then read
@@ -226,6 +227,7 @@ def test_cached_training_gives_the_same_ranker(tiny, tmp_path):
         np.testing.assert_allclose(cached.embeddings.jobs, fresh.embeddings.jobs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_refreshed_negatives_change_the_training(tiny):
     two = replace(QUICK, epochs=2)
     fixed, fresh = (Mined("ance", {"n": 5}, config=two, refresh=every).fit(tiny) for every in (0, 1))
@@ -233,6 +235,7 @@ def test_refreshed_negatives_change_the_training(tiny):
     assert not np.array_equal(fixed.embeddings.jobs, fresh.embeddings.jobs)
 
 
+@pytest.mark.slow
 def test_training_shows_its_progress_unless_told_not_to(tiny, monkeypatch):
     shown = []
 

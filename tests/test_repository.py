@@ -239,6 +239,7 @@ def test_the_python_of_the_readme_runs(capsys):
     assert [line.split(" {")[0] for line in capsys.readouterr().out.splitlines()] == ["BM25", "ConFit v2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", getattr(confitlib, "__all__", []))
 def test_the_front_door_shows_calls_that_run(name):
     examples = [test for test in doctest.DocTestFinder().find(getattr(confitlib, name), name) if test.examples]

@@ -123,6 +123,7 @@ def test_this_environments_kernel_wins_over_one_registered_by_the_user(project, 
     assert os.environ["JUPYTER_PATH"] == str(project / "user")
 
 
+@pytest.mark.slow
 def test_a_run_uses_profile_and_overrides_and_leaves_notebook_page_and_record(project, monkeypatch):
     where = "import os, sys\nprint(sys.executable, os.getcwd(), output)"
     write_notebook(project / "notebooks/05_percentile.ipynb", where, RECORD_CELL)
@@ -154,6 +155,7 @@ def test_a_record_names_the_profile_only_while_its_parameters_are_the_profiles(p
     assert notebooks.current_parameters("05", {**values, "rate": 0.5})["profile"] == "custom"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "error"), [("1\nint('many')", "ValueError: invalid literal"), ("import os\nos._exit(1)", "died")]
 )

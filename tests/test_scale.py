@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from miniature import make_project
 from scipy.sparse import csr_array, random_array
 from typer.testing import CliRunner
 
+from benchmarks.scale import known_positives
 from confitlib import cli, notebooks, scale
 from confitlib.encoder import load_encoder
 from confitlib.market import compose_to_parquet
@@ -25,7 +26,6 @@ from confitlib.mining import kernel
 from confitlib.mining.kernel import UNRANKED, select_band
 from confitlib.mining.ranking import Hits, concatenate
 from confitlib.scale import (
-    BandTask,
     DocumentShards,
     RayEngine,
     VectorIndex,
@@ -33,8 +33,7 @@ from confitlib.scale import (
     build_index,
     encode_shards,
     index_documents,
-    known_positives,
-    mine_task,
+    mine_file,
     open_documents,
     read_document,
     sharded_band,
@@ -88,10 +87,11 @@ def test_two_markets_do_not_mix(folder):
         compose_to_parquet("tiny", 3, folder, shards=0)
 
 
-def test_documents_stream_with_the_text_that_a_corpus_gives(folder, tiny):
+def test_documents_stream_with_the_text_that_a_corpus_gives(folder, tiny, monkeypatch):
+    monkeypatch.setattr(scale, "ROWS_A_BATCH", 5)
     documents = DocumentShards.of_folder(folder, "job")
     assert (documents.sizes, len(documents)) == ([12, 12, 12], 36)
-    streamed = [text for path in documents.paths for batch in documents.texts(path, rows=5) for text in batch]
+    streamed = [text for path in documents.paths for batch in documents.texts(path) for text in batch]
     jobs = read(folder, "jobs").set_index("job_id")
     corpus = replace(tiny, jobs=jobs, labels=tiny.labels[:0], rankings=tiny.rankings[:0], truth=None)
     assert streamed == texts(corpus, "job").tolist()
@@ -241,7 +241,7 @@ def test_what_cannot_be_ranked_is_an_error_not_an_endless_search(stop, value, me
 
 def test_an_engine_that_is_not_running_says_so():
     with pytest.raises(RuntimeError, match="with RayEngine"):
-        RayEngine().map(len, ["a"])
+        RayEngine().call(len, "a")
 
 
 @pytest.mark.slow
@@ -252,20 +252,12 @@ def test_a_cluster_that_is_not_there_is_named():
         pass
 
 
-@dataclass(frozen=True)
-class Doomed:
-    """A mining task whose first worker is killed in the middle of it."""
-
-    task: BandTask
-    marks: Path
-    number: int
-
-
-def mine_or_die(doomed: Doomed) -> Hits:
-    attempt = len(list(doomed.marks.glob(f"{doomed.number}-*")))
-    (doomed.marks / f"{doomed.number}-{attempt}").write_text(str(os.getpid()))
-    found = mine_task(doomed.task)
-    if doomed.number == 1 and attempt == 0:
+def mine_or_die(marks: Path, number: int, *task: object) -> Hits:
+    """A mining task; the first worker of number 1 is killed in the middle of it."""
+    attempt = len(list(marks.glob(f"{number}-*")))
+    (marks / f"{number}-{attempt}").write_text(str(os.getpid()))
+    found = mine_file(*task)
+    if number == 1 and attempt == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.2)  # long enough that both workers get work
     return found
@@ -291,11 +283,10 @@ def test_a_killed_worker_changes_no_bit_of_the_result(ray_engine, tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
     tasks = [
-        Doomed(BandTask(VectorShards((path,)), shards[1], removed[a : a + 10], start[a : a + 10], stop[a : a + 10]),
-               marks, number)
+        (marks, number, path, shards[1], removed[a : a + 10], start[a : a + 10], stop[a : a + 10], None)
         for number, (path, a) in enumerate(zip(shards[0].paths, range(0, 60, 10), strict=True))
-    ]  # fmt: skip
-    results = ray_engine.map(mine_or_die, tasks)
+    ]
+    results = ray_engine.starmap(mine_or_die, tasks)
     assert len(list(marks.glob("1-*"))) == 2, "the killed task ran a second time"
     assert len({mark.read_text() for mark in marks.iterdir()}) >= 2, "another worker went on"
     found = concatenate(Hits(one.query + 10 * i, one.item, one.rank, one.score) for i, one in enumerate(results))

@@ -61,10 +61,7 @@ def test_a_sweep_file_of_another_shape_is_refused_by_name(text, message, project
         notebooks.plan_sweep("sweeps/rates.yaml")
 
 
-def test_a_sweep_is_not_mixed_up_with_other_records(project):
-    (project / "records").mkdir()
-    (project / "records/laptop.jsonl").write_text('{"id": "a"}\n{"id": "b", "key": "k"}\n')
-    assert notebooks.finished_keys("laptop") == {"k"}
+def test_a_sweep_is_not_mixed_up_with_single_runs(project):
     (project / "sweeps/runs.yaml").write_text(json.dumps(SWEEP))
     with pytest.raises(ValueError, match="another name"):
         notebooks.run_sweep("sweeps/runs.yaml")
@@ -115,6 +112,7 @@ def stand_in(project, monkeypatch):
     return project
 
 
+@pytest.mark.slow
 def test_a_sweep_records_what_worked_names_what_failed_and_repeats_only_that(stand_in):
     (stand_in / "go").touch()
     plan(stand_in, grid={}, seeds=[0, 1, 2, 3])
@@ -130,6 +128,7 @@ def test_a_sweep_records_what_worked_names_what_failed_and_repeats_only_that(sta
     assert {entry["key"] for entry in entries} == {run.key for run in first[:3]}
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(stand_in):
     plan(stand_in, grid={})
     recorded = stand_in / "records/rates.jsonl"

@@ -69,6 +69,7 @@ def test_a_system_beats_a_random_order(fitted, small, name, target):
     assert result.means()["map"] > 1.2 * result.random()["map"]
 
 
+@pytest.mark.slow
 @every_system
 def test_the_same_seed_gives_the_same_system(fitted, small, name):
     resumes, jobs = small.pool("resume", "test")[:7], small.pool("job", "test")[:5]

@@ -141,6 +141,7 @@ def mean_rank(encoder, corpus):
     return ((jobs @ resumes.T) > (jobs * own).sum(1, keepdims=True)).sum(1).mean()
 
 
+@pytest.mark.slow
 def test_training_improves_the_ranking_of_unseen_documents(tiny):
     encoder = load_encoder("static")
     before = mean_rank(encoder, tiny)
@@ -157,6 +158,7 @@ def test_the_warm_up_counts_steps_as_the_trainer_does(pairs, accumulation, expec
     assert arguments.warmup_steps == expected
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_other_seed_other_weights(tiny):
     hashes = [
         train(load_encoder("static"), tiny, replace(QUICK, seed=seed), progress=False).encoder.weight_hash()
@@ -176,6 +178,7 @@ class Killer(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "refresh", "killed"),
     [
@@ -216,6 +219,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
         run(output_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_refreshed_negatives_are_mined_with_the_weights_of_the_moment(tiny, monkeypatch):
     seen, drawn = [], {}
     refresh = Refresh("top", {"n": 3}, every=2)
@@ -256,6 +260,7 @@ def test_refreshes_of_different_epochs_draw_differently(tiny):
             Refresh(**wrong)
 
 
+@pytest.mark.slow
 def test_the_epoch_with_the_lowest_validation_loss_is_kept(tiny, monkeypatch):
     seen, evaluate = [], trainer.ContrastiveTrainer.evaluate
 
@@ -276,6 +281,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_settings(tiny, mo
         train(load_encoder("static"), tiny, QUICK, progress=False)
 
 
+@pytest.mark.slow
 def test_top_layers_train_and_lower_layers_stay():
     corpus = corpus_of_pairs([(0, 0), (1, 1), (2, 2)])
     encoder = load_encoder("minilm", max_length=16)
@@ -289,6 +295,7 @@ def test_top_layers_train_and_lower_layers_stay():
     assert moved == [False] * 4 + [True] * 2
 
 
+@pytest.mark.slow
 def test_adapter_training_leaves_the_encoder_untouched(tiny):
     encoder = load_encoder("static")
     frozen = encoder.backbone.token_vectors.detach().clone()
@@ -326,6 +333,7 @@ def test_row_adam_makes_the_steps_of_sparse_adam():
     assert not torch.equal(tables[0], start)
 
 
+@pytest.mark.slow
 def test_train_once_trains_once(tiny, tmp_path, monkeypatch):
     first = train_once(load_encoder("static"), tiny, QUICK, cache=str(tmp_path), progress=False)
     monkeypatch.setattr(trainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))

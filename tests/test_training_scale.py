@@ -117,6 +117,7 @@ def peak_bytes(encoder, corpus, pairs, chunk):
     return live.peak
 
 
+@pytest.mark.slow
 def test_memory_in_chunks_hardly_grows_with_the_batch(tiny, transformer):
     transformer.backbone.model.embeddings.requires_grad_(False)  # a gradient of the whole table would hide the rest
     growth = {
@@ -170,6 +171,7 @@ class Killer(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_grouped_lengths_and_chunks_resumes_to_the_same_weights(tiny, tmp_path, monkeypatch):
     config = TrainingConfig(epochs=3, batch_size=32, chunk=8, group_by_length=True, seed=3)
     whole = train(load_encoder("static"), tiny, config, progress=False)
