@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from confitlib.audit import false_negatives
 from confitlib.augment import recorded_answers
 from confitlib.corpus import SIDES, Corpus, Side
-from confitlib.evaluation import RankingResult, compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
-from confitlib.evaluation.ranking import Relevance
+from confitlib.evaluation import compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
+from confitlib.evaluation.ranking import RankingResult, Relevance
 from confitlib.llm import Client
 from confitlib.rankers import InBatch, Mined, Ranker, RawEmbed
 from confitlib.training import TrainingConfig

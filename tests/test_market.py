@@ -59,7 +59,7 @@ def fragments(held_out: bool) -> list[str]:
     return [
         fragment(phrase)
         for kind, entries in owners.items()
-        for entry in entries
+        for entry in entries.itertuples()
         for phrase in phrases(entry, kind, held_out)
     ]
 
@@ -81,7 +81,7 @@ def card_rows(first_cell: str) -> list[list[str]]:
 
 def test_the_bank_has_what_the_card_says() -> None:
     bank = load_bank()
-    assert (len(bank.families), len(bank.occupations), len(bank.skills)) == (12, 60, 278)
+    assert (bank.occupations["family"].nunique(), len(bank.occupations), len(bank.skills)) == (12, 60, 278)
     assert TRAIN_PHRASES == {"bullets": 7, "requirements": 5, "summaries": 4, "responsibilities": 7}
 
 
@@ -174,7 +174,7 @@ def test_laptop_has_the_size_of_the_design(laptop: Market) -> None:
 
 
 def test_half_of_the_skills_are_listed_and_the_others_shown(market: Market) -> None:
-    skills = {skill.id: skill for skill in load_bank().skills}
+    skills = {skill.Index: skill for skill in load_bank().skills.itertuples()}
     for resume_id, held in market.resumes["skills"].items():
         text = market.corpus.resumes.loc[resume_id]
         listed = {key for key in held if _lists(text["skills"], skills[key].resume_terms)}
@@ -188,7 +188,7 @@ def _lists(text: str, terms: tuple[str, ...]) -> bool:
 
 
 def test_jobs_ask_for_every_required_skill(market: Market) -> None:
-    skills = {skill.id: skill for skill in load_bank().skills}
+    skills = {skill.Index: skill for skill in load_bank().skills.itertuples()}
     for job_id, required in market.jobs["skills"].items():
         text = market.corpus.jobs.loc[job_id]
         for key in required:
@@ -250,8 +250,8 @@ def test_overrides_replace_fields_of_the_preset() -> None:
     [
         ({"preset": "huge"}, "unknown preset 'huge': choose one of tiny"),
         ({"preset": "tiny", "train_resume": 5}, "unknown override 'train_resume'"),
-        ({"preset": "tiny", "train_jobs": 0}, "train_jobs must be at least 1"),
-        ({"preset": "tiny", "families": 13}, "families must be from 1 to 12"),
+        ({"preset": "tiny", "train_jobs": 0}, "train_jobs=0 must be at least 1"),
+        ({"preset": "tiny", "families": 13}, "families=13 must be at least 1 and at most 12"),
     ],
 )
 def test_wrong_arguments_say_what_to_do(arguments: dict, message: str) -> None:

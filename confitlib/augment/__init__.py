@@ -15,25 +15,3 @@ from confitlib.augment.edits import eda
 from confitlib.augment.offline import hypothetical_offline
 from confitlib.augment.tasks import TASKS, official_clean, prompt_markdown, requests_of
 from confitlib.corpus import COPY_OF, HYJOB, HYRE, NEGATIVE_FOR
-
-__all__ = [
-    "COPY_OF",
-    "HYJOB",
-    "HYRE",
-    "NEGATIVE_FOR",
-    "TASKS",
-    "Generator",
-    "eda",
-    "generate",
-    "hyjob",
-    "hypothetical_offline",
-    "hyre",
-    "official_clean",
-    "paraphrase",
-    "prompt_markdown",
-    "recorded_answers",
-    "requests_of",
-    "shared_words",
-    "synthetic_negatives",
-    "vocabulary_gap",
-]

@@ -3,5 +3,3 @@
 from confitlib.encoder.loading import load_encoder
 from confitlib.encoder.model import Pooling, TextEncoder, TokenAverage
 from confitlib.encoder.vectors import Embeddings
-
-__all__ = ["Embeddings", "Pooling", "TextEncoder", "TokenAverage", "load_encoder"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ def rank_metrics(
         raise ValueError(f"query_ids names {len(index)} queries, scores hold {len(scores)}")
     frames = []
     for part in [slice(start, start + BLOCK) for start in range(0, len(scores), BLOCK)] or [slice(0, 0)]:
-        ties = TieGroups.of(scores[part], relevant[part], index[part])
+        ties = TieGroups(scores[part], relevant[part], index[part])
         columns: dict[str, NDArray[Any]] = {"candidates": ties.candidates, "positives": ties.positives}
         for k in ks:
             columns |= {f"recall@{k}": recall(ties, k), f"ndcg@{k}": ndcg(ties, k)}
@@ -57,7 +56,6 @@ def random_baseline(
     return rank_metrics([np.zeros(len(row), np.float32) for row in relevant], relevant, ks, query_ids)
 
 
-@dataclass(frozen=True)
 class TieGroups:
     """The groups of equally scored candidates that hold a positive, best first within each query.
 
@@ -67,54 +65,40 @@ class TieGroups:
     tied candidates (McSherry and Najork, ECIR 2008).
     """
 
-    query: NDArray[np.int64]
-    above: NDArray[np.int64]
-    size: NDArray[np.int64]
-    relevant: NDArray[np.int64]
-    gain: NDArray[np.float64]
-    before: NDArray[np.int64]
-    candidates: NDArray[np.int64]
-    positives: NDArray[np.int64]
-    gains: list[NDArray[np.float64]]
-
-    @classmethod
-    def of(cls, scores: Rows, relevant: Rows, query_ids: Sequence[object] | pd.Index) -> TieGroups:
-        """Group the relevant candidates of each query by their score."""
+    def __init__(self, scores: Rows, relevant: Rows, query_ids: Iterable[object]) -> None:
         # 1. of each relevant candidate: how many score higher, how many score the same, and its gain
-        places = [_relevant_places(*row) for row in zip(scores, relevant, query_ids, strict=True)]
-        above, size, gain = (np.concatenate([row[part] for row in places] or [np.empty(0, int)]) for part in range(3))
-        candidates = np.array([len(row) for row in scores], dtype=np.int64)
-        positives = np.array([len(gains) for *_, gains in places], dtype=np.int64)
+        higher, equal, self.gains = [], [], []
+        for query, values, gains in zip(query_ids, map(np.asarray, scores), map(np.asarray, relevant), strict=True):
+            if values.ndim != 1 or values.shape != gains.shape:
+                raise ValueError(f"query {query!r}: scores have shape {values.shape}, relevant {gains.shape}")
+            ordered = np.sort(values)
+            if len(ordered) and np.isnan(ordered[-1]):  # a sort puts NaN last
+                raise ValueError(f"scores of query {query!r} hold {np.isnan(values).sum()} NaN: mend the ranker")
+            if not (gains >= 0).all():
+                raise ValueError(
+                    f"relevant of query {query!r} is negative or NaN: mark unjudged (-1) candidates with 0"
+                )
+            hits = np.flatnonzero(gains)
+            below, up_to = (np.searchsorted(ordered, values[hits], side=side) for side in ("left", "right"))
+            higher.append(len(values) - up_to)
+            equal.append(up_to - below)
+            self.gains.append(gains[hits].astype(np.float64))
+        self.candidates = np.array([len(row) for row in scores], dtype=np.int64)
+        self.positives = np.array([len(gains) for gains in self.gains], dtype=np.int64)
         # 2. candidates of one query with equally many above them are tied
-        query = np.repeat(np.arange(len(places)), positives)
-        key = query * (candidates.max(initial=0) + 1) + above
-        _, first, group, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
-        summed = np.bincount(group, weights=gain, minlength=len(first)).astype(np.float64)
-        before = np.cumsum(count) - count - (np.cumsum(positives) - positives)[query[first]]
-        gains = [row[2] for row in places]
-        return cls(query[first], above[first], size[first], count, summed, before, candidates, positives, gains)
+        query = np.repeat(np.arange(len(higher)), self.positives)
+        above, size, gain = (np.concatenate([*parts, np.empty(0, int)]) for parts in (higher, equal, self.gains))
+        key = query * (self.candidates.max(initial=0) + 1) + above
+        _, first, group, self.relevant = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+        self.query, self.above, self.size = query[first], above[first], size[first]
+        self.gain = np.bincount(group, weights=gain, minlength=len(first)).astype(np.float64)
+        earlier = np.cumsum(self.positives) - self.positives  # positives of the queries before
+        self.before = np.cumsum(self.relevant) - self.relevant - earlier[self.query]
 
     def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The sum over the groups of each query `[Q]`; NaN without positives."""
         summed = np.bincount(self.query, weights=values, minlength=len(self.positives)).astype(np.float64)
         return np.where(self.positives > 0, summed, np.nan)
-
-
-def _relevant_places(
-    scores: NDArray[Any], relevant: NDArray[Any], query: object
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    scores, relevant = np.asarray(scores), np.asarray(relevant)
-    if scores.ndim != 1 or scores.shape != relevant.shape:
-        raise ValueError(f"query {query!r}: scores have shape {scores.shape}, relevant {relevant.shape}")
-    ordered = np.sort(scores)
-    if len(ordered) and np.isnan(ordered[-1]):  # a sort puts NaN last
-        raise ValueError(f"scores of query {query!r} hold {np.isnan(scores).sum()} NaN: mend the ranker")
-    if not (relevant >= 0).all():
-        raise ValueError(f"relevant of query {query!r} is negative or NaN: mark unjudged (-1) candidates with 0")
-    hits = np.flatnonzero(relevant)
-    below = np.searchsorted(ordered, scores[hits], side="left")
-    up_to = np.searchsorted(ordered, scores[hits], side="right")
-    return len(scores) - up_to, up_to - below, relevant[hits].astype(np.float64)
 
 
 def recall(ties: TieGroups, k: int) -> NDArray[np.float64]:

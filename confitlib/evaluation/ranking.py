@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
-from confitlib.corpus import SIDES, Corpus, Side, Split, other
+from confitlib.corpus import SIDES, SPLITS, Corpus, Side, Split, other
 from confitlib.evaluation.metrics import COUNTS, DEFAULT_KS, Rows, random_baseline, rank_metrics
 from confitlib.evaluation.statistics import bootstrap_interval, summarise
 
@@ -34,11 +34,9 @@ class Scorer(Protocol):
 
     def score(self, resume_ids: Sequence[str], job_ids: Sequence[str], target: Side = "resume") -> NDArray[Any]:
         """Scores of every pair, `[len(resume_ids), len(job_ids)]`; `target` is the side that is ranked."""
-        ...
 
     def score_pairs(self, resume_ids: Sequence[str], job_ids: Sequence[str]) -> NDArray[Any]:
         """Scores of aligned pairs, `[len(resume_ids)]`."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,55 +104,54 @@ def evaluate_ranking(
         if value not in values:
             raise ValueError(f"{value!r} is unknown here: use one of {values}")
     relevance = relevance or ("truth" if corpus.truth is not None and candidates == "pool" else "labels")
+    judged = corpus.known_positives() if relevance == "labels" else corpus.truth  # in any split  [resumes, jobs]
+    if judged is None:
+        raise ValueError(f"corpus {corpus.name!r} has no truth: use relevance='labels'")
     rank = _rank_pool if candidates == "pool" else _rank_lists
-    longest, blocks = rank(ranker, corpus, target, split, relevance)
     wanted = DEFAULT_KS if ks is None else tuple(ks)
-    possible = [k for k in wanted if k <= longest]
-    queries = pd.concat([rank_metrics(scores, relevant, possible, ids) for ids, scores, relevant in blocks])
+    blocks = rank(ranker, corpus, target, split, relevance, judged)
+    queries = pd.concat([rank_metrics(scores, relevant, wanted, ids) for ids, scores, relevant in blocks])
+    longest = queries["candidates"].max()
+    queries = queries.drop(columns=[f"{name}@{k}" for k in wanted if k > longest for name in ("recall", "ndcg")])
     notes = [f"k = {k} left out: no query has more than {longest} candidates" for k in wanted if k > longest]
-    notes += [f"recall@{k} is 1 for any order: no query has more candidates" for k in possible if k == longest]
+    notes += [f"recall@{k} is 1 for any order: no query has more candidates" for k in wanted if k == longest]
     if skipped := int((queries["positives"] == 0).sum()):
         notes.append(f"{skipped} of {len(queries)} queries have no positive and are left out of the means")
     return RankingResult(ranker.name, target, split, candidates, relevance, queries, tuple(notes))
 
 
 def _rank_pool(
-    ranker: Scorer, corpus: Corpus, target: Side, split: Split, relevance: Relevance
-) -> tuple[int, Iterator[Block]]:
-    """The size of the full pool, and its blocks: as many queries at a time as memory allows."""
+    ranker: Scorer, corpus: Corpus, target: Side, split: Split, relevance: Relevance, judged: csr_array
+) -> Iterator[Block]:
+    """The full pool for every query, as many queries at a time as memory allows."""
     for side in SIDES:
         if corpus.pool(side, split).empty:
             raise ValueError(f"corpus {corpus.name!r} has no {side}s in split {split!r}: choose another split")
     pool, queries = list(corpus.pool(target, split)), list(corpus.pool(other(target), split))
-
-    def blocks() -> Iterator[Block]:
-        # 1. what is relevant, and what was accepted in another split and is no candidate  [queries, candidates]
-        judged = _judgements(corpus, relevance)
-        relevant = corpus.known_positives(split) if relevance == "labels" else judged
-        barred = judged > relevant
-        if target == "resume":
-            relevant, barred = relevant.T.tocsr(), barred.T.tocsr()
-        columns = corpus.positions(target, pool)
-        # 2. scores of a block
-        step = max(1, BLOCK_CELLS // len(pool))
-        starts = range(0, len(queries), step)
-        for start in tqdm(starts, desc=f"{ranker.name}: rank {target}s", unit="block", delay=2):
-            ids = queries[start : start + step]
-            scores: Rows = _scores(ranker, target, ids, pool)
-            rows = corpus.positions(other(target), ids)
-            hits: Rows = relevant[rows][:, columns].toarray()
-            stay = ~barred[rows][:, columns].toarray()
-            if not stay.all():
-                scores, hits = ([row[s] for row, s in zip(part, stay, strict=True)] for part in (scores, hits))
-            yield ids, scores, hits
-
-    return len(pool), blocks()
+    # 1. what is relevant, and what was accepted in another split and is no candidate  [queries, candidates]
+    relevant = corpus.known_positives(split) if relevance == "labels" else judged
+    barred = judged > relevant
+    if target == "resume":
+        relevant, barred = relevant.T.tocsr(), barred.T.tocsr()
+    columns = corpus.positions(target, pool)
+    # 2. scores of a block
+    step = max(1, BLOCK_CELLS // len(pool))
+    starts = range(0, len(queries), step)
+    for start in tqdm(starts, desc=f"{ranker.name}: rank {target}s", unit="block", delay=2):
+        ids = queries[start : start + step]
+        scores: Rows = _scores(ranker, target, ids, pool)
+        rows = corpus.positions(other(target), ids)
+        hits: Rows = relevant[rows][:, columns].toarray()
+        stay = ~barred[rows][:, columns].toarray()
+        if not stay.all():
+            scores, hits = ([row[s] for row, s in zip(part, stay, strict=True)] for part in (scores, hits))
+        yield ids, scores, hits
 
 
 def _rank_lists(
-    ranker: Scorer, corpus: Corpus, target: Side, split: Split, relevance: Relevance
-) -> tuple[int, Iterator[Block]]:
-    """The length of the longest candidate list, and all lists in one block."""
+    ranker: Scorer, corpus: Corpus, target: Side, split: Split, relevance: Relevance, judged: csr_array
+) -> Iterator[Block]:
+    """All candidate lists, in one block."""
     listed = corpus.rankings[(corpus.rankings["target"] == target) & (corpus.rankings["split"] == split)]
     if listed.empty:
         what = f"corpus {corpus.name!r} has no {split} lists that rank {target}s"
@@ -163,23 +160,13 @@ def _rank_lists(
     if relevance == "truth":
         ids = {target: listed["candidate_id"], other(target): listed["query_id"]}
         rows, columns = (corpus.positions(side, ids[side]) for side in SIDES)
-        relevant = np.asarray(_judgements(corpus, "truth")[rows, columns])
+        relevant = np.asarray(judged[rows, columns])
     lists = {str(query): part for query, part in listed.assign(relevant=relevant).groupby("query_id", sort=False)}
-    scores = (
+    scores = [
         _scores(ranker, target, [query], list(part["candidate_id"]))[0]
         for query, part in tqdm(lists.items(), desc=f"{ranker.name}: rank {target}s", unit="list", delay=2)
-    )
-    longest = max(map(len, lists.values()))
-    return longest, iter([(list(lists), list(scores), [part["relevant"].to_numpy() for part in lists.values()])])
-
-
-def _judgements(corpus: Corpus, relevance: Relevance) -> csr_array:
-    """All pairs judged relevant in any split, `[n_resumes, n_jobs]`."""
-    if relevance == "labels":
-        return corpus.known_positives()
-    if corpus.truth is None:
-        raise ValueError(f"corpus {corpus.name!r} has no truth: use relevance='labels'")
-    return corpus.truth
+    ]
+    yield list(lists), scores, [part["relevant"].to_numpy() for part in lists.values()]
 
 
 def _scores(ranker: Scorer, target: Side, queries: list[str], pool: list[str]) -> NDArray[Any]:
@@ -234,27 +221,25 @@ def evaluate_classification(ranker: Scorer, corpus: Corpus, official: bool = Fal
 
     Raises ValueError if validation or test has no labels, or for scores that are not finite.
     """
-    valid, test = (_scored_pairs(ranker, corpus, split) for split in ("valid", "test"))
-    threshold = tune_threshold(valid["label"], valid["score"], official)
+    pairs: dict[Split, pd.DataFrame] = {}
+    for split in SPLITS[1:]:
+        table = corpus.labelled(split)[["resume_id", "job_id", "label"]]
+        if table.empty:
+            what = f"corpus {corpus.name!r} has no {split} labels"
+            raise ValueError(f"{what}: classification needs labelled pairs to tune (valid) and to test (test)")
+        scores = ranker.score_pairs(list(table["resume_id"]), list(table["job_id"]))
+        scores = _checked(ranker, scores, (len(table),)).astype(np.float64)
+        if not np.isfinite(scores).all():
+            first = table.iloc[np.flatnonzero(~np.isfinite(scores))[0]]
+            pair = f"{first['resume_id']!r}, {first['job_id']!r}"
+            raise ValueError(f"ranker {ranker.name!r} scores {pair} NaN or infinite")
+        pairs[split] = table.assign(score=scores)
+    test, threshold = pairs["test"], tune_threshold(pairs["valid"]["label"], pairs["valid"]["score"], official)
     test["predicted"] = (test["score"] > threshold).astype(np.int64)
-    pairs = {"valid": valid, "test": test}
     notes = [f"{split} labels hold one class" for split in pairs if pairs[split]["label"].nunique() < 2]
     if not test["predicted"].any():
         notes.append("no test pair is above the threshold: precision is undefined")
     return ClassificationResult(ranker.name, threshold, test, tuple(notes))
-
-
-def _scored_pairs(ranker: Scorer, corpus: Corpus, split: Split) -> pd.DataFrame:
-    pairs = corpus.labelled(split)[["resume_id", "job_id", "label"]]
-    if pairs.empty:
-        what = f"corpus {corpus.name!r} has no {split} labels"
-        raise ValueError(f"{what}: classification needs labelled pairs to tune (valid) and to test (test)")
-    scores = ranker.score_pairs(list(pairs["resume_id"]), list(pairs["job_id"]))
-    scores = _checked(ranker, scores, (len(pairs),)).astype(np.float64)
-    if not np.isfinite(scores).all():
-        first = pairs.iloc[np.flatnonzero(~np.isfinite(scores))[0]]
-        raise ValueError(f"ranker {ranker.name!r} scores {first['resume_id']!r}, {first['job_id']!r} NaN or infinite")
-    return pairs.assign(score=scores)
 
 
 def tune_threshold(labels: ArrayLike, scores: ArrayLike, official: bool = False) -> float:
@@ -298,22 +283,20 @@ def _weighted_f1(hits: Any, false_alarms: Any, positives: Any, negatives: Any) -
     return (positives * accepted_f1 + negatives * rejected_f1) / (positives + negatives)
 
 
-def evaluate_graded(ranker: Scorer, grades: pd.DataFrame, ks: Sequence[int] = (10,)) -> pd.DataFrame:
+def evaluate_graded(ranker: Scorer | None, grades: pd.DataFrame, ks: Sequence[int] = (10,)) -> pd.DataFrame:
     """The metrics of each job's graded resumes (`resume_id, job_id, score`) in the order of a ranker.
 
-    Returns a frame of `rank_metrics`, one row a job; only its nDCG uses the grades, with gains
-    `2**score - 1`.
+    Without a ranker (None) the order is random. Returns a frame of `rank_metrics`, one row a job;
+    only its nDCG uses the grades, with gains `2**score - 1`.
     """
-    return _graded(np.asarray(ranker.score_pairs(list(grades["resume_id"]), list(grades["job_id"]))), grades, ks)
+    gains = (2.0 ** grades["score"] - 1).to_numpy(dtype=float)
+    pairs = list(grades["resume_id"]), list(grades["job_id"])
+    scores = np.zeros(len(grades)) if ranker is None else np.asarray(ranker.score_pairs(*pairs))
+    lists = grades.groupby("job_id").indices
+    ranked, relevant = ([values[places] for places in lists.values()] for values in (scores, gains))
+    return rank_metrics(ranked, relevant, ks, list(map(str, lists)))
 
 
 def graded_baseline(grades: pd.DataFrame, ks: Sequence[int] = (10,)) -> pd.DataFrame:
     """What a random order of the same lists is expected to reach."""
-    return _graded(np.zeros(len(grades)), grades, ks)
-
-
-def _graded(scores: NDArray[Any], grades: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
-    gains = (2.0 ** grades["score"] - 1).to_numpy(dtype=float)
-    lists = grades.groupby("job_id").indices
-    rows = [(scores[places], gains[places]) for places in lists.values()]
-    return rank_metrics([row[0] for row in rows], [row[1] for row in rows], ks, list(map(str, lists)))
+    return evaluate_graded(None, grades, ks)

@@ -3,5 +3,3 @@
 from confitlib.llm.client import Client, Estimate, Price, Summary
 from confitlib.llm.requests import Answer, Check, Request, Usage, prompt
 from confitlib.llm.store import Store
-
-__all__ = ["Answer", "Check", "Client", "Estimate", "Price", "Request", "Store", "Summary", "Usage", "prompt"]

@@ -6,11 +6,12 @@ python -m confitlib.market PRESET --parquet DIR --shards N [--seed SEED]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+import typer
 
 from confitlib.corpus import SIDES, other
 from confitlib.market import PRESETS, Market, compose, compose_to_parquet
@@ -45,30 +46,27 @@ def statistics(market: Market) -> pd.Series:
 def card_table(markets: Iterable[Market]) -> str:
     """The statistics as a Markdown table, one column a market."""
     frame = pd.DataFrame([statistics(market) for market in markets]).T
-    rows = [f"| {name} | " + " | ".join(map(_shown, values)) + " |" for name, values in frame.iterrows()]
-    return "\n".join(["| | " + " | ".join(frame.columns) + " |", "|" + "---|" * (len(frame.columns) + 1), *rows])
+    lines = ["| | " + " | ".join(frame.columns) + " |", "|" + "---|" * (len(frame.columns) + 1)]
+    for name, values in frame.iterrows():
+        cells = [f"{value:,.0f}" if value.is_integer() else f"{value:.2f}" for value in map(float, values)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
-def _shown(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.2f}"
-
-
-def main() -> None:
-    """Print the table, or write the files."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m confitlib.market", description=__doc__, formatter_class=raw)
-    parser.add_argument("presets", nargs="*", metavar="PRESET", help=f"one of {', '.join(PRESETS)}; all by default")
-    parser.add_argument("--parquet", type=Path, metavar="DIR", help="write Parquet shards here instead of a table")
-    parser.add_argument("--shards", type=int, default=10, help="train splits of the preset, one a file (10)")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    if options.parquet is None:
-        print(card_table(compose(name, seed=options.seed) for name in options.presets or PRESETS))
-    elif len(options.presets) != 1:
-        parser.error("--parquet needs exactly one preset")
+def main(
+    presets: Annotated[list[str] | None, typer.Argument(help=f"Any of {', '.join(PRESETS)}; all by default.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write Parquet shards here instead of a table.")] = None,
+    shards: Annotated[int, typer.Option(help="Train splits of the preset, one a file.")] = 10,
+    seed: int = 0,
+) -> None:
+    """Print the data card's table, or write a market of any size as Parquet files."""
+    if parquet is None:
+        print(card_table(compose(name, seed=seed) for name in presets or PRESETS))
+    elif presets is None or len(presets) != 1:
+        raise typer.BadParameter("--parquet needs exactly one preset")
     else:
-        print(compose_to_parquet(options.presets[0], options.seed, options.parquet, options.shards))
+        print(compose_to_parquet(presets[0], seed, parquet, shards))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +18,7 @@ from confitlib.market import world
 from confitlib.market.labels import Activity, Rng, candidate_lists, draw_labels
 from confitlib.market.texts import Bank, load_bank, write_documents
 from confitlib.market.world import Latents
-from confitlib.util import atomic, claim
+from confitlib.util import atomic, check_range, claim, read_yaml
 
 Regime = Literal["cold", "warm"]
 WARM_SHARES = (0.8, 0.1, 0.1)  # of the labels, by split
@@ -46,55 +46,22 @@ class Preset:
     held_out_activity: Activity
     queries: int
     families: int = 12
-    classification: tuple[int, int] | None = None
-    list_positives: tuple[float, float] | None = None
+    classification: Sequence[int] | None = None
+    list_positives: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        for name in [f"{split}_{side}s" for split in SPLITS for side in SIDES]:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 1 <= self.families <= 12:
-            raise ValueError(f"families must be from 1 to 12, not {self.families}")
+        check_range(self, *(f"{split}_{side}s" for split in SPLITS for side in SIDES), least=1)
+        check_range(self, "families", least=1, most=12)
 
     def sizes(self, side: Side) -> dict[Split, int]:
         """Documents of a side by split."""
         return {split: getattr(self, f"{split}_{side}s") for split in SPLITS}
 
 
-TINY = Preset(
-    name="tiny", train_resumes=240, train_jobs=100, valid_resumes=80, valid_jobs=40, test_resumes=120, test_jobs=60,
-    activity=Activity(per_resume=2.92, per_job=7.0, most_per_resume=5, most_per_job=14, pull=10.0),
-    held_out_activity=Activity(per_resume=2.0, per_job=4.0, most_per_resume=4, most_per_job=8, pull=12.0),
-    queries=40, families=3,
-)  # fmt: skip
-
-LAPTOP = Preset(
-    name="laptop",
-    train_resumes=2_000, train_jobs=800, valid_resumes=300, valid_jobs=120, test_resumes=1_000, test_jobs=300,
-    activity=Activity(per_resume=2.85, per_job=7.125, most_per_resume=6, most_per_job=20, pull=9.0),
-    held_out_activity=Activity(per_resume=1.7, per_job=4.25, most_per_resume=4, most_per_job=12, pull=12.0),
-    queries=300,
-)  # fmt: skip
-
-# The two corpora of the ConFit papers, as counted from the label files released with ConFit v1.
-# Documents that occur in no label there fill up the train split to the published row counts.
-INTELLIPRO = Preset(
-    name="intellipro",
-    train_resumes=11_153, train_jobs=1_794, valid_resumes=1_154, valid_jobs=188, test_resumes=1_154, test_jobs=427,
-    activity=Activity(per_resume=6_751 / 6_435, per_job=6_751 / 1_794, most_per_resume=4, most_per_job=43, pull=5.6),
-    held_out_activity=Activity(per_resume=1.3, per_job=8.3, most_per_resume=4, most_per_job=26, pull=6.5),
-    queries=120, classification=(48, 72), list_positives=(3.92, 1.10),
-)  # fmt: skip
-
-ALIYUN = Preset(
-    name="aliyun",
-    train_resumes=2_781, train_jobs=19_542, valid_resumes=678, valid_jobs=3_179, test_resumes=1_006, test_jobs=3_179,
-    activity=Activity(per_resume=22_124 / 2_718, per_job=22_124 / 19_542, most_per_resume=37, most_per_job=4, pull=6.0),
-    held_out_activity=Activity(per_resume=8.8, per_job=1.2, most_per_resume=28, most_per_job=5, pull=7.0),
-    queries=300, classification=(133, 167), list_positives=(1.33, 4.55),
-)  # fmt: skip
-
-PRESETS = {preset.name: preset for preset in (TINY, LAPTOP, INTELLIPRO, ALIYUN)}
+PRESETS = {
+    name: Preset(name, **(numbers | {key: Activity(**numbers[key]) for key in ("activity", "held_out_activity")}))
+    for name, numbers in read_yaml(Path(__file__).with_name("presets.yaml"), dict).items()
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,26 +107,15 @@ def compose(preset: str = "laptop", seed: int = 0, regime: Regime = "cold", **ov
         splits[side] = np.repeat(list(sizes) if regime == "cold" else [ANY_SPLIT] * len(sizes), list(sizes.values()))
     bank = load_bank(numbers.families)
     latents, documents, judging = _draw_documents(bank, splits, np.random.default_rng(seed))
-    labels, rankings = (_judge if regime == "cold" else _judge_warm)(numbers, bank, latents, documents, judging)
-    corpus = Corpus(
-        documents["resume"],
-        documents["job"],
-        labels,
-        rankings,
-        truth=world.suitable_pairs(latents["resume"], latents["job"]),
-        name=f"market-{numbers.name}-{seed}" + ("-warm" if regime == "warm" else ""),
-        regime=regime,
-    )
-    return Market(
-        corpus=corpus,
-        preset=numbers,
-        seed=seed,
-        resumes=world.describe(latents["resume"], bank, corpus.resumes.index),
-        jobs=world.describe(latents["job"], bank, corpus.jobs.index),
-        skills=pd.Series({skill.id: skill.name for skill in bank.skills}, name="skill"),
-        occupations=pd.Series({entry.id: entry.name for entry in bank.occupations}, name="occupation"),
-        latents=latents,
-    )
+    labels, rankings = _judge(numbers, regime, bank, latents, documents, judging)
+    truth = world.suitable_pairs(latents["resume"], latents["job"])
+    name = f"market-{numbers.name}-{seed}" + ("-warm" if regime == "warm" else "")
+    resumes, jobs = (documents[side] for side in SIDES)
+    corpus = Corpus(resumes, jobs, labels, rankings, truth=truth, name=name, regime=regime)
+    resumes, jobs = (world.describe(latents[side], bank, corpus.documents(side).index) for side in SIDES)
+    skills = bank.skills["name"].rename("skill").rename_axis(None)
+    occupations = bank.occupations["name"].rename("occupation").rename_axis(None)
+    return Market(corpus, numbers, seed, resumes, jobs, skills, occupations, latents)
 
 
 def _resolve(name: str, overrides: dict[str, Any]) -> Preset:
@@ -167,8 +123,7 @@ def _resolve(name: str, overrides: dict[str, Any]) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
     names = [field.name for field in fields(Preset)]
-    unknown = sorted(set(overrides) - set(names))
-    if unknown:
+    if unknown := sorted(set(overrides) - set(names)):
         raise ValueError(f"unknown override {unknown[0]!r}: a preset has {', '.join(names)}")
     return replace(PRESETS[name], **overrides)
 
@@ -192,9 +147,23 @@ def _draw_documents(
 
 
 def _judge(
-    preset: Preset, bank: Bank, latents: dict[Side, Latents], documents: dict[Side, pd.DataFrame], rng: Rng
+    preset: Preset,
+    regime: Regime,
+    bank: Bank,
+    latents: dict[Side, Latents],
+    documents: dict[Side, pd.DataFrame],
+    rng: Rng,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Labels of every split, and the candidate lists of valid and test."""
+    """Labels of every split, and the candidate lists of valid and test (none in the warm regime)."""
+    if regime == "warm":  # one application process over all documents, its labels divided among the splits at random
+        pools = {side: documents[side].index for side in SIDES}
+        table = draw_labels(bank, latents, pools, preset.activity, "train", rng)
+        order = rng.permutation(len(table))
+        first, second = np.round(np.cumsum(WARM_SHARES[:2]) * len(table)).astype(int)
+        code = np.select([order < first, order < second], [0, 1], 2)
+        by_split = np.argsort(code, kind="stable")
+        table = table.assign(split=np.take(SPLITS, code)).iloc[by_split].reset_index(drop=True)
+        return table, empty_frame(RANKING_COLUMNS)
     tables, lists = [], []
     for split in SPLITS:
         rows = {side: np.flatnonzero(documents[side]["split"] == split) for side in SIDES}
@@ -210,19 +179,6 @@ def _judge(
                 table = table.iloc[np.sort(np.concatenate([rng.permutation(half)[:n] for half, n in halves]))]
         tables.append(table)
     return pd.concat(tables, ignore_index=True), pd.concat(lists, ignore_index=True)
-
-
-def _judge_warm(
-    preset: Preset, bank: Bank, latents: dict[Side, Latents], documents: dict[Side, pd.DataFrame], rng: Rng
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Labels of one application process over all documents, divided among the splits at random; no lists."""
-    pools = {side: documents[side].index for side in SIDES}
-    table = draw_labels(bank, latents, pools, preset.activity, "train", rng)
-    order = rng.permutation(len(table))
-    first, second = np.round(np.cumsum(WARM_SHARES[:2]) * len(table)).astype(int)
-    split = np.select([order < first, order < second], SPLITS[:2], SPLITS[2])
-    by_split = np.argsort(pd.Index(SPLITS).get_indexer(pd.Index(split)), kind="stable")
-    return table.assign(split=split).iloc[by_split].reset_index(drop=True), empty_frame(RANKING_COLUMNS)
 
 
 def compose_to_parquet(
@@ -242,20 +198,18 @@ def compose_to_parquet(
     mark = path / "market.json"
     if not claim(mark, json.dumps({"preset": asdict(numbers), "seed": seed}, indent=2) + "\n"):
         raise FileExistsError(f"{path} holds another market, see {mark}: choose another folder or delete this one")
+    bank = load_bank(numbers.families)
+    splits = {side: np.repeat(["train"], numbers.sizes(side)["train"]) for side in SIDES}
     for shard in tqdm(range(shards), desc="composing", unit="shard", delay=1, leave=False):
         files = {table: path / table / f"{shard:05d}.parquet" for table in ("resumes", "jobs", "labels")}
-        if not all(file.is_file() for file in files.values()):
-            for table, frame in _compose_shard(numbers, seed, shard).items():
-                with atomic(files[table]) as partial:
-                    frame.to_parquet(partial, index=False)
+        if all(file.is_file() for file in files.values()):
+            continue
+        # ids name the shard, and their order is that of the files and of the rows in them
+        rng = np.random.default_rng([seed, shard])
+        latents, documents, judging = _draw_documents(bank, splits, rng, prefix=f"{shard:05d}-")
+        pools = {side: documents[side].index for side in SIDES}
+        labels = draw_labels(bank, latents, pools, numbers.activity, "train", judging)
+        for table, frame in zip(files, [*(documents[side].reset_index() for side in SIDES), labels], strict=True):
+            with atomic(files[table]) as partial:
+                frame.to_parquet(partial, index=False)
     return path
-
-
-def _compose_shard(preset: Preset, seed: int, shard: int) -> dict[str, pd.DataFrame]:
-    """The tables of one shard; ids name the shard, and their order is that of the files and of the rows in them."""
-    bank, rng = load_bank(preset.families), np.random.default_rng([seed, shard])
-    splits = {side: np.repeat(["train"], preset.sizes(side)["train"]) for side in SIDES}
-    latents, documents, judging = _draw_documents(bank, splits, rng, prefix=f"{shard:05d}-")
-    pools = {side: documents[side].index for side in SIDES}
-    labels = draw_labels(bank, latents, pools, preset.activity, "train", judging)
-    return {f"{side}s": documents[side].reset_index() for side in SIDES} | {"labels": labels}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 
 from confitlib.corpus import RANKING_COLUMNS, SIDES, Side, Split, empty_frame, other
 from confitlib.market.texts import Bank
-from confitlib.market.world import Latents, blocks, fit, suitable_rows
+from confitlib.market.world import BLOCK_CELLS, Latents, fit, suitable
 
 HOME = 3.0  # log-propensity of staying in one's own family of occupations
 TARGETED = 0.9  # share of applications that follow the propensity; the rest explore
@@ -20,6 +21,7 @@ LIST_LENGTH = 100  # candidates of an official list
 
 Rng = np.random.Generator
 Pools = Mapping[Side, pd.Index]  # ids of the documents of a split by side
+Appeal = Callable[[NDArray[np.intp]], NDArray[np.float32]]  # log-propensities of some rows
 Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]  # row numbers of resumes and of jobs
 
 
@@ -38,21 +40,6 @@ class Activity:
     pull: float
 
 
-def draw_labels(
-    bank: Bank, latents: Mapping[Side, Latents], pools: Pools, activity: Activity, split: Split, rng: Rng
-) -> pd.DataFrame:
-    """Who applied where in one split, and how recruiters decided: `resume_id, job_id, label, split`.
-
-    Labels are 1 (accepted) or 0 (rejected): the truth, contradicted at a rate of `NOISE` either way.
-    """
-    family = np.unique([entry.family for entry in bank.occupations], return_inverse=True)[1]
-    rows, columns = apply(latents["resume"], latents["job"], family, activity, rng)
-    truth = suitable_rows(latents["resume"].rows(rows), latents["job"].rows(columns))
-    label = (truth ^ (rng.random(len(truth)) < NOISE)).astype(np.int64)
-    ids = {"resume_id": pools["resume"][rows], "job_id": pools["job"][columns]}
-    return pd.DataFrame({**ids, "label": label, "split": split})
-
-
 def degrees(n: int, total: int, most: int) -> NDArray[np.int64]:
     """How many applications each of `n` documents has: at least one, about `most` at most, `total` in sum.
 
@@ -67,12 +54,15 @@ def degrees(n: int, total: int, most: int) -> NDArray[np.int64]:
     return 1 + np.diff(cumulative, prepend=0)
 
 
-def apply(resumes: Latents, jobs: Latents, family: NDArray[np.int64], activity: Activity, rng: Rng) -> Pairs:
-    """Draw the applications of one split, sorted by resume and job.
+def draw_labels(
+    bank: Bank, latents: Mapping[Side, Latents], pools: Pools, activity: Activity, split: Split, rng: Rng
+) -> pd.DataFrame:
+    """Who applied where in one split, and how recruiters decided: `resume_id, job_id, label, split`.
 
-    `family`: the family code of each occupation. The scarcer side limits the number of
-    applications; documents beyond it stay without any.
+    The scarcer side limits the number of applications; documents beyond it stay without any. Labels are 1 (accepted)
+    or 0 (rejected): the truth, contradicted at a rate of `NOISE` either way. Rows are sorted by resume and job.
     """
+    resumes, jobs = latents["resume"], latents["job"]
     # 1. who is active, and how many applications each has
     total = round(min(len(resumes) * activity.per_resume, len(jobs) * activity.per_job))
 
@@ -82,8 +72,9 @@ def apply(resumes: Latents, jobs: Latents, family: NDArray[np.int64], activity: 
     people, posts = active(len(resumes), activity.per_resume), active(len(jobs), activity.per_job)
     resume_slots = rng.permutation(degrees(len(people), total, activity.most_per_resume))
     job_slots = rng.permutation(degrees(len(posts), total, activity.most_per_job))
-
     # 2. log-propensities [people, posts]: they grow with fit, and inside one's own family
+    family = bank.occupations["family"].factorize()[0]
+
     def appeal(some_people: NDArray[np.intp], some_posts: NDArray[np.intp]) -> NDArray[np.float32]:
         left, right = resumes.rows(some_people), jobs.rows(some_posts)
         same = family[left.occupation][:, None] == family[right.occupation][None, :]
@@ -95,15 +86,16 @@ def apply(resumes: Latents, jobs: Latents, family: NDArray[np.int64], activity: 
     else:
         columns, rows = _match(lambda some: appeal(people, posts[some]).T, job_slots, resume_slots, rng)
     order = np.lexsort((columns, rows))
-    return people[rows[order]], posts[columns[order]]
+    rows, columns = people[rows[order]], posts[columns[order]]
+    # 4. recruiters decide
+    left, right = resumes.rows(rows), jobs.rows(columns)
+    truth = suitable(np.einsum("ij,ij->i", left.skills, right.skills), right, np.abs(left.level - right.level))
+    label = (truth ^ (rng.random(len(truth)) < NOISE)).astype(np.int64)
+    ids = {"resume_id": pools["resume"][rows], "job_id": pools["job"][columns]}
+    return pd.DataFrame(ids).assign(label=label, split=split)
 
 
-def _match(
-    appeal: Callable[[NDArray[np.intp]], NDArray[np.float32]],
-    slots: NDArray[np.int64],
-    other_slots: NDArray[np.int64],
-    rng: Rng,
-) -> Pairs:
+def _match(appeal: Appeal, slots: NDArray[np.int64], other_slots: NDArray[np.int64], rng: Rng) -> Pairs:
     """Fill the slots of both sides: targeted applications first, exploration with what is left.
 
     The smaller side chooses, the busiest first; `appeal` gives its log-propensities `[rows, others]`.
@@ -126,7 +118,7 @@ def _match(
     order = rng.permutation(len(slots))
     order = order[np.argsort(-slots[order], kind="stable")]
     targeted = rng.binomial(slots, TARGETED)
-    for block in blocks(len(slots), len(free)):
+    for block in gen_batches(len(slots), max(1, BLOCK_CELLS // len(free))):
         for row, preference in zip(order[block], appeal(order[block]), strict=True):
             choose(row, int(targeted[row]), preference)
     for row in order:
@@ -135,7 +127,7 @@ def _match(
 
 
 def candidate_lists(
-    labels: pd.DataFrame, pools: Pools, split: Split, queries: int, means: tuple[float, float] | None, rng: Rng
+    labels: pd.DataFrame, pools: Pools, split: Split, queries: int, means: Sequence[float] | None, rng: Rng
 ) -> pd.DataFrame:
     """Candidate lists as in the official files: all judged candidates of a query, filled up with unjudged ones.
 
@@ -151,10 +143,10 @@ def candidate_lists(
         rows, values = [], []
         for key in keys:
             # the judged candidates and fillers, in random order: positions in the pool, and labels
-            known = pool.get_indexer(judged[key][f"{target}_id"].array)
-            fillers = rng.permutation(np.delete(np.arange(len(pool)), known))[: max(LIST_LENGTH - len(known), 0)]
-            order = rng.permutation(len(known) + len(fillers))
-            rows.append(np.concatenate([known, fillers])[order])
+            places = pool.get_indexer(judged[key][f"{target}_id"].array)
+            fillers = rng.permutation(np.delete(np.arange(len(pool)), places))[: max(LIST_LENGTH - len(places), 0)]
+            order = rng.permutation(len(places) + len(fillers))
+            rows.append(np.concatenate([places, fillers])[order])
             values.append(np.concatenate([judged[key]["label"], np.full(len(fillers), -1)])[order])
         if rows:
             ids = {"query_id": np.repeat(keys, list(map(len, rows))), "candidate_id": pool[np.concatenate(rows)]}
@@ -163,15 +155,16 @@ def candidate_lists(
 
 
 def _choose_queries(positives: pd.Series, n: int, mean: float | None, rng: Rng) -> NDArray[np.object_]:
-    """Draw `n` queries without replacement, tilted by exp(t * positives) so that their mean comes out as wanted."""
-    counts, n = positives.to_numpy(), min(n, len(positives))
-    noise = rng.gumbel(size=len(counts))
+    """Draw `n` queries without replacement, tilted by exp(tilt * positives) so that their mean comes out as wanted."""
+    counts, noise = positives.to_numpy(), rng.gumbel(size=len(positives))
 
     def draw(tilt: float) -> NDArray[np.intp]:
         return np.argsort(-(tilt * counts + noise), kind="stable")[:n]
 
-    low, high = (0.0, 0.0) if mean is None else (-5.0, 5.0)
-    for _ in range(40 if mean is not None else 0):
+    if mean is None:
+        return positives.index[draw(0.0)].to_numpy()
+    low, high = -5.0, 5.0
+    for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if counts[draw(middle)].mean() < mean else (low, middle)
     return positives.index[draw(high)].to_numpy()

@@ -6,15 +6,16 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.resources import files
-from typing import TYPE_CHECKING, TypeVar
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from confitlib.corpus import Side
+from confitlib.util import read_yaml
 
 if TYPE_CHECKING:
     from confitlib.market.world import Latents
@@ -37,87 +38,38 @@ AN = (8, 11, 18)
 COUNTS = tuple(n for n in range(3, 41) if n not in AN)
 PERCENTAGES = tuple(n for n in range(5, 61) if n not in AN)
 TEAMS = tuple([n for n in range(*sizes) if n not in AN] for sizes in ((2, 6), (3, 8), (4, 10), (6, 17)))  # by level
-CITIES = (
-    *("London", "Manchester", "Leeds", "Bristol", "Edinburgh", "Dublin", "Berlin", "Hamburg", "Munich", "Vienna"),
-    *("Zurich", "Amsterdam", "Rotterdam", "Copenhagen", "Stockholm", "Toronto", "Boston", "Chicago", "Seattle"),
-    *("Austin", "Singapore", "Sydney", "Melbourne", "Auckland"),
-)
-SCHOOLS = ("University of {city}", "{city} University of Applied Sciences", "{city} Institute of Technology")
-DEGREE_NOTES = ("vocational qualification", "bachelor's level", "master's level", "doctorate")
-ABOUT = (
-    "An established name in {industry} with {staff} employees, based in {city}.",
-    "We work in {industry}. Our {city} office is home to {staff} people.",
-    "A growing organisation in {industry}; about {staff} colleagues, most of them in {city}.",
-    "Family-owned for two generations, active in {industry}, {staff} staff across the {city} area.",
-    "Our business is {industry}. From {city} we serve clients in several countries with a staff of {staff}.",
-)
+WORDS = read_yaml(Path(__file__).with_name("texts.yaml"), dict)
+CITIES: list[str] = WORDS["cities"]
 
 
-@dataclass(frozen=True)
-class Skill:
-    """A skill with the words that applicants and employers use for it."""
+class Bank(NamedTuple):
+    """The phrase bank: frames by id, in the order of the files (families by name, general last).
 
-    id: str
-    name: str
-    family: str
-    resume_terms: Sequence[str]
-    job_terms: Sequence[str]
-    bullets: Sequence[str]
-    requirements: Sequence[str]
+    `skills`: name, family, resume_terms and job_terms (the words that applicants and employers use), bullets,
+    requirements. `occupations`: name, family, core and adjacent (skill ids), titles by level, summaries,
+    responsibilities, industries, degrees.
+    """
 
-
-@dataclass(frozen=True)
-class Occupation:
-    """An occupation: its core and adjacent skills, titles by level, and its sentences."""
-
-    id: str
-    name: str
-    family: str
-    core: Sequence[str]
-    adjacent: Sequence[str]
-    titles: dict[str, Sequence[str]]
-    summaries: Sequence[str]
-    responsibilities: Sequence[str]
-    industries: Sequence[str]
-    degrees: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Bank:
-    """Skills and occupations, in the order of the files (families by name, general last)."""
-
-    skills: Sequence[Skill]
-    occupations: Sequence[Occupation]
-
-    @cached_property
-    def families(self) -> dict[str, list[Occupation]]:
-        """The occupations of every family."""
-        ordered = itertools.groupby(self.occupations, key=lambda occupation: occupation.family)
-        return {family: list(occupations) for family, occupations in ordered}
+    skills: pd.DataFrame
+    occupations: pd.DataFrame
 
 
 @cache
 def load_bank(families: int = 12) -> Bank:
     """Read the phrase bank shipped with the package: the first families of occupations, and the general skills."""
-    paths = sorted((files("confitlib.market") / "phrases").iterdir(), key=lambda path: path.name)
+    paths = sorted(Path(__file__).with_name("phrases").iterdir())
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    special = [content for content in contents if content["family"] != GENERAL][:families]
-    general = [content for content in contents if content["family"] == GENERAL]
-    skills = [
-        Skill(key, family=content["family"], **entry)
-        for content in special + general
-        for key, entry in content["skills"].items()
-    ]
-    occupations = [
-        Occupation(key, family=content["family"], **entry)
-        for content in special
-        for key, entry in content["occupations"].items()
-    ]
-    return Bank(skills, occupations)
+    *special, general = sorted(contents, key=lambda content: content["family"] == GENERAL)
+
+    def table(kind: str, sources: list[dict[str, Any]]) -> pd.DataFrame:
+        rows = [{"id": key, "family": each["family"], **row} for each in sources for key, row in each[kind].items()]
+        return pd.DataFrame(rows).set_index("id")
+
+    return Bank(table("skills", [*special[:families], general]), table("occupations", special[:families]))
 
 
-def phrases(source: Skill | Occupation, kind: str, held_out: bool) -> Sequence[str]:
-    """The phrases of a kind that a training document (or a held-out one) may use."""
+def phrases(source: Any, kind: str, held_out: bool) -> Sequence[str]:
+    """The phrases of a kind (of a row of the bank) that a training document, or a held-out one, may use."""
     options: Sequence[str] = getattr(source, kind)
     return options[TRAIN_PHRASES[kind] :] if held_out else options[: TRAIN_PHRASES[kind]]
 
@@ -144,11 +96,11 @@ class Dice:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What the writer of one document knows: the latents spelled out, and which phrases are allowed."""
+    """What the writer of one document knows: rows of the bank, latents, and which phrases are allowed."""
 
-    occupation: Occupation
-    neighbours: Sequence[Occupation]
-    skills: Sequence[Skill]
+    occupation: Any
+    neighbours: Sequence[Any]
+    skills: Sequence[Any]
     level: int
     years: int
     city: str
@@ -164,21 +116,21 @@ def write_documents(
     A resume lists half of its skills (rounded down) by name, and its bullets show all the others. In a job post every
     required skill has a requirement and one of the employers' names for it.
     """
-    dice, rows = Dice(rng), []
-    for row in range(len(latents)):
-        occupation = bank.occupations[latents.occupation[row]]
-        sheet = Sheet(
-            occupation=occupation,
-            neighbours=bank.families[occupation.family],
-            skills=[bank.skills[code] for code in latents.skills[row].nonzero()[0].tolist()],
-            level=int(latents.level[row]),
-            years=int(latents.years[row]),
-            city=CITIES[latents.city[row]],
-            degree=int(latents.degree[row]),
-            held_out=bool(held_out[row]),
+    write, dice = (_resume if side == "resume" else _job), Dice(rng)
+    skills, occupations = list(bank.skills.itertuples()), list(bank.occupations.itertuples())
+    families = {key: list(rows.itertuples()) for key, rows in bank.occupations.groupby("family")}
+    documents = []
+    for row, occupation in enumerate(occupations[code] for code in latents.occupation):
+        members = [skills[code] for code in latents.skills[row].nonzero()[0].tolist()]
+        numbers = (
+            int(latents.level[row]),
+            int(latents.years[row]),
+            CITIES[latents.city[row]],
+            int(latents.degree[row]),
         )
-        rows.append((_resume if side == "resume" else _job)(sheet, dice))
-    return pd.DataFrame(rows)
+        sheet = Sheet(occupation, families[occupation.family], members, *numbers, bool(held_out[row]))
+        documents.append(write(sheet, dice))
+    return pd.DataFrame(documents)
 
 
 def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
@@ -202,14 +154,14 @@ def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
         until = str(start)
     # 3. education
     city = dice.pick(CITIES)
-    school = f"{city} College" if sheet.degree == 0 else dice.pick(SCHOOLS).format(city=city)
-    year = THIS_YEAR - sheet.years - dice.integer(0, 1)
+    school = f"{city} College" if sheet.degree == 0 else dice.pick(WORDS["schools"]).format(city=city)
+    year, note = THIS_YEAR - sheet.years - dice.integer(0, 1), WORDS["degree_notes"][sheet.degree]
     return {
         "title": title,
         "summary": summary,
         "skills": ", ".join(terms),
         "experience": "\n".join(experience),
-        "education": f"{dice.pick(sheet.occupation.degrees)}, {school}, {year} ({DEGREE_NOTES[sheet.degree]})",
+        "education": f"{dice.pick(sheet.occupation.degrees)}, {school}, {year} ({note})",
         "location": sheet.city,
     }
 
@@ -219,14 +171,15 @@ def _job(sheet: Sheet, dice: Dice) -> dict[str, str]:
     terms = [dice.pick(skill.job_terms) for skill in skills]
     requirements = [dice.pick(phrases(skill, "requirements", sheet.held_out)) for skill in skills]
     duties = dice.shuffled(phrases(sheet.occupation, "responsibilities", sheet.held_out))[:DUTIES]
-    return {
+    document = {
         "title": _title(sheet, slice(-1, None), dice),
         "skills": ", ".join(dice.shuffled(terms)),
         "requirements": _lines(_fill(line, sheet, terms, dice) for line in requirements),
         "responsibilities": _lines(_fill(line, sheet, terms, dice) for line in duties),
-        "about": _about(sheet, dice),
-        "location": sheet.city,
     }
+    industry, staff = dice.pick(sheet.occupation.industries), dice.integer(2, 90) * 10
+    about = dice.pick(WORDS["about"]).format(industry=industry, staff=staff, city=sheet.city)
+    return {**document, "about": about, "location": sheet.city}
 
 
 def _title(sheet: Sheet, part: slice, dice: Dice) -> str:
@@ -234,24 +187,13 @@ def _title(sheet: Sheet, part: slice, dice: Dice) -> str:
     return dice.pick([*occupation.titles.values()][sheet.level][part])
 
 
-def _about(sheet: Sheet, dice: Dice) -> str:
-    industry, staff = dice.pick(sheet.occupation.industries), dice.integer(2, 90) * 10
-    return dice.pick(ABOUT).format(industry=industry, staff=staff, city=sheet.city)
-
-
 def _fill(sentence: str, sheet: Sheet, terms: Sequence[str], dice: Dice) -> str:
     """Fill the slots of a sentence in agreement with the document's level, years and listed skills."""
     if "{" not in sentence:
         return sentence
     first, second = dice.shuffled(terms)[:2]
-    return sentence.format(
-        n=dice.pick(COUNTS),
-        pct=dice.pick(PERCENTAGES),
-        team=dice.pick(TEAMS[sheet.level]),
-        years=sheet.years,
-        skill_a=first,
-        skill_b=second,
-    )
+    numbers = {"n": dice.pick(COUNTS), "pct": dice.pick(PERCENTAGES), "team": dice.pick(TEAMS[sheet.level])}
+    return sentence.format(**numbers, years=sheet.years, skill_a=first, skill_b=second)
 
 
 def _lines(sentences: Iterable[str]) -> str:

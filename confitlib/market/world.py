@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.utils import gen_batches
 
 from confitlib.corpus import Side
 from confitlib.market.texts import CITIES, GENERAL, Bank
@@ -18,7 +18,10 @@ LEVEL_SHARES = (0.20, 0.35, 0.30, 0.15)
 DEGREES = ("vocational", "bachelor", "master", "doctorate")
 DEGREE_SHARES = (0.20, 0.45, 0.30, 0.05)
 # How strongly an occupation draws on its core, adjacent and general skills.
-SKILL_WEIGHTS: dict[Side, tuple[float, float, float]] = {"resume": (1.0, 0.3, 0.06), "job": (1.0, 0.25, 0.03)}
+SKILL_WEIGHTS: dict[Side, dict[str, float]] = {
+    "resume": {"core": 1.0, "adjacent": 0.3, "general": 0.06},
+    "job": {"core": 1.0, "adjacent": 0.25, "general": 0.03},
+}
 # Fewest and most, by level: skills that a resume holds or a job requires, and years of experience.
 SKILLS = {"resume": ((7, 9), (8, 10), (9, 11), (9, 12)), "job": ((5, 7),) * 4}
 YEARS = {"resume": ((2, 3), (4, 6), (7, 10), (11, 20)), "job": ((2, 2), (3, 5), (5, 8), (8, 12))}
@@ -60,37 +63,22 @@ def draw_latents(bank: Bank, side: Side, n: int, rng: np.random.Generator) -> La
         fewest, most = np.array(ranges).T
         return rng.integers(fewest[level], most[level] + 1)
 
+    # 1. how many skills, where, with which degree and how many years
     count = in_range(SKILLS[side])
-    return Latents(
-        occupation=occupation,
-        level=level.astype(np.int8),
-        city=rng.integers(len(CITIES), size=n),
-        degree=rng.choice(len(DEGREES), size=n, p=DEGREE_SHARES),
-        years=in_range(YEARS[side]),
-        skills=_draw_skills(skill_weights(bank, side)[occupation], count, rng),
-    )
-
-
-def skill_weights(bank: Bank, side: Side) -> NDArray[np.float64]:
-    """The weight of every skill for every occupation, `[n_occupations, n_skills]`."""
-    core, adjacent, general = SKILL_WEIGHTS[side]
-    ids = [skill.id for skill in bank.skills]
-    table = np.zeros((len(bank.occupations), len(ids)))
-    table[:, [skill.family == GENERAL for skill in bank.skills]] = general
-    for row, occupation in enumerate(bank.occupations):
-        table[row, [ids.index(skill) for skill in occupation.core]] = core
-        table[row, [ids.index(skill) for skill in occupation.adjacent]] = adjacent
-    return table
-
-
-def _draw_skills(
-    weights: NDArray[np.float64], count: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Weighted draws without replacement: the `count` earliest of exponential arrivals."""
+    city, degree = rng.integers(len(CITIES), size=n), rng.choice(len(DEGREES), size=n, p=DEGREE_SHARES)
+    years = in_range(YEARS[side])
+    # 2. the weight of every skill for every occupation  [n_occupations, n_skills]
+    weights = np.zeros((len(bank.occupations), len(bank.skills)))
+    weights[:, bank.skills["family"] == GENERAL] = SKILL_WEIGHTS[side]["general"]
+    for kind in ("core", "adjacent"):
+        for row, ids in enumerate(bank.occupations[kind]):
+            weights[row, bank.skills.index.isin(ids)] = SKILL_WEIGHTS[side][kind]
+    # 3. weighted draws without replacement: the `count` earliest of exponential arrivals
     with np.errstate(divide="ignore"):
-        arrival = rng.standard_exponential(weights.shape) / weights
+        arrival = rng.standard_exponential((n, len(bank.skills))) / weights[occupation]
     last = np.take_along_axis(np.sort(arrival, axis=1), count[:, None] - 1, axis=1)
-    return (arrival <= last).astype(np.float32)
+    skills = (arrival <= last).astype(np.float32)
+    return Latents(occupation, level.astype(np.int8), city, degree, years, skills)
 
 
 def coverage(resumes: Latents, jobs: Latents) -> NDArray[np.float32]:
@@ -98,14 +86,10 @@ def coverage(resumes: Latents, jobs: Latents) -> NDArray[np.float32]:
     return (resumes.skills @ jobs.skills.T) / jobs.skills.sum(axis=1)
 
 
-def level_gap(resumes: Latents, jobs: Latents) -> NDArray[np.int8]:
-    """The difference in level of each pair, `[n_resumes, n_jobs]`."""
-    return np.abs(resumes.level[:, None] - jobs.level[None, :])
-
-
 def fit(resumes: Latents, jobs: Latents) -> NDArray[np.float32]:
     """Coverage less a penalty for the level gap, `[n_resumes, n_jobs]`."""
-    return coverage(resumes, jobs) - np.float32(LEVEL_PENALTY) * level_gap(resumes, jobs)
+    gap = np.abs(resumes.level[:, None] - jobs.level)
+    return coverage(resumes, jobs) - np.float32(LEVEL_PENALTY) * gap
 
 
 def suitable(shared: NDArray[np.float32], jobs: Latents, gap: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -116,36 +100,23 @@ def suitable(shared: NDArray[np.float32], jobs: Latents, gap: NDArray[np.int8]) 
     return (3 * shared >= 2 * jobs.skills.sum(axis=1)) & (gap <= LEVEL_REACH)
 
 
-def suitable_rows(resumes: Latents, jobs: Latents) -> NDArray[np.bool_]:
-    """The truth of each resume with the job of the same row, `[n]`."""
-    shared = np.einsum("ij,ij->i", resumes.skills, jobs.skills)
-    return suitable(shared, jobs, np.abs(resumes.level - jobs.level))
-
-
 def suitable_pairs(resumes: Latents, jobs: Latents) -> sparse.csr_array:
     """The truth of every pair as sparse booleans, `[n_resumes, n_jobs]`, in bounded memory."""
     parts = []
-    for rows in blocks(len(resumes), len(jobs)):
+    for rows in gen_batches(len(resumes), max(1, BLOCK_CELLS // len(jobs))):
         some = resumes.rows(rows)
-        parts.append(sparse.csr_array(suitable(some.skills @ jobs.skills.T, jobs, level_gap(some, jobs))))
+        gap = np.abs(some.level[:, None] - jobs.level)
+        parts.append(sparse.csr_array(suitable(some.skills @ jobs.skills.T, jobs, gap)))
     return sparse.vstack(parts, format="csr")
-
-
-def blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
-    """Row slices whose dense block of pairs stays within a fixed memory."""
-    step = max(1, BLOCK_CELLS // max(n_columns, 1))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
 
 
 def describe(latents: Latents, bank: Bank, ids: pd.Index) -> pd.DataFrame:
     """Latents as a readable frame: family, occupation, level, city, degree, years, skills."""
-    names = np.array([skill.id for skill in bank.skills])
-    occupations = [bank.occupations[code] for code in latents.occupation]
+    names = bank.skills.index.to_numpy()
     return pd.DataFrame(
         {
-            "family": [occupation.family for occupation in occupations],
-            "occupation": [occupation.id for occupation in occupations],
+            "family": bank.occupations["family"].to_numpy()[latents.occupation],
+            "occupation": bank.occupations.index.to_numpy()[latents.occupation],
             "level": np.take(LEVELS, latents.level),
             "city": np.take(CITIES, latents.city),
             "degree": np.take(DEGREES, latents.degree),

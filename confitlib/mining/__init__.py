@@ -5,8 +5,3 @@ from confitlib.mining.choice import choose_band
 from confitlib.mining.negatives import Negatives, mined_counts, read_official, write_official
 from confitlib.mining.ranking import band_window, mine_band
 from confitlib.mining.strategies import STRATEGIES, check_mining, mine
-
-__all__ = [
-    *("STRATEGIES", "Embeddings", "Negatives", "band_window", "check_mining", "choose_band", "mine", "mine_band"),
-    *("mined_counts", "read_official", "write_official"),
-]

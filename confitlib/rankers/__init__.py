@@ -1,19 +1,24 @@
 """Every matching system behind one interface."""
 
 from confitlib.rankers.base import BM25, Ranker, TfIdf
-from confitlib.rankers.confit import ConFitV1, RejectedNegatives
-from confitlib.rankers.confit import FieldConfig as FieldConfig
+from confitlib.rankers.confit import ConFitV1, FieldConfig, RejectedNegatives
 from confitlib.rankers.cross_encoder import CrossEncoder
 from confitlib.rankers.dense import ConFitV2, HyDE, HyQE, InBatch, Mined, OpenAIEmbed, RawEmbed, TwoTowers
 from confitlib.rankers.federated import FedPJF
-from confitlib.rankers.graph import DPGNN
-from confitlib.rankers.graph import GraphConfig as GraphConfig
-from confitlib.rankers.matchers import APJFNN, BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, Siamese
-from confitlib.rankers.matchers import contrastive_margin as contrastive_margin
-from confitlib.rankers.matchers import mmd as mmd
-from confitlib.rankers.matchers import trust as trust
-from confitlib.rankers.pair_training import PairMatcher as PairMatcher
-from confitlib.rankers.pair_training import PairTraining as PairTraining
+from confitlib.rankers.graph import DPGNN, GraphConfig
+from confitlib.rankers.matchers import (
+    APJFNN,
+    BPJFNN,
+    PJFNN,
+    GlobalMatch,
+    InEXIT,
+    MVCoN,
+    Siamese,
+    contrastive_margin,
+    mmd,
+    trust,
+)
+from confitlib.rankers.pair_training import PairMatcher, PairTraining
 from confitlib.rankers.rerank import LLMReranker
 from confitlib.rankers.trees import Trees
 

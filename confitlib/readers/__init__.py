@@ -4,5 +4,3 @@ from confitlib.readers.adapters import load_hub, load_recbole, load_tianchi
 from confitlib.readers.release import load, save
 from confitlib.readers.repairs import ACCEPTABLE
 from confitlib.readers.tables import load_pairs, split_documents
-
-__all__ = ["ACCEPTABLE", "load", "load_hub", "load_pairs", "load_recbole", "load_tianchi", "save", "split_documents"]

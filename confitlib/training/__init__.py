@@ -3,16 +3,3 @@
 from confitlib.training.loss import confit_v1_loss, contrastive_loss, info_nce
 from confitlib.training.pairs import PairCollator, PositivePairs
 from confitlib.training.trainer import Refresh, TrainingConfig, TrainingResult, train, train_once
-
-__all__ = [
-    "PairCollator",
-    "PositivePairs",
-    "Refresh",
-    "TrainingConfig",
-    "TrainingResult",
-    "confit_v1_loss",
-    "contrastive_loss",
-    "info_nce",
-    "train",
-    "train_once",
-]
