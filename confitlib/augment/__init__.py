@@ -13,5 +13,5 @@ from confitlib.augment.documents import (
 )
 from confitlib.augment.edits import eda
 from confitlib.augment.offline import hypothetical_offline
-from confitlib.augment.tasks import TASKS, official_clean, prompt_markdown, requests_of
+from confitlib.augment.tasks import TASKS, official_clean, requests_of
 from confitlib.corpus import COPY_OF, HYJOB, HYRE, NEGATIVE_FOR
