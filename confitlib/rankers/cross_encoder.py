@@ -73,7 +73,7 @@ class CrossEncoder(Reranker):
                 rows = np.random.default_rng(self.seed).permutation(len(sampled))[: self.pairs]
                 parts = np.array_split(rows, -(-len(rows) // self.batch_size))
                 jobs, resumes = (texts(corpus, side).to_numpy()[sampled[side]] for side in ("job", "resume"))
-                labels = torch.from_numpy(sampled["label"].to_numpy()).to(device())
+                labels = torch.from_numpy(sampled["label"].to_numpy(copy=True)).to(device())
                 trained = [parameter for parameter in self._scorer.parameters() if parameter.requires_grad]
                 losses = train_epoch(
                     self._scorer,

@@ -545,7 +545,7 @@ class GlobalMatch(PairMatcher):
             return super().loss(batch)
         network, (resumes, jobs) = cast(GlobalMatchNetwork, self.network), self.encode_pairs(batch)
         target = torch.from_numpy(self._target[batch["job"]]).to(device())
-        labels = torch.from_numpy(batch["label"].to_numpy()).to(device())
+        labels = torch.from_numpy(batch["label"].to_numpy(copy=True)).to(device())
         fit = F.binary_cross_entropy_with_logits(network(resumes, jobs), labels, reduction="none")
         levels = network.discrepancies(resumes, jobs, target)
         source = (fit * ~target).sum() / (~target).sum().clamp(min=1)

@@ -310,7 +310,7 @@ class PairMatcher(Ranker):
     def loss(self, batch: pd.DataFrame) -> Tensor:
         """The training loss of one batch."""
         resumes, jobs = self.encode_pairs(batch)
-        return self.network.loss(resumes, jobs, torch.from_numpy(batch["label"].to_numpy()).to(device()))
+        return self.network.loss(resumes, jobs, torch.from_numpy(batch["label"].to_numpy(copy=True)).to(device()))
 
     def encode_pairs(self, pairs: pd.DataFrame) -> list[Encoded]:
         """Encoded resumes and jobs of pairs, aligned; each document is encoded once."""
