@@ -30,6 +30,12 @@ class RawEmbed(VectorRanker):
     has them; "average": embed them by themselves and average both vectors. `cache`: folder for embeddings
     and for encoders trained without mined negatives, which all mining starts from. `trust_remote_code`: run the code
     that a hub model brings along, which Jina v2 needs. The attribute `progress` says whether slow steps show a bar.
+
+    >>> from confitlib import RawEmbed, compose, evaluate_ranking
+    >>> corpus = compose("tiny").corpus
+    >>> result = evaluate_ranking(RawEmbed("static").fit(corpus), corpus, "resume")
+    >>> round(result.means()["ndcg@10"], 2)
+    0.22
     """
 
     name = "RawEmbed"
@@ -280,6 +286,13 @@ class InBatch(RawEmbed):
     With `hyre="average"` training and mining read plain documents; hypothetical texts join when documents are indexed.
     `negatives`: what was mined, by target side; `result`: the trained encoder and its log; `saved_seconds`: what
     `learn` would have taken in addition without its cache.
+
+    >>> from confitlib import InBatch, TrainingConfig, compose
+    >>> corpus = compose("tiny").corpus
+    >>> ranker = InBatch("static", TrainingConfig(epochs=1, batch_size=16))
+    >>> ranker.progress = False
+    >>> ranker.fit(corpus).score(corpus.pool("resume", "test"), corpus.pool("job", "test")).shape
+    (120, 60)
     """
 
     name = "in-batch"
@@ -381,6 +394,15 @@ class ConFitV2(Mined):
 
     `band`: percentiles `[lo, hi)` of the negatives (paper: 3-4 %). HyRe texts are used when the corpus
     has them and `hyre` is true. Source: arXiv 2502.12361; hard_negative_mining.py.
+
+    >>> from confitlib import ConFitV2, TrainingConfig, compose
+    >>> corpus = compose("tiny").corpus
+    >>> ranker = ConFitV2("static", TrainingConfig(epochs=1, batch_size=16))
+    >>> ranker.progress = False
+    >>> ranker.fit(corpus).score(corpus.pool("resume", "test"), corpus.pool("job", "test")).shape
+    (120, 60)
+    >>> sorted(ranker.negatives)
+    ['job', 'resume']
     """
 
     name = "ConFit v2"
