@@ -104,6 +104,14 @@ class Corpus:
     `places` (for errors only, not kept): for each table the place of each of its rows, such as "jobs.csv, row 3".
 
     Raises `CorpusError` with every defect found.
+
+    >>> import pandas as pd
+    >>> from confitlib import Corpus
+    >>> resumes = pd.DataFrame({"text": ["Nurse", "Baker"], "split": "train"}, index=["r1", "r2"])
+    >>> jobs = pd.DataFrame({"text": ["Ward nurse"], "split": "train"}, index=["j1"])
+    >>> labels = pd.DataFrame({"resume_id": ["r1", "r2"], "job_id": "j1", "label": [1, 0], "split": "train"})
+    >>> Corpus(resumes, jobs, labels)
+    Corpus('corpus': 2 resumes, 1 jobs, 2 labels, 0 list entries)
     """
 
     resumes: pd.DataFrame

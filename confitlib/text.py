@@ -41,6 +41,13 @@ def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] |
     `hyre`, a job's hypothetical resume is appended after `[Example resume]` (merge_json.py), and a resume's
     hypothetical job after `[Example job]` (HyJob, ours).
     `fields` selects and orders the fields (default: all). Raises KeyError on an unknown field.
+
+    >>> from confitlib import compose, texts
+    >>> print(texts(compose("tiny").corpus, "job", fields=["title", "location"]).iloc[0])
+    Job Information: section title:
+    Mixed-Methods Researcher
+    Job Information: section location:
+    Manchester
     """
     chosen = list(corpus.fields(side) if fields is None else fields)
     unknown = [name for name in chosen if name not in corpus.fields(side)]

@@ -88,6 +88,12 @@ def hyre(corpus: Corpus, generator: Generator = AUTO, *, seed: int = 0, official
     `generator`: see `generate`. An LLM is shown one accepted training pair, drawn for each job by the seed and never
     the job's own. `official`: the released prompt and its clean-up. Source: ConFit v2; src/utils/convert_by_llm.py
     and merge_json.py of the official code.
+
+    >>> from confitlib import compose, hyre
+    >>> corpus = hyre(compose("tiny").corpus)
+    >>> print(corpus.jobs["hypothetical_resume"].iloc[0][:53])
+    Resume Content: section title:
+    Senior User Researcher
     """
     return hypothetical_documents("hyre", corpus, "job", generator, seed=seed, official=official)
 

@@ -55,6 +55,11 @@ def load_encoder(
     Weights are read from safetensors only; a model's own code runs only with `trust_remote_code`. Nothing that a
     folder says can change that. Raises ValueError for a checkpoint that lacks other weights, FileNotFoundError with
     the remedy for a model that is not here and cannot be downloaded.
+
+    >>> from confitlib import load_encoder
+    >>> vectors = load_encoder("static").encode(["nurse", "hospital nurse", "baker"])
+    >>> [round(float(cosine), 1) for cosine in vectors @ vectors[0]]
+    [1.0, 0.8, 0.1]
     """
     name, packaged = str(name_or_path), Path(get_model_path())
     folder = packaged if name == "minilm" else Path(name)

@@ -30,6 +30,11 @@ class Embeddings:
     """Vectors of all documents, `[n, dim]` float32 in the order of `corpus.resumes` and `corpus.jobs`.
 
     Scores are inner products, so rows of length one give the cosine.
+
+    >>> from confitlib import Embeddings, compose, load_encoder
+    >>> embeddings = Embeddings.of_corpus(load_encoder("static"), compose("tiny").corpus)
+    >>> embeddings.resumes.shape, embeddings.jobs.shape
+    ((440, 384), (200, 384))
     """
 
     resumes: Vectors

@@ -72,6 +72,13 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, metric: str, seed: int = 0) -> Com
     positives. The null hypothesis flips the sign of each query's difference at random; two-sided.
 
     Raises ValueError if the frames do not hold the metric and the same queries, or fewer than two with positives.
+
+    >>> import pandas as pd
+    >>> from confitlib import compare
+    >>> a = pd.DataFrame({"candidates": 50, "positives": 1, "mrr": [0.5, 1.0, 0.5, 1.0]})
+    >>> test = compare(a, a.assign(mrr=a["mrr"] / 2), "mrr")
+    >>> test.difference, test.p_value
+    (0.375, 0.125)
     """
     if set(a.index) != set(b.index) or a.index.has_duplicates:
         raise ValueError("a and b rank different queries: evaluate both on the same corpus, split and candidates")

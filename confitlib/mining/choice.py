@@ -39,6 +39,13 @@ def choose_band(
     width), becomes shares of false negatives by assuming that `top_rate` of the first bin are matches: 1 makes the
     estimate an upper bound. Labels alone are used, never the truth. Assumes that accepted pairs are as easy to rank
     as unlabelled matches. Raises ValueError without held-out accepted pairs, or if no band meets the bound.
+
+    >>> from confitlib import Embeddings, choose_band, compose, load_encoder
+    >>> corpus = compose("tiny").corpus
+    >>> embeddings = Embeddings.of_corpus(load_encoder("static"), corpus)
+    >>> band = choose_band(corpus, embeddings, "resume", width=0.05, bound=0.3)
+    >>> round(band.lo, 3), round(band.hi, 3), band.matches
+    (0.075, 0.125, 41)
     """
     if not 0 < width <= 0.5 or not 0 < bound <= 1 or not 0 < top_rate <= 1:
         raise ValueError(f"needs 0 < width <= 0.5, 0 < bound <= 1, 0 < top_rate <= 1, got {width}, {bound}, {top_rate}")

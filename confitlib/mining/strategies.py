@@ -51,6 +51,12 @@ def mine(
     training documents ("train") or those in training labels ("labelled"). official (band only): the released
     procedure, whose pool and queries are both "labelled". parameters: those of the strategy, e.g. `lo` and `hi` of
     "band". Raises ValueError for whatever does not fit.
+
+    >>> from confitlib import Embeddings, compose, load_encoder, mine
+    >>> corpus = compose("tiny").corpus
+    >>> embeddings = Embeddings.of_corpus(load_encoder("static"), corpus)
+    >>> mine("band", corpus, target="resume", embeddings=embeddings, lo=0.03, hi=0.04)
+    Negatives('resume': 213 resumes for 100 queries)
     """
     pool, queries = ("labelled", "labelled") if official else (pool, queries)
     settings: dict[str, Any] = {"n": n, "seed": seed, "pool": pool, "queries": queries, "official": official}

@@ -104,6 +104,12 @@ class BM25(Ranker):
     words of a long document drown the rest. The ranked side is indexed with the statistics of all its documents
     in the corpus; the official scripts use those of the test candidates only (test_bm25.py, test_bm25_v2.py).
     English and Chinese words.
+
+    >>> from confitlib import BM25, compose, evaluate_ranking
+    >>> corpus = compose("tiny").corpus
+    >>> result = evaluate_ranking(BM25().fit(corpus), corpus, "resume")
+    >>> round(result.means()["ndcg@10"], 2)
+    0.14
     """
 
     def __init__(self, variant: Variant = "okapi", unique: bool = False) -> None:

@@ -33,6 +33,12 @@ class RawEmbed(VectorRanker):
     and for encoders trained without mined negatives, which all mining starts from. `trust_remote_code`: run the code
     that a hub model brings along, which Jina v2 needs. Rankers derived from this one take the same options by name.
     The attribute `progress` says whether slow steps show a bar.
+
+    >>> from confitlib import RawEmbed, compose, evaluate_ranking
+    >>> corpus = compose("tiny").corpus
+    >>> result = evaluate_ranking(RawEmbed("static").fit(corpus), corpus, "resume")
+    >>> round(result.means()["ndcg@10"], 2)
+    0.22
     """
 
     name = "RawEmbed"
@@ -252,6 +258,13 @@ class InBatch(RawEmbed):
     With `hyre="average"` training and mining read plain documents; hypothetical texts join when documents are indexed.
     `negatives`: what was mined, by target side; `result`: the trained encoder; `history`: its log, one row a logged
     step; `saved_seconds`: what `learn` would have taken in addition without its cache.
+
+    >>> from confitlib import InBatch, TrainingConfig, compose
+    >>> corpus = compose("tiny").corpus
+    >>> ranker = InBatch("static", TrainingConfig(epochs=1, batch_size=16))
+    >>> ranker.progress = False
+    >>> ranker.fit(corpus).score(corpus.pool("resume", "test"), corpus.pool("job", "test")).shape
+    (120, 60)
     """
 
     name = "in-batch"
@@ -342,6 +355,15 @@ class ConFitV2(Mined):
 
     `band`: percentiles `[lo, hi)` of the negatives (paper: 3-4 %). HyRe texts are used when the corpus
     has them and `hyre` is true. Source: arXiv 2502.12361; hard_negative_mining.py.
+
+    >>> from confitlib import ConFitV2, TrainingConfig, compose
+    >>> corpus = compose("tiny").corpus
+    >>> ranker = ConFitV2("static", TrainingConfig(epochs=1, batch_size=16))
+    >>> ranker.progress = False
+    >>> ranker.fit(corpus).score(corpus.pool("resume", "test"), corpus.pool("job", "test")).shape
+    (120, 60)
+    >>> sorted(ranker.negatives)
+    ['job', 'resume']
     """
 
     name = "ConFit v2"

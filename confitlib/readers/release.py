@@ -49,6 +49,14 @@ def load(
 
     A document belongs to the split that uses it. A document `aug_eda_7` or `aug_chatgpt_7` of the official augmented
     files is a copy of document `7`. Raises CorpusError with every defect, each with file, row and remedy.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from confitlib import compose, load
+    >>> from confitlib.readers import save
+    >>> corpus = compose("tiny").corpus
+    >>> with TemporaryDirectory() as folder:
+    ...     print(load(save(corpus, folder)) == corpus)
+    True
     """
     folder, report = Path(path), Report(accept)
     paths = _locate(folder)

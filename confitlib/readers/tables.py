@@ -58,6 +58,15 @@ def load_pairs(
     `regime`, `accept`, `name`: see `load`. Columns that are not used are named in `Corpus.notes`.
 
     Raises CorpusError with every defect, each with file, row and remedy.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from confitlib import load_pairs
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder, "pairs.csv")
+    ...     _ = file.write_text("resume_text,job_text,label\\nNurse,Ward nurse,1\\nBaker,Ward nurse,0\\n")
+    ...     load_pairs(file, split="train")
+    Corpus('pairs': 2 resumes, 1 jobs, 2 labels, 0 list entries)
     """
     report, paths = Report(accept), {"pairs": pairs, "resumes": resumes, "jobs": jobs}
     given = {table: Path(path) for table, path in paths.items() if path is not None}

@@ -27,6 +27,11 @@ def contrastive_loss(
     `[B, B + H_jobs]` and `masked_resumes` `[B, B + H_resumes]` mark candidates that are known positives
     of the anchor and must not count as negatives; `official=True` ignores them and turns a NaN loss
     into zero. Source: ConFit v2 loss, confit.py:compute_coarsegrained_loss_dist.
+
+    >>> import torch
+    >>> from confitlib import contrastive_loss
+    >>> round(float(contrastive_loss(torch.eye(2), torch.eye(2), temperature=1.0)), 3)
+    0.313
     """
     job_candidates = jobs if negative_jobs is None else torch.cat([jobs, negative_jobs])
     resume_candidates = resumes if negative_resumes is None else torch.cat([resumes, negative_resumes])

@@ -49,6 +49,11 @@ class TrainingConfig:
     `group_by_length`: batches of pairs of similar length.
     `weight_decay` and `max_grad_norm` leave the static encoder's own vectors alone.
     With several processes, `batch_size` and `negatives_per_batch` count those of each (docs/training.md).
+
+    >>> from confitlib import TrainingConfig
+    >>> config = TrainingConfig(epochs=1, batch_size=8)
+    >>> config.epochs, config.temperature
+    (1, 0.05)
     """
 
     mode: Literal["full", "adapter"] | int = "full"
@@ -321,6 +326,12 @@ def train(
     an uninterrupted run; raises ValueError if they are another run's. `cache` keeps the embeddings that an adapter
     is trained on. Under `torchrun` or `accelerate launch` all processes train one encoder together; they need an
     `output_dir` that all of them see.
+
+    >>> from confitlib import TrainingConfig, compose, load_encoder, train
+    >>> corpus = compose("tiny").corpus
+    >>> result = train(load_encoder("static"), corpus, TrainingConfig(epochs=1, batch_size=16), progress=False)
+    >>> result.encoder.encode(["nurse"]).shape
+    (1, 384)
     """
     rank, processes = process()
     _set_trainable(encoder, config.mode)
