@@ -342,6 +342,8 @@ def known_positive_mask(corpus: Corpus, target: Side) -> csr_array:
     reposted job shares the positives of its first posting. 0: may be mined. `REASONS[3 - code]` is the reason.
     """
     positive = corpus.known_positives()
+    if 0 in positive.shape:  # a side without documents
+        return csr_array(positive.T if target == "resume" else positive).astype(np.int8)
     copies = _spread(positive, copy_groups(corpus.resumes), copy_groups(corpus.jobs))
     duplicates = _spread(positive, duplicate_groups(corpus, "resume"), duplicate_groups(corpus, "job"))
     nested = [pairs.astype(np.int8) for pairs in (positive, copies, duplicates)]

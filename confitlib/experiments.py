@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import warnings
@@ -47,6 +48,24 @@ class Measurement:
     costs: dict[str, float]
     history: pd.DataFrame | None = None
 
+    def save(self, path: Path) -> None:
+        """Write a JSON file, which keeps every number exactly and runs nothing when it is read."""
+        content = dict(vars(self), rankings={side: vars(result) for side, result in self.rankings.items()})
+        with atomic(path) as partial:
+            partial.write_text(json.dumps(content, default=lambda frame: frame.to_dict(orient="tight")))
+
+    @staticmethod
+    def load(path: Path) -> Measurement:
+        """Read what `save` wrote; raises ValueError, KeyError or TypeError if the file is damaged."""
+        content = json.loads(path.read_text())
+        for result in content["rankings"].values():
+            result["queries"] = pd.DataFrame.from_dict(result["queries"], orient="tight")
+            result["notes"] = tuple(result["notes"])
+        content["rankings"] = {side: RankingResult(**content["rankings"][side]) for side in SIDES}
+        if content["history"] is not None:
+            content["history"] = pd.DataFrame.from_dict(content["history"], orient="tight")
+        return Measurement(**content)
+
     def means(self) -> dict[str, float]:
         """All qualities; ranking metrics are prefixed by their target: `resume recall@100`, …, `roc_auc`."""
         ranked = {f"{side} {name}": mean for side in SIDES for name, mean in self.rankings[side].means().items()}
@@ -65,11 +84,11 @@ def measure(
     path = None
     if cache is not None:
         parts = _subject(ranker) | {"relevance": relevance, "data": corpus.fingerprint(), "version": RESULTS_VERSION}
-        path = Path(cache) / "measured" / f"{content_key(**parts)}.joblib"
+        path = Path(cache) / "measured" / f"{content_key(**parts)}.json"
         if path.exists():
             try:
-                return joblib.load(path)
-            except Exception as error:  # unpickling raises whatever it meets
+                return Measurement.load(path)
+            except (ValueError, KeyError, TypeError) as error:
                 warnings.warn(f"{path} is damaged ({error!r:.80}): measured again", stacklevel=2)
     if isinstance(ranker, RawEmbed):
         ranker.progress = False  # several systems run at once, under one bar
@@ -91,8 +110,7 @@ def measure(
         mining = {name: float(np.mean([vars(one)[field] for one in audits])) for name, field in OF_NEGATIVES.items()}
     measurement = Measurement(rankings, classes, mining, costs, getattr(ranker, "history", None))
     if path is not None:
-        with atomic(path) as partial:
-            joblib.dump(measurement, partial)
+        measurement.save(path)
     return measurement
 
 

@@ -61,8 +61,8 @@ def select_band(
     queries: `[Q, d]`; pool: `[N, d]` in tie order; known_positives: `[Q, N]`, nonzero entries take no rank; start,
     stop: `[Q]`, stop at most the number of documents left; ranks: `[Q, n]`, only these ranks of the window, in this
     order, `UNRANKED` for none. As many threads as torch is set to use, each serial inside. Memory is O(block): a row
-    of scores is held only where the window is as wide. Raises ValueError for a row that is not finite and
-    a device that torch does not find.
+    of scores is held only where the window is as wide. Raises ValueError for a row that is not finite, a window
+    beyond the documents left, and a device that torch does not find.
     """
     ranking = _Ranking(queries, pool, known_positives, start, stop, device)
     threads, pending = torch.get_num_threads(), deque[Future[Hits]]()
@@ -89,6 +89,9 @@ class _Ranking:
             self.device = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device={device!r} is unknown or missing: use 'cpu', or 'cuda' with a card") from error
+        beyond = np.flatnonzero(stop > len(pool) - np.diff(known.indptr))
+        if len(beyond):
+            raise ValueError(f"query {beyond[0]}: its window ends at rank {stop[beyond[0]]}, beyond the documents left")
         self.queries, self.pool, self.known = finite(queries, "query"), finite(pool, "pool"), known
         self.start, self.stop, self.sizes = start, stop, CACHED
         if self.device.type == "cuda":
