@@ -13,12 +13,12 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
 
 from confitlib import util
@@ -37,13 +37,6 @@ MOST_RUNS = 10_000  # of one sweep
 
 class NotebookError(RuntimeError):
     """A notebook that cannot be run as asked, or failed; the message names notebook, place and remedy."""
-
-
-class Parameter(NamedTuple):
-    """One parameter of a notebook: its declared type, or that of its default, and the default."""
-
-    type: str
-    default: Any
 
 
 def all_notebooks() -> list[Path]:
@@ -75,8 +68,8 @@ def cells_of(path: Path) -> list[dict[str, Any]]:
         raise NotebookError(f"{path} is no notebook ({error}): restore it, or merge it again") from error
 
 
-def declared_parameters(path: Path) -> dict[str, Parameter]:
-    """The parameters that a notebook's `parameters` cell declares, by name.
+def declared_parameters(path: Path) -> dict[str, tuple[str, Any]]:
+    """Type (declared, or that of the default) and default of each parameter of a notebook's `parameters` cell, by name.
 
     Read from the syntax tree: papermill's own inspection goes line by line and loses a parameter
     whose comment holds an equals sign. Raises NotebookError unless there is one such cell of literals.
@@ -90,10 +83,10 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
             line = ast.unparse(statement)
             if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
                 raise NotebookError(f"{path}: the parameters cell holds {line!r}, not an assignment")
-            value, declared = ast.literal_eval(statement.value), getattr(statement, "annotation", None)
-            (target,) = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            kind = ast.unparse(declared) if declared else type(value).__name__
-            parameters[ast.unparse(target)] = Parameter(kind, value)
+            target, _, literal = line.partition(" = ")
+            name, _, kind = target.partition(": ")
+            value = ast.literal_eval(literal)
+            parameters[name] = kind or type(value).__name__, value
     except SyntaxError as error:
         raise NotebookError(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from error
     except ValueError as error:
@@ -132,7 +125,7 @@ def refuse_unknown(where: str, names: Mapping[str, Any], allowed: Collection[str
 
 def standard_settings(profile: str, path: Path) -> str:
     """The parameters of a notebook under a profile as one comparable text, without seed and output."""
-    defaults = {name: parameter.default for name, parameter in declared_parameters(path).items()}
+    defaults = {name: default for name, (_, default) in declared_parameters(path).items()}
     return settings(defaults | profile_parameters(profile, path), "seed")
 
 
@@ -165,7 +158,7 @@ def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dic
     Raises NotebookError for an unknown name or another type, TypeError for what is no JSON scalar or list.
     """
     path = find_notebook(notebook)
-    types = {name: parameter.type.split(" | ") for name, parameter in declared_parameters(path).items()}
+    types = {name: kind.split(" | ") for name, (kind, _) in declared_parameters(path).items()}
     refuse_unknown(f"{path.name}, parameters", parameters, types)
     values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
     for name, value in values.items():
@@ -178,11 +171,10 @@ def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dic
 
 def parse_value(notebook: str | Path, name: str, text: str) -> Any:
     """A parameter value from the command line: as it is for a declared string, else as JSON where it is JSON."""
-    parameter = declared_parameters(find_notebook(notebook)).get(name)
-    try:
-        return text if parameter is not None and parameter.type == "str" else json.loads(text)
-    except ValueError:
-        return text
+    kind, _ = declared_parameters(find_notebook(notebook)).get(name, ("", None))
+    with suppress(ValueError):
+        return text if kind == "str" else json.loads(text)
+    return text
 
 
 def run_notebook(

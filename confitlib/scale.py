@@ -36,6 +36,7 @@ from confitlib.util import atomic
 
 _encoder = lru_cache(maxsize=1)(load_encoder)  # one encoder a process, loaded once
 Result = TypeVar("Result")
+Tasks = Sequence[tuple[Any, ...]]  # the arguments of each call
 IndexKind = Literal["flat", "ivf", "hnsw"]
 
 ROWS_A_BATCH = 4096
@@ -100,9 +101,7 @@ class RayEngine:
         self._ray.shutdown()
         self._hidden.cleanup()
 
-    def starmap(
-        self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], what: str = "tasks"
-    ) -> list[Result]:
+    def starmap(self, function: Callable[..., Result], tasks: Tasks, what: str = "tasks") -> list[Result]:
         """The results in the order of the tasks, which are tuples of arguments; the function must be importable."""
         if self._ray is None:
             raise RuntimeError("the engine is not running: use it as `with RayEngine() as engine`")
@@ -116,9 +115,7 @@ class RayEngine:
         return self.starmap(function, [arguments])[0]
 
 
-def _starmap(
-    engine: RayEngine | None, function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], what: str
-) -> list[Result]:
+def _starmap(engine: RayEngine | None, function: Callable[..., Result], tasks: Tasks, what: str) -> list[Result]:
     """The results on an engine; without one in this process, one task after the other."""
     if engine is not None:
         return engine.starmap(function, tasks, what)
@@ -145,13 +142,8 @@ class DocumentShards:
             raise FileNotFoundError(f"{folder} holds no {side}s/*.parquet: {remedy}")
         return cls(paths, side)
 
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Documents of each file, from its footer."""
-        return [self._open(path)[0].metadata.num_rows for path in self.paths]
-
     def __len__(self) -> int:
-        return sum(self.sizes)
+        return sum(self._open(path)[0].metadata.num_rows for path in self.paths)
 
     def ids(self, path: Path) -> NDArray[np.object_]:
         """The ids of one file, in row order: text, each once."""
@@ -257,7 +249,8 @@ def write_vectors(path: Path, shape: tuple[int, int], batches: Iterable[FloatArr
 def split_vectors(vectors: FloatArray, folder: Path, shards: int) -> VectorShards:
     """Write vectors `[n, dim]` into `shards` files of about equal size (fewer if there are fewer rows)."""
     parts = [part for part in np.array_split(vectors, max(1, shards)) if len(part)]
-    return VectorShards(tuple(write_vectors(folder / f"{i:05d}.npy", p.shape, [p]) for i, p in enumerate(parts)))
+    files = [write_vectors(folder / f"{i:05d}.npy", part.shape, [part]) for i, part in enumerate(parts)]
+    return VectorShards(tuple(files))
 
 
 def encode_shards(
@@ -367,12 +360,10 @@ class VectorIndex:
     documents: pd.DataFrame
     index: Any
 
-    def __len__(self) -> int:
-        return len(self.documents)
-
     def search(self, vectors: FloatArray, k: int) -> tuple[NDArray[np.intp], FloatArray]:
         """Positions and scores of the best `k` for each of `[q, dim]` vectors, `[q, k]`; -1 where there are fewer."""
-        scores, positions = self.index.search(np.ascontiguousarray(vectors, dtype=np.float32), min(k, len(self)))
+        queries = np.ascontiguousarray(vectors, dtype=np.float32)
+        scores, positions = self.index.search(queries, min(k, len(self.documents)))
         return positions, scores
 
     def save(self, folder: str | Path) -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 import uuid
 import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from math import inf
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -211,12 +211,10 @@ def generator_of(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest)])
 
 
-def check_range(
-    settings: object, *names: str, least: float = 0, above: float = -math.inf, most: float = math.inf
-) -> None:
+def check_range(settings: object, *names: str, least: float = 0, above: float = -inf, most: float = inf) -> None:
     """Raise ValueError for a named setting that is out of its range or not finite; None, where allowed, passes."""
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not (least <= value <= most and above < value < math.inf):
+        if value is not None and not (least <= value <= most and above < value < inf):
             low = f"at least {least}" if above < least else f"above {above}"
-            raise ValueError(f"{name}={value} must be {low}" + (f" and at most {most}" if most < math.inf else ""))
+            raise ValueError(f"{name}={value} must be {low}" + (f" and at most {most}" if most < inf else ""))
