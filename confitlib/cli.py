@@ -247,7 +247,7 @@ def claims(
     for claim in verdicts.to_dict("records"):
         claim["value"] = "none" if pd.isna(claim["value"]) else f"{claim['value']:.4g}"
         claim["note"] = f"; {claim['note']}" if claim["note"] else ""
-        typer.echo(VERDICT.format(**claim))
+        typer.echo(VERDICT.format_map(claim))
     counts = verdicts["verdict"].value_counts()
     typer.echo(", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("OK", "OKish", "FAIL", "MISSING")))
     raise typer.Exit(1 if counts.get("FAIL", 0) + counts.get("MISSING", 0) else 0)
