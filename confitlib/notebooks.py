@@ -13,12 +13,12 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
 
 from confitlib import util
@@ -37,13 +37,6 @@ MOST_RUNS = 10_000  # of one sweep
 
 class NotebookError(RuntimeError):
     """A notebook that cannot be run as asked, or failed; the message names notebook, place and remedy."""
-
-
-class Parameter(NamedTuple):
-    """One parameter of a notebook: its declared type, or that of its default, and the default."""
-
-    type: str
-    default: Any
 
 
 def all_notebooks() -> list[Path]:
@@ -70,14 +63,13 @@ def number_of(path: Path) -> str:
 def cells_of(path: Path) -> list[dict[str, Any]]:
     """The cells of a notebook as its JSON has them."""
     try:
-        content: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
-        return content["cells"]
+        return list(json.loads(path.read_text(encoding="utf-8"))["cells"])
     except (ValueError, KeyError) as error:
         raise NotebookError(f"{path} is no notebook ({error}): restore it, or merge it again") from error
 
 
-def declared_parameters(path: Path) -> dict[str, Parameter]:
-    """The parameters that a notebook's `parameters` cell declares, by name.
+def declared_parameters(path: Path) -> dict[str, tuple[str, Any]]:
+    """Type (declared, or that of the default) and default of each parameter of a notebook's `parameters` cell, by name.
 
     Read from the syntax tree: papermill's own inspection goes line by line and loses a parameter
     whose comment holds an equals sign. Raises NotebookError unless there is one such cell of literals.
@@ -91,10 +83,10 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
             line = ast.unparse(statement)
             if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
                 raise NotebookError(f"{path}: the parameters cell holds {line!r}, not an assignment")
-            value, declared = ast.literal_eval(statement.value), getattr(statement, "annotation", None)
-            (target,) = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            kind = ast.unparse(declared) if declared else type(value).__name__
-            parameters[ast.unparse(target)] = Parameter(kind, value)
+            target, _, literal = line.partition(" = ")
+            name, _, kind = target.partition(": ")
+            value = ast.literal_eval(literal)
+            parameters[name] = kind or type(value).__name__, value
     except SyntaxError as error:
         raise NotebookError(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from error
     except ValueError as error:
@@ -133,7 +125,7 @@ def refuse_unknown(where: str, names: Mapping[str, Any], allowed: Collection[str
 
 def standard_settings(profile: str, path: Path) -> str:
     """The parameters of a notebook under a profile as one comparable text, without seed and output."""
-    defaults = {name: parameter.default for name, parameter in declared_parameters(path).items()}
+    defaults = {name: default for name, (_, default) in declared_parameters(path).items()}
     return settings(defaults | profile_parameters(profile, path), "seed")
 
 
@@ -166,7 +158,7 @@ def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dic
     Raises NotebookError for an unknown name or another type, TypeError for what is no JSON scalar or list.
     """
     path = find_notebook(notebook)
-    types = {name: parameter.type.split(" | ") for name, parameter in declared_parameters(path).items()}
+    types = {name: kind.split(" | ") for name, (kind, _) in declared_parameters(path).items()}
     refuse_unknown(f"{path.name}, parameters", parameters, types)
     values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
     for name, value in values.items():
@@ -179,11 +171,10 @@ def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dic
 
 def parse_value(notebook: str | Path, name: str, text: str) -> Any:
     """A parameter value from the command line: as it is for a declared string, else as JSON where it is JSON."""
-    parameter = declared_parameters(find_notebook(notebook)).get(name)
-    try:
-        return text if parameter is not None and parameter.type == "str" else json.loads(text)
-    except ValueError:
-        return text
+    kind, _ = declared_parameters(find_notebook(notebook)).get(name, ("", None))
+    with suppress(ValueError):
+        return text if kind == "str" else json.loads(text)
+    return text
 
 
 def run_notebook(
@@ -205,18 +196,17 @@ def run_notebook(
     values = check_parameters(path, {**profile_parameters(profile, path), **(parameters or {})})
     copy = root / (output_folder or f"build/notebooks/{profile}") / f"{path.stem}.{run_id()}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
+    how = {"kernel_name": KERNEL, "language": "python", "cwd": root}
     try:
         with own_kernel() as config:
-            papermill.execute_notebook(
-                path, copy, values, kernel_name=KERNEL, language="python", cwd=root, config=config
-            )
+            papermill.execute_notebook(path, copy, values, **how, config=config)
     except (papermill.PapermillExecutionError, RuntimeError) as error:  # a cell failed; the kernel died or never began
         message = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
         if not copy.is_file():
             raise NotebookError(f"{path.name}: {message}") from error
         cells = [cell["metadata"] for cell in cells_of(copy)]
-        cells = [cell for cell in cells if not PAPERMILL_TAGS & set(cell.get("tags", []))]
-        reached = max((place for place, cell in enumerate(cells, 1) if cell["papermill"]["start_time"]), default=1)
+        times = [cell["papermill"]["start_time"] for cell in cells if not PAPERMILL_TAGS & set(cell.get("tags", []))]
+        reached = max((place for place, begun in enumerate(times, 1) if begun), default=1)
         raise NotebookError(f"{path.name}, cell {reached}: {message}\nexecuted copy: {short_path(copy)}") from error
     html, _ = HTMLExporter().from_filename(str(copy))
     copy.with_suffix(".html").write_text(html, encoding="utf-8")
@@ -236,8 +226,8 @@ def own_kernel() -> Iterator[Config]:
     """
     from traitlets.config import Config
 
-    here, before = str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH")
-    path = os.pathsep.join([here, before] if before else [here])
+    here = str(Path(sys.prefix) / "share" / "jupyter")
+    path = os.pathsep.join(filter(None, [here, os.environ.get("JUPYTER_PATH")]))
     with patch.dict(os.environ, {"JUPYTER_PATH": path}), tempfile.TemporaryDirectory(prefix="confit-") as folder:
         files = {"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}
         yield Config({} if sys.platform == "win32" else files)
@@ -277,10 +267,10 @@ def plan_sweep(file: str | Path) -> list[SweepRun]:
     """
     content = util.read_yaml(file, dict)
     refuse_unknown(str(file), content, ["notebook", "profile", "grid", "seeds"])
-    numbers, profile, grid = content.get("notebook"), content.get("profile", "laptop"), content.get("grid") or {}
-    numbers = numbers if isinstance(numbers, list) else [numbers]
+    named, profile, grid = content.get("notebook"), content.get("profile", "laptop"), content.get("grid") or {}
+    numbers = named if isinstance(named, list) else [named]
     if not all(isinstance(number, str) for number in numbers):
-        raise ValueError(f'{file}: notebook is {content.get("notebook")!r}: name it in quotes, e.g. notebook: "05"')
+        raise ValueError(f'{file}: notebook is {named!r}: name it in quotes, e.g. notebook: "05"')
     if not isinstance(grid, dict):
         raise ValueError(f"{file}: grid is {grid!r:.60}, expected a mapping from parameter to list of values")
     if "seed" in grid and "seeds" in content:
@@ -292,30 +282,24 @@ def plan_sweep(file: str | Path) -> list[SweepRun]:
     count = len(numbers) * math.prod(map(len, grid.values()))
     if count > MOST_RUNS:
         raise ValueError(f"{file}: {count:,} runs, at most {MOST_RUNS:,}: make the grid smaller")
-    runs = []
+    root, runs = project_root(), []
     for path in map(find_notebook, numbers):
         base = profile_parameters(profile, path)
+        code = ["".join(cell["source"]) for cell in cells_of(path) if cell["cell_type"] == "code"]
         for combination in product(*grid.values()):
             point = dict(zip(grid, combination, strict=True))
             parameters = check_parameters(path, {**base, **point})
             label = " ".join([path.stem, *(f"{name}={json.dumps(value)}" for name, value in point.items())])
-            runs.append(SweepRun(path, profile, parameters, label, run_key(path, parameters)))
+            # What decides a run: versions of results, code, parameters, and the files that parameters name
+            words = {name: value for name, value in parameters.items() if name != "output" and isinstance(value, str)}
+            files = {
+                name: root / word for name, word in words.items() if not root.is_relative_to((root / word).resolve())
+            }
+            hashes = {name: util.files_hash(file) for name, file in files.items()}
+            decisive = {"version": util.RESULTS_VERSION, "code": code, "parameters": settings(parameters)}
+            key = util.content_key(**decisive, files=hashes)
+            runs.append(SweepRun(path, profile, parameters, label, key))
     return runs
-
-
-def run_key(path: Path, parameters: Mapping[str, Any]) -> str:
-    """A hash of what decides a run.
-
-    The versions of the results, the notebook's code cells, its parameters, and the files that parameters name.
-    """
-    root = project_root()
-    code = ["".join(cell["source"]) for cell in cells_of(path) if cell["cell_type"] == "code"]
-    named = {
-        name: util.files_hash(root / value)
-        for name, value in parameters.items()
-        if name != "output" and isinstance(value, str) and not root.is_relative_to((root / value).resolve())
-    }
-    return util.content_key(version=util.RESULTS_VERSION, code=code, parameters=settings(parameters), files=named)
 
 
 def run_sweep(
@@ -340,11 +324,10 @@ def run_sweep(
         except BlockingIOError as error:
             raise NotebookError(f"sweep {sweep!r} is running in another process") from error
         recorded = project_root() / "records" / f"{sweep}.jsonl"
-        entries = util.read_entries(recorded) if recorded.is_file() else []
-        keys = {entry.get("key") for entry in entries}
-        waiting = [run for run in runs if run.key not in keys]
+        keys = {entry.get("key") for entry in (util.read_entries(recorded) if recorded.is_file() else [])}
         for run in runs:
             run.state = "done" if run.key in keys else "waiting"
+        waiting = [run for run in runs if run.state == "waiting"]
         print(f"sweep {sweep}: {len(waiting)} of {len(runs)} runs to do", flush=True)
         list(pool.map(lambda run: execute_run(sweep, run, workers, call), waiting))  # an error cancels those that wait
     return runs
@@ -357,6 +340,7 @@ def execute_run(sweep: str, run: SweepRun, workers: int, call: Callable[..., int
     folder.mkdir(parents=True)
     started, records, log = time.perf_counter(), folder / "records" / RUNS, folder / "log.txt"
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}  # runs at once share the cores
+    run.state = "failed"
     try:
         status = call(execute, run_command(run, folder), root, threads, log)
         if status == 0 and records.is_file():
@@ -364,23 +348,20 @@ def execute_run(sweep: str, run: SweepRun, workers: int, call: Callable[..., int
             util.append_line(root / "records" / f"{sweep}.jsonl", entry)
             run.state = "done"
         else:
-            failures = log.read_text(errors="replace").split("\n[FAIL] ")[1:]
-            why = failures[-1].splitlines()[0] if failures else f"exit status {status}"
-            run.state, run.reason = (
-                "failed",
-                f"{why if status else 'the notebook wrote no record'}; log: {short_path(log)}",
-            )
+            failures = log.read_text(errors="replace").split("\n[FAIL] ")[1:] or [f"exit status {status}"]
+            why = failures[-1].splitlines()[0] if status else "the notebook wrote no record"
+            run.reason = f"{why}; log: {short_path(log)}"
     except Exception as error:  # an engine that lost the run's machine too often, or cannot reach it
-        run.state, run.reason = "failed", f"{type(error).__name__}: {error}"
+        run.reason = f"{type(error).__name__}: {error}"
     run.seconds = time.perf_counter() - started
     print(f"{run.state}, {run.seconds:.0f} s: {run.label}", flush=True)
 
 
 def run_command(run: SweepRun, folder: Path) -> list[str]:
     """The `confit run` that executes one run, as a reader could type it."""
-    command = [sys.executable, "-m", "confitlib.cli", "run", str(run.notebook), "--profile", run.profile]
-    command += ["--folder", short_path(folder)]
-    for name, value in {**run.parameters, "output": short_path(folder)}.items():
+    command, output = [sys.executable, "-m", "confitlib.cli", "run", str(run.notebook)], short_path(folder)
+    command += ["--profile", run.profile, "--folder", output]
+    for name, value in {**run.parameters, "output": output}.items():
         command += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
     return command
 

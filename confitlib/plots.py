@@ -6,41 +6,29 @@ import re
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
+from adjustText import adjust_text
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from confitlib.evaluation import summarise_runs
 from confitlib.records import metrics_by_setting
-from confitlib.util import project_root
+from confitlib.util import project_root, read_yaml
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-DPI = 150
 MARKERS = "osD^v"  # a line is known by them where colours are not
 OF_ONE_KIND = ["preset", "encoder", "epochs", "batch_size", "density", "learning_rate"]
-UNMINED = "no band"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-QUANTITIES = {
-    "resume ndcg@10": "nDCG@10, ranking resumes",
-    "resume recall@100": "recall@100, ranking resumes",
-    "job ndcg@10": "nDCG@10, ranking jobs",
-    "job recall@10": "recall@10, ranking jobs",
-    "hardness": "score gap (small: hard)",  # its name in records
-    "score_gap": "score gap (small: hard)",
-    "false negatives": "false negatives (share)",
-}
+LOOK = read_yaml(Path(__file__).with_name("plots.yaml"), dict)
+QUANTITIES: dict[str, str] = LOOK["quantities"]
 
 
 def use_style() -> None:
     """Set the kit's one plot style: white grid, colour-blind-safe palette, sizes readable in a README."""
-    import seaborn as sns
-
-    sizes = {"axes.titlesize": 13, "axes.labelsize": 12, "xtick.labelsize": 11, "ytick.labelsize": 11}
-    look = {"axes.titlelocation": "left", "figure.constrained_layout.use": True, "lines.linewidth": 2}
-    sns.set_theme(style="whitegrid", palette="colorblind", rc={**sizes, **look, "legend.fontsize": 11})
+    sns.set_theme(style="whitegrid", palette="colorblind", rc=LOOK["style"])
 
 
 def save(fig: Figure, name: str, data: pd.DataFrame, folder: str | Path = ".") -> None:
@@ -56,7 +44,7 @@ def save(fig: Figure, name: str, data: pd.DataFrame, folder: str | Path = ".") -
             raise ValueError(f"figure {name!r}: label both axes, with units, of panel {place}")
     target = project_root() / folder / "figures"
     target.mkdir(parents=True, exist_ok=True)
-    fig.savefig(target / f"{name}.png", dpi=DPI, metadata={"Software": None})
+    fig.savefig(target / f"{name}.png", dpi=150, metadata={"Software": None})
     data.to_csv(target / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
@@ -87,8 +75,6 @@ def bar_with_interval(axes: Axes, table: pd.DataFrame, category: str, hue: str |
 
 def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
     """Write the name of every point beside it, moved where names would overlap; the last thing to draw."""
-    from adjustText import adjust_text
-
     texts = [axes.text(*point, fontsize=9) for point in zip(x, y, names, strict=True)]
     figure: Any = axes.figure
     figure.draw_without_rendering()  # the layout decides how much room there is
@@ -132,15 +118,13 @@ def percentile(runs: pd.DataFrame) -> Figure:
     `runs`: rows of `setting` ("3-4%", or "no band": a dashed line), `quantity` (a key of `QUANTITIES`), `value` and
     `source`: "reference" is drawn as lines of means with Student's 95 % intervals, "this run" as crosses on top.
     """
-    import matplotlib.pyplot as plt
-
     quantities = [name for name in QUANTITIES if name in set(runs["quantity"])]
     rows = -(-len(quantities) // 2)
     fig, panels = plt.subplots(rows, 2, figsize=(10, 3.6 * rows), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=False):
         table = summarise_runs(runs[runs["quantity"] == quantity], ["source", "setting"])
         for source, part in along_bands(axes, table, bands(runs["setting"])).groupby("source"):
-            mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == UNMINED, "mean"]
+            mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == "no band", "mean"]
             if source == "reference":
                 line_with_band(axes, mined, "place")
                 axes.lines[-1].set_label("reference runs")
@@ -162,8 +146,6 @@ def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> 
 
     `judged`: what `experiments.judge_gains` returns by setting, quantity and `hue`.
     """
-    import matplotlib.pyplot as plt
-
     order = bands(judged["setting"])
     fig, panels = plt.subplots(1, len(quantities), figsize=(5.5 * len(quantities), 4), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=True):

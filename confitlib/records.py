@@ -34,15 +34,9 @@ Verdict = Literal["OK", "OKish", "FAIL", "MISSING"]
 
 RUNS = "runs.jsonl"
 CUSTOM = "custom"  # the profile of a run whose parameters are no profile's
-COLUMNS = [
-    "id", "time", "notebook", "profile", "seed", "parameters", "metrics", "tables", "commit", "dirty", "versions",
-    "results_version", "device", "seconds", "peak_memory_mb", "peak_gpu_memory_mb", "data_hash", "weight_hash",
-    "sweep", "key", "source",
-]  # fmt: skip
-PACKAGES = ("confitlib", "torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "faiss-cpu", "bm25s")
+FIXED = read_yaml(Path(__file__).with_name("records.yaml"), dict)  # columns, packages, sources
 SECRET_NAME = re.compile(r"(^|_)(api)?(key|token|secret|password|passwd|credentials?)($|_)", re.IGNORECASE)
 SECRET_VALUE = re.compile(r"\b(sk-|hf_|ghp_|github_pat_)[A-Za-z0-9_-]{16,}|://[^/\s:@]+:[^/\s@]+@")
-RESULT_SOURCES = ("confitlib", "notebooks", "profiles", "pyproject.toml", "requirements.lock")
 
 
 def plain(value: Any, name: str) -> Any:
@@ -71,12 +65,10 @@ class Run:
     """
 
     def __init__(self, notebook: str, parameters: Mapping[str, Any], folder: str | Path = ".") -> None:
-        secret = [
-            name for name, value in parameters.items() if SECRET_NAME.search(name) or SECRET_VALUE.search(str(value))
-        ]
+        values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
+        secret = [name for name in values if SECRET_NAME.search(name) or SECRET_VALUE.search(str(values[name]))]
         if secret:
             raise ValueError(f"parameters {secret} look like secrets: keep them in environment variables")
-        values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
         self.path = project_root() / folder / "records" / RUNS
         self.entry: dict[str, Any] = {
             "notebook": notebook, "profile": values.get("profile"), "seed": values.get("seed"), "parameters": values,
@@ -94,10 +86,9 @@ class Run:
 
     def log_table(self, name: str, table: pd.DataFrame) -> None:
         """Add a table, so that its figure can be drawn from the record alone; the index is not kept."""
-        self.entry["tables"][name] = [
-            {str(column): plain(value, f"table {name!r}, column {column!r}") for column, value in row.items()}
-            for row in table.to_dict("records")
-        ]
+        rows, where = table.rename(columns=str).to_dict("records"), f"table {name!r}, column"
+        entries = [{key: plain(value, f"{where} {key!r}") for key, value in row.items()} for row in rows]
+        self.entry["tables"][name] = entries
 
     def describe(self, corpus: Corpus | None = None, encoder: Any = None) -> None:
         """Note the content of the data and of the weights that the run used, by their hashes."""
@@ -119,22 +110,17 @@ record = Run
 def provenance() -> dict[str, Any]:
     """What a run ran on: git commit (None outside git), whether sources differ from it, versions, device."""
 
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(project_root()), *arguments]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    commit = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--", *RESULT_SOURCES) if commit else None
+    command = ["git", "-C", str(project_root()), "status", "--porcelain=v2", "--branch", "--", *FIXED["sources"]]
+    state: dict[str, Any] = {"commit": None, "dirty": None}
+    with suppress(OSError, subprocess.CalledProcessError):
+        head, *lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        if head != "# branch.oid (initial)":  # there is a commit
+            state = {"commit": head.split()[-1], "dirty": any(not line.startswith("#") for line in lines)}
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in FIXED["packages"]:
         with suppress(metadata.PackageNotFoundError):  # optional in a slim installation; doctor names what is missing
             versions[package] = metadata.version(package)
-    dirty = None if changed is None else bool(changed)
-    made = {"commit": commit, "dirty": dirty, "results_version": dict(RESULTS_VERSION), "versions": versions}
-    return {**made, "device": device_name()}
+    return state | {"results_version": dict(RESULTS_VERSION), "versions": versions, "device": device_name()}
 
 
 def device_name() -> str:
@@ -170,7 +156,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
     if not files or not all(file.is_file() for file in files):
         raise FileNotFoundError(f"no records at {path}: run a notebook first, e.g. `confit run all`")
     entries = [{**entry, "source": file.name} for file in files for entry in read_entries(file)]
-    frame = pd.DataFrame(entries, columns=COLUMNS, dtype=object)
+    frame = pd.DataFrame(entries, columns=FIXED["columns"], dtype=object)
     return frame.sort_values("time", kind="stable", ignore_index=True)
 
 
@@ -232,8 +218,7 @@ class Claim:
             "statement, reason and source must be given": self.statement and self.reason and self.source,
             "better must be higher or lower": self.better in (None, "higher", "lower"),
         }
-        problems = [problem for problem, good in checks.items() if not good]
-        if problems:
+        if problems := [problem for problem, good in checks.items() if not good]:
             raise ValueError(f"claim {self.id!r}: {'; '.join(problems)}")
 
     def value(self, metrics: Mapping[str, float | None]) -> float | None:
@@ -244,16 +229,15 @@ class Claim:
 
 def load_claims(path: str | Path) -> list[Claim]:
     """The claims of a YAML list; raises ValueError naming the entry and what is missing, unknown or wrong in it."""
-    claims: dict[str, Claim] = {}
+    claims: list[Claim] = []
     for number, entry in enumerate(read_yaml(path, list), 1):
         try:
-            claim = Claim(**entry)
+            claims.append(Claim(**entry))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, entry {number}: {error}") from error
-        if claim.id in claims:
-            raise ValueError(f"{path}, entry {number}: claim {claim.id!r} appears more than once")
-        claims[claim.id] = claim
-    return list(claims.values())
+        if claims[-1].id in [claim.id for claim in claims[:-1]]:
+            raise ValueError(f"{path}, entry {number}: claim {claims[-1].id!r} appears more than once")
+    return claims
 
 
 def judge(claim: Claim, value: float | None) -> tuple[Verdict, str]:
@@ -333,9 +317,8 @@ def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFra
             "its records differ in more than the seed. Name the file of a sweep.": others <= 1,
             f"{len(values)} values cannot measure a spread: run at least three seeds, better five": len(values) > 2,
         }
-        for problem, good in checks.items():
-            if not good:
-                raise ValueError(f"claim {claim.id!r}: {problem}")
+        for problem in [problem for problem, good in checks.items() if not good]:
+            raise ValueError(f"claim {claim.id!r}: {problem}")
         expected, tolerance = measure_claim(values)
         sd = float(np.std(values, ddof=1))
         rows.append({"id": claim.id, "seeds": len(values), "expected": expected, "sd": sd, "tolerance": tolerance})

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from confitlib import readers
 from confitlib.corpus import RESERVED, SIDES, Corpus, Side, blank_documents
-from confitlib.encoder import TextEncoder, load_encoder
+from confitlib.encoder import load_encoder
 from confitlib.market import PRESETS, compose
 from confitlib.mining.kernel import Sieve, asked, chunks, decoded, finite, sample_places
 from confitlib.mining.ranking import FloatArray, Hits, IntArray, concatenate, inner_products
@@ -34,7 +34,9 @@ from confitlib.readers.repairs import as_text
 from confitlib.text import TEXT, join_fields, serialise, texts
 from confitlib.util import atomic
 
+_encoder = lru_cache(maxsize=1)(load_encoder)  # one encoder a process, loaded once
 Result = TypeVar("Result")
+Tasks = Sequence[tuple[Any, ...]]  # the arguments of each call
 IndexKind = Literal["flat", "ivf", "hnsw"]
 
 ROWS_A_BATCH = 4096
@@ -99,9 +101,7 @@ class RayEngine:
         self._ray.shutdown()
         self._hidden.cleanup()
 
-    def starmap(
-        self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], what: str = "tasks"
-    ) -> list[Result]:
+    def starmap(self, function: Callable[..., Result], tasks: Tasks, what: str = "tasks") -> list[Result]:
         """The results in the order of the tasks, which are tuples of arguments; the function must be importable."""
         if self._ray is None:
             raise RuntimeError("the engine is not running: use it as `with RayEngine() as engine`")
@@ -115,9 +115,7 @@ class RayEngine:
         return self.starmap(function, [arguments])[0]
 
 
-def _starmap(
-    engine: RayEngine | None, function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], what: str
-) -> list[Result]:
+def _starmap(engine: RayEngine | None, function: Callable[..., Result], tasks: Tasks, what: str) -> list[Result]:
     """The results on an engine; without one in this process, one task after the other."""
     if engine is not None:
         return engine.starmap(function, tasks, what)
@@ -140,19 +138,12 @@ class DocumentShards:
         """The files of `folder/resumes` or `folder/jobs`; raises FileNotFoundError if there are none."""
         paths = tuple(sorted((Path(folder).resolve() / f"{side}s").glob("*.parquet")))
         if not paths:
-            raise FileNotFoundError(
-                f"{folder} holds no {side}s/*.parquet: write them, or compose a market with "
-                f"`python -m confitlib.market laptop --parquet {folder}`"
-            )
+            remedy = f"write them, or compose a market with `python -m confitlib.market laptop --parquet {folder}`"
+            raise FileNotFoundError(f"{folder} holds no {side}s/*.parquet: {remedy}")
         return cls(paths, side)
 
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Documents of each file, from its footer."""
-        return [self._open(path)[0].metadata.num_rows for path in self.paths]
-
     def __len__(self) -> int:
-        return sum(self.sizes)
+        return sum(self._open(path)[0].metadata.num_rows for path in self.paths)
 
     def ids(self, path: Path) -> NDArray[np.object_]:
         """The ids of one file, in row order: text, each once."""
@@ -277,7 +268,8 @@ def encode_shards(
 
 def encode_file(documents: Path, side: Side, encoder: str, folder: Path) -> Path:
     """Encode one file unless it is done; returns where its vectors are."""
-    model, key = _encoder(encoder)
+    model = _encoder(encoder)
+    key = f"{model.weight_hash()}:{model.precision}"  # what the vectors depend on, besides the texts
     digest = hashlib.sha256(key.encode() + documents.read_bytes()).hexdigest()[:16]
     target = folder / f"{side}-{documents.stem}-{digest}.npy"
     if not target.is_file():
@@ -285,13 +277,6 @@ def encode_file(documents: Path, side: Side, encoder: str, folder: Path) -> Path
         batches = (model.encode(batch, progress=False) for batch in shard.texts(documents))
         write_vectors(target, (len(shard), model.dim), batches)
     return target
-
-
-@lru_cache(maxsize=1)
-def _encoder(name: str) -> tuple[TextEncoder, str]:
-    """One encoder a process, loaded once, and what its vectors depend on."""
-    encoder = load_encoder(name)
-    return encoder, f"{encoder.weight_hash()}:{encoder.precision}"
 
 
 def sharded_band(
@@ -375,12 +360,10 @@ class VectorIndex:
     documents: pd.DataFrame
     index: Any
 
-    def __len__(self) -> int:
-        return len(self.documents)
-
     def search(self, vectors: FloatArray, k: int) -> tuple[NDArray[np.intp], FloatArray]:
         """Positions and scores of the best `k` for each of `[q, dim]` vectors, `[q, k]`; -1 where there are fewer."""
-        scores, positions = self.index.search(np.ascontiguousarray(vectors, dtype=np.float32), min(k, len(self)))
+        queries = np.ascontiguousarray(vectors, dtype=np.float32)
+        scores, positions = self.index.search(queries, min(k, len(self.documents)))
         return positions, scores
 
     def save(self, folder: str | Path) -> Path:
@@ -422,14 +405,14 @@ def build_index(vectors: VectorShards, kind: IndexKind = "flat") -> Any:
     if kind not in get_args(IndexKind):
         raise ValueError(f"index kind {kind!r} is unknown: choose one of {', '.join(get_args(IndexKind))}")
     cells = max(1, min(len(vectors), round(4 * len(vectors) ** 0.5)))
-    recipe, effort = {
-        "flat": ("Flat", ""),
-        "ivf": (f"IVF{cells},Flat", f"nprobe={max(1, cells // 16)}"),
-        "hnsw": (f"HNSW{LINKS}", f"efConstruction={BUILD_EFFORT},efSearch={SEARCH_EFFORT}"),
-    }[kind]
-    index: Any = faiss.index_factory(vectors.dim, recipe, faiss.METRIC_INNER_PRODUCT)
+    recipes = {"flat": "Flat", "ivf": f"IVF{cells},Flat", "hnsw": f"HNSW{LINKS}"}
+    efforts = {
+        "ivf": f"nprobe={max(1, cells // 16)}",
+        "hnsw": f"efConstruction={BUILD_EFFORT},efSearch={SEARCH_EFFORT}",
+    }
+    index: Any = faiss.index_factory(vectors.dim, recipes[kind], faiss.METRIC_INNER_PRODUCT)
     tuning: Any = faiss.ParameterSpace()
-    tuning.set_index_parameters(index, effort)
+    tuning.set_index_parameters(index, efforts.get(kind, ""))
     if kind == "ivf":
         index.cp.min_points_per_centroid = 1  # a small pool needs no warning
         index.train(vectors.sample(64 * cells))
@@ -480,10 +463,10 @@ def index_documents(
     if len(repeated):
         raise ValueError(f"{side} {repeated.iloc[0]!r} stands in two files of {store.parent}: keep one")
     # 2. The vectors, in the same order  [n, dim]
-    if isinstance(source, Corpus):
-        vectors = split_vectors(model.encode(listed.tolist()), store, 1)
-    else:
+    if isinstance(source, DocumentShards):
         vectors = encode_shards(source, encoder, store)
+    else:
+        vectors = split_vectors(model.encode(listed.tolist()), store, 1)
     # 3. What a search shows: the title, or the beginning of the text where there is none
     titles = documents["title"].astype("str").fillna("").str.split().str.join(" ")
     shown = titles.where(titles != "", documents["text"].str.split().str.join(" ")).str[:TITLE]
@@ -503,10 +486,8 @@ def search_text(index: VectorIndex, text: str, k: int = 10, encoder: str | Path 
         raise ValueError("the text is blank: nothing can be found for it")
     model = load_encoder(encoder or index.encoder)
     if model.weight_hash() != index.weights:
-        raise ValueError(
-            f"the index was made by {index.encoder!r} with other weights than {model.name!r}: "
-            "pass that model, or make it again by `confit index`"
-        )
+        why = f"the index was made by {index.encoder!r} with other weights than {model.name!r}"
+        raise ValueError(f"{why}: pass that model, or make it again by `confit index`")
     positions, scores = index.search(model.encode([text], progress=False), k)
     there = positions[0] >= 0
     return index.documents.iloc[positions[0][there]].assign(score=scores[0][there]).reset_index(drop=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 import uuid
 import warnings
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import inf
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -26,16 +26,9 @@ if sys.platform != "win32":
 
 # Raised by hand when a change of the module changes its numbers; tests/test_golden.py tells when that is due.
 RESULTS_VERSION = {
-    "corpus": 1,
-    "text": 1,
-    "market": 1,
-    "augment": 1,
-    "encoder": 1,
-    "mining": 1,
-    "training": 1,
-    "rankers": 1,
+    "corpus": 1, "text": 1, "market": 1, "augment": 1, "encoder": 1, "mining": 1, "training": 1, "rankers": 1,
     "evaluation": 1,
-}
+}  # fmt: skip
 T = TypeVar("T", dict, list)
 
 
@@ -45,11 +38,9 @@ def project_root() -> Path:
     A notebook therefore writes to the same place whether papermill runs it or a reader opens it in
     `notebooks/`. Outside such a folder it is the working directory.
     """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "profiles").is_dir():
-            return folder
-    return here
+    folders = [Path.cwd(), *Path.cwd().parents]
+    roots = (folder for folder in folders if (folder / "notebooks").is_dir() and (folder / "profiles").is_dir())
+    return next(roots, folders[0])
 
 
 def given_or(path: Path | None, default: str) -> Path:
@@ -164,11 +155,10 @@ def repair_end(file: IO[bytes], path: Path) -> None:
 
 def parsed(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a line, or None if it is torn or something else."""
-    try:
+    with suppress(ValueError):
         entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
+        return entry if isinstance(entry, dict) else None
+    return None
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
@@ -182,16 +172,13 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 def numbered_entries(path: Path) -> dict[int, dict[str, Any]]:
     """The records of one file by line number, from 1, as `read_entries` reads them."""
     lines = path.read_bytes().split(b"\n")
-    entries = {}
-    for number, line in enumerate(lines, 1):
-        entry = parsed(line) if line.strip() else None
-        if entry is not None:
-            entries[number] = entry
-        elif line.strip() and number == len(lines):
-            warnings.warn(f"{path}, line {number} is torn (a run was killed while writing it): left out", stacklevel=3)
-        elif line.strip():
+    entries = {number: parsed(line) for number, line in enumerate(lines, 1) if line.strip()}
+    for number, entry in entries.items():
+        if entry is None and number < len(lines):
             raise ValueError(f"{path}, line {number} is not a JSON object. Remove the line or restore the file.")
-    return entries
+        if entry is None:
+            warnings.warn(f"{path}, line {number} is torn (a run was killed while writing it): left out", stacklevel=3)
+    return {number: entry for number, entry in entries.items() if entry is not None}
 
 
 def content_key(**parts: Any) -> str:
@@ -224,12 +211,10 @@ def generator_of(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest)])
 
 
-def check_range(
-    settings: object, *names: str, least: float = 0, above: float = -math.inf, most: float = math.inf
-) -> None:
+def check_range(settings: object, *names: str, least: float = 0, above: float = -inf, most: float = inf) -> None:
     """Raise ValueError for a named setting that is out of its range or not finite; None, where allowed, passes."""
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not (least <= value <= most and above < value < math.inf):
+        if value is not None and not (least <= value <= most and above < value < inf):
             low = f"at least {least}" if above < least else f"above {above}"
-            raise ValueError(f"{name}={value} must be {low}" + (f" and at most {most}" if most < math.inf else ""))
+            raise ValueError(f"{name}={value} must be {low}" + (f" and at most {most}" if most < inf else ""))

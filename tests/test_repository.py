@@ -155,7 +155,7 @@ def test_parameters_are_typed_explained_and_seen_by_papermill(path):
     for name, entry in seen.items():
         assert entry["inferred_type_name"] not in (None, "None"), f"{name} has no type"
         assert entry["help"], f"{name} has no help comment"
-    notebooks.check_parameters(path, {name: parameter.default for name, parameter in declared.items()})
+    notebooks.check_parameters(path, {name: default for name, (_, default) in declared.items()})
 
 
 @every_notebook

@@ -29,9 +29,9 @@ def test_declared_parameters_agree_with_papermill_where_papermill_can_read_them(
     seen = papermill.inspect_notebook(path)
     declared = notebooks.declared_parameters(path)
     assert {name: entry["inferred_type_name"] for name, entry in seen.items()} == {
-        name: parameter.type for name, parameter in declared.items()
+        name: kind for name, (kind, _) in declared.items()
     }
-    assert declared["bands"].default == [[0.0, 0.01]]
+    assert declared["bands"][1] == [[0.0, 0.01]]
 
 
 def test_a_comment_with_an_equals_sign_hides_no_parameter(project):
