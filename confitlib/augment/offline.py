@@ -15,16 +15,13 @@ from confitlib.text import TEXT, join_fields, texts, words
 from confitlib.util import generator_of
 
 OFFLINE = "offline writer (retrieval, no LLM)"
-ROWS = 512
 LIKE, EQUAL = 0.3, 0.9  # cosines between which a line may stand in for another
-STRANGERS = 10
+ROWS, STRANGERS = 512, 10
 
 Section = tuple[str, str]
 
 
-def write_offline(
-    task: str, corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0
-) -> Generations:
+def write_offline(task: str, corpus: Corpus, side: Side, ids: Sequence[str], variants: int, seed: int) -> Generations:
     """`variants` texts for each document by the offline stand-in of a task; a paraphrase comes once."""
     if task == "paraphrase":
         return paraphrase_offline(corpus, side, ids)

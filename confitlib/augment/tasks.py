@@ -21,10 +21,7 @@ from confitlib.text import SOURCES, Language, language_of, texts, words
 from confitlib.util import generator_of, read_yaml
 
 LEAKED = 0.3
-NOUNS: dict[Language, dict[Side, str]] = {
-    "en": {"resume": "resume", "job": "job post"},
-    "zh": {"resume": "简历", "job": "职位描述"},
-}
+NOUNS: dict[Language, dict[Side, str]] = read_yaml(Path(__file__).with_name("nouns.yaml"), dict)
 EXAMPLE = re.compile(r"\[The start of the example \w+\]\n(.*?)\n?\[The end of the example \w+\]", re.DOTALL)
 SOURCE = "|".join(source for by_language in SOURCES.values() for source in by_language.values())
 HEADING = re.compile(rf"^(?:{SOURCE}): section [^:\n]*:", re.MULTILINE)

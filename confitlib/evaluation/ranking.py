@@ -166,10 +166,8 @@ def _rank_lists(
         rows, columns = (corpus.positions(side, ids[side]) for side in SIDES)
         relevant = np.asarray(judged[rows, columns])
     lists = {str(query): part for query, part in listed.assign(relevant=relevant).groupby("query_id", sort=False)}
-    scores = [
-        _scores(ranker, target, [query], list(part["candidate_id"]))[0]
-        for query, part in tqdm(lists.items(), desc=f"{ranker.name}: rank {target}s", unit="list", delay=2)
-    ]
+    bar = tqdm(lists.items(), desc=f"{ranker.name}: rank {target}s", unit="list", delay=2)
+    scores = [_scores(ranker, target, [query], list(part["candidate_id"]))[0] for query, part in bar]
     yield list(lists), scores, [part["relevant"].to_numpy() for part in lists.values()]
 
 

@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE, URL_VARIABLE, MODEL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL", "CONFIT_LLM_MODEL"
 DEFAULT_MODEL = "gpt-4o-mini"  # the paper's
-TRIES = 3  # of a call whose response holds no reply
-RETRIES, TIMEOUT = 6, 120.0  # of an attempt, in seconds
+TRIES, RETRIES, TIMEOUT = 3, 6, 120.0  # calls until one holds a reply; of each, its retries and seconds
 EMBEDDING_BATCH = 64
 BYTES_PER_TOKEN, TOKENS_PER_MESSAGE, ASSUMED_OUTPUT = 3, 8, 1024
-PRICES = Path(__file__).with_name("prices.yaml")
 REMEDY = (
     f"Set {KEY_VARIABLE}, or {URL_VARIABLE} to a local server such as `transformers serve`; "
     "or use the offline writer, which needs no language model."
@@ -63,7 +61,7 @@ def load_prices() -> dict[str, Price]:
     Raises ValueError naming file and model for an entry that is no price.
     """
     prices = {}
-    for file in filter(None, [str(PRICES), os.environ.get("CONFIT_PRICES")]):
+    for file in filter(None, [Path(__file__).with_name("prices.yaml"), os.environ.get("CONFIT_PRICES")]):
         for model, entry in read_yaml(file, dict).items():
             try:
                 prices[str(model)] = Price(**entry)
@@ -312,7 +310,8 @@ class Client:
         api: Any = self._api
         replies, fault, chat = [], "", isinstance(asks[0], Request)
         create = (api.chat.completions if chat else api.embeddings).with_raw_response.create
-        body = asks[0].body() if chat else EmbeddingRequest.body(asks)
+        texts = [] if chat else [one.text for one in asks]
+        body = asks[0].body() if chat else {"model": asks[0].model, "input": texts, "encoding_format": "float"}
         for _ in range(TRIES):
             raw = create(**body)
             try:

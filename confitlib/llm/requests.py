@@ -85,11 +85,6 @@ class EmbeddingRequest:
     model: str
     text: str
 
-    @staticmethod
-    def body(requests: Sequence[EmbeddingRequest]) -> dict[str, Any]:
-        """The arguments of the embeddings endpoint for requests to one model."""
-        return {"model": requests[0].model, "input": [one.text for one in requests], "encoding_format": "float"}
-
     def payload(self) -> dict[str, Any]:
         """All that decides the vector, as JSON."""
         return {"kind": "embedding", "model": self.model, "input": self.text}
@@ -217,9 +212,8 @@ def common(request: Request, text: str) -> str | None:
 
     Its length is 20 to 20,000 characters, and less than 80 % of its runs of five words stand in `source` (our choice).
     """
-    marker, size = MARKER.search(text), len(text.strip())
-    expected, language = language_of(request.source), language_of(text)
-    if marker:
+    size, expected, language = len(text.strip()), language_of(request.source), language_of(text)
+    if marker := MARKER.search(text):
         return f"leaked marker: {text[marker.start() :].splitlines()[0][:40]}"
     if request.source and language != expected:
         return f"wrong language: {language} instead of {expected}"
