@@ -63,9 +63,8 @@ def false_negatives(negatives: Negatives, corpus: Corpus) -> FalseNegatives:
     0.12
     """
     table, target = negatives.table, negatives.target
-    rows = corpus.positions(other(target), table["query_id"])
-    suitable = codes_at(_truth(corpus, target), rows, corpus.positions(target, table["negative_id"]))
-    gaps = score_gaps(table, negatives.queries)
+    rows, columns = corpus.positions(other(target), table["query_id"]), corpus.positions(target, table["negative_id"])
+    suitable, gaps = codes_at(_truth(corpus, target), rows, columns), score_gaps(table, negatives.queries)
     judged = pd.DataFrame({"suitable": suitable.astype(int), "gap": gaps}).groupby(table["query_id"])
     per_query = pd.DataFrame({"negatives": mined_counts(table, negatives.queries)})
     per_query["suitable"] = judged["suitable"].sum().reindex(per_query.index, fill_value=0)
@@ -241,10 +240,6 @@ def batch_collisions(corpus: Corpus, batch_sizes: Sequence[int], batches: int = 
     for size in batch_sizes:
         for _ in range(batches):
             draw = rng.choice(len(rows), min(size, len(rows)), replace=False)
-            crossed: dict[str, Any] = {"batch_size": size}
-            for kind, matrix in matrices.items():
-                cross = matrix[rows[draw]][:, columns[draw]].toarray()  # [size, size]
-                np.fill_diagonal(cross, False)
-                crossed[kind] = cross.any()
-            found.append(crossed)
-    return pd.DataFrame(found).groupby("batch_size", sort=False).mean()
+            crosses = [matrix[rows[draw]][:, columns[draw]].toarray() for matrix in matrices.values()]  # [size, size]
+            found.append((size, *((cross & ~np.eye(len(draw), dtype=bool)).any() for cross in crosses)))
+    return pd.DataFrame(found, columns=["batch_size", *matrices]).groupby("batch_size", sort=False).mean()

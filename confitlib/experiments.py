@@ -103,9 +103,8 @@ def measure(
     costs = {"fit seconds": spent, "pairs per second": rate, "parameters": ranker.n_parameters}
     # 2. the quality of rankings, classes and mined negatives
     rankings = {side: evaluate_ranking(ranker, corpus, side, relevance=relevance) for side in SIDES}
-    classes = evaluate_classification(ranker, corpus).means()
-    mined, mining = getattr(ranker, "negatives", {}), {}
-    if mined and corpus.truth is not None:
+    classes, mining = evaluate_classification(ranker, corpus).means(), {}
+    if (mined := getattr(ranker, "negatives", None)) and corpus.truth is not None:
         audits = [false_negatives(mined[side], corpus) for side in SIDES]
         mining = {name: float(np.mean([vars(one)[field] for one in audits])) for name, field in OF_NEGATIVES.items()}
     measurement = Measurement(rankings, classes, mining, costs, getattr(ranker, "history", None))
@@ -247,10 +246,8 @@ def gain_table(judged: pd.DataFrame, down: str = "setting", across: str = "quant
 
     One row a value of `down`, in the order given; one column a value of `across`.
     """
-    text = [
-        f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" + (" *" if p < 0.05 else "")
-        for mean, low, high, p in judged[["mean", "low", "high", "p_holm"]].to_numpy(float)
-    ]
+    rows = judged[["mean", "low", "high", "p_holm"]].to_numpy(float)
+    text = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]{' *' if p < 0.05 else ''}" for mean, low, high, p in rows]
     table = judged.assign(gain=text).pivot(index=down, columns=across, values="gain")
     return table.loc[judged[down].unique()]
 

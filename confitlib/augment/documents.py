@@ -52,9 +52,8 @@ def generate(
     if generator == OFFLINE or (generator == AUTO and not recorded_answers().is_file()):
         return write_offline(task, corpus, side, ids, variants, seed)
     # 1. the client: a replay of the recorded answers, unless one is given
-    client = generator
-    if not isinstance(client, Client):
-        client = Client(recorded_answers(), model=DEFAULT_MODEL if generator == AUTO else str(generator), offline=True)
+    model = DEFAULT_MODEL if generator == AUTO else str(generator)
+    client = generator if isinstance(generator, Client) else Client(recorded_answers(), model=model, offline=True)
     # 2. the prompts and their answers
     builder = PromptBuilder(TASKS[task], corpus, side, seed, official)
     requests = builder.requests(ids, client.model, variants)
@@ -63,15 +62,12 @@ def generate(
         return write_offline(task, corpus, side, ids, variants, seed)
     # 3. the texts by document, or the first reason for having none
     written: dict[str, list[str]] = {}
-    problems: dict[str, str] = {}
     for answer in answers:
-        if answer.text is None:
-            problems.setdefault(answer.request.about, str(answer.problem))
-        else:
+        if answer.text is not None:
             written.setdefault(answer.request.about, []).append(builder.document_in(answer.text))
-    pairs = {name: builder.example(name) for name in written}
-    sources = {name: [pair[other(side)]] for name, pair in pairs.items() if pair}
-    problems = {name: problem for name, problem in problems.items() if name not in written}
+    reasons = {answer.request.about: str(answer.problem) for answer in reversed(answers)}
+    problems = {name: reasons[name] for name in dict.fromkeys(ids) if name in reasons.keys() - written.keys()}
+    sources = {name: [pair[other(side)]] for name in written if (pair := builder.example(name))}
     return Generations(f"LLM {client.model}", written, problems, sources)
 
 
@@ -141,14 +137,12 @@ def synthetic_negatives(
     for target in targets:
         queries = draw_originals(corpus, other(target), count, seed)
         written = generate("syneg", corpus, other(target), queries, generator=generator, variants=n, seed=seed)
-        made = [
-            (query, f"syneg-{query}-{i}", text) for query, all_ in written.texts.items() for i, text in enumerate(all_)
-        ]
+        made = [(query, i, text) for query, options in written.texts.items() for i, text in enumerate(options)]
         fields = [read_fields(text, corpus.fields(target), target) for _, _, text in made]
-        frame, names = corpus.documents(target), [name for _, name, _ in made]
-        rows = pd.DataFrame(fields, index=pd.Index(names, name=frame.index.name), columns=corpus.fields(target))
+        frame = corpus.documents(target)
+        names = pd.Index([f"syneg-{query}-{i}" for query, i, _ in made], name=frame.index.name)
+        rows = pd.DataFrame(fields, index=names, columns=list(dict.fromkeys([*frame.columns, NEGATIVE_FOR]))).fillna("")
         rows = rows.assign(split="train", **{NEGATIVE_FOR: [query for query, _, _ in made]})
-        rows = rows.reindex(columns=list(dict.fromkeys([*frame.columns, NEGATIVE_FOR]))).fillna("")
         note = f"synthetic negatives: {counted(len(rows), target)}; for {written.report()}"
         corpus = _add_documents(corpus, target, rows, corpus.labels.iloc[:0], None, note)
     return corpus
@@ -171,8 +165,7 @@ def with_copies(corpus: Corpus, side: Side, fields: Mapping[str, Mapping[str, st
     rows.update(pd.DataFrame.from_dict(dict(fields), orient="index"))
     rows.index = pd.Index(list(names.values()), name=frame.index.name)
     labels = corpus.labelled("train")
-    inherited = labels[labels[column].isin(originals)]
-    inherited = inherited.assign(**{column: inherited[column].map(names)})
+    inherited = labels.assign(**{column: labels[column].map(names)})[labels[column].isin(originals)]
     return _add_documents(corpus, side, rows, inherited, corpus.positions(side, originals), note)
 
 

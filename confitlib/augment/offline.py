@@ -15,21 +15,18 @@ from confitlib.text import TEXT, join_fields, texts, words
 from confitlib.util import generator_of
 
 OFFLINE = "offline writer (retrieval, no LLM)"
-ROWS = 512
 LIKE, EQUAL = 0.3, 0.9  # cosines between which a line may stand in for another
-STRANGERS = 10
+ROWS, STRANGERS = 512, 10
 
 Section = tuple[str, str]
 
 
-def write_offline(
-    task: str, corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0
-) -> Generations:
+def write_offline(task: str, corpus: Corpus, side: Side, ids: Sequence[str], variants: int, seed: int) -> Generations:
     """`variants` texts for each document by the offline stand-in of a task; a paraphrase comes once."""
-    if task == "syneg":
-        return synthetic_offline(corpus, side, ids, variants, seed)
     if task == "paraphrase":
         return paraphrase_offline(corpus, side, ids)
+    if task == "syneg":
+        return synthetic_offline(corpus, side, ids, variants, seed)
     return hypothetical_offline(corpus, side, ids, variants)
 
 
@@ -78,9 +75,8 @@ def hypothetical_offline(
                 for (key, text), score in zip(sections[one], likeness.toarray()[:, 0].tolist(), strict=True):
                     if key not in best or score > best[key][0]:
                         best[key] = score, text
-            written[name].append(
-                join_sections(corpus, other(side), [(key, best[key][1]) for key, _ in sections[nearest[0]]])
-            )
+            merged = [(key, best[key][1]) for key, _ in sections[nearest[0]]]
+            written[name].append(join_sections(corpus, other(side), merged))
     problems = {name: "no training pair it may see" for name, options in written.items() if not options}
     return Generations(OFFLINE, {name: options for name, options in written.items() if options}, problems, sources)
 
@@ -164,17 +160,14 @@ def sections_of(corpus: Corpus, side: Side, ids: Sequence[str]) -> dict[str, lis
     """The sections of documents: their fields, or the paragraphs of a single text, each known by its place."""
     fields = corpus.fields(side)
     rows = corpus.documents(side).loc[list(ids), fields].astype("str").fillna("").to_numpy().tolist()
-    if fields == [TEXT]:
-        return {name: split_text(text) for name, (text,) in zip(ids, rows, strict=True)}
-    return {name: list(zip(fields, row, strict=True)) for name, row in zip(ids, rows, strict=True)}
+    parts = [split_text(*row) if fields == [TEXT] else list(zip(fields, row, strict=True)) for row in rows]
+    return dict(zip(ids, parts, strict=True))
 
 
 def split_text(text: str) -> list[Section]:
     """Paragraphs of a text, or its lines if no blank line parts them, each known by its place."""
-    parts = [part.strip() for part in text.split("\n\n")]
-    if len(parts) == 1:
-        parts = text.split("\n")
-    return [(str(place), part) for place, part in enumerate(part for part in parts if part.strip())]
+    parts = [part.strip() for part in text.split("\n\n")] if "\n\n" in text else text.split("\n")
+    return [(str(place), part) for place, part in enumerate(filter(str.strip, parts))]
 
 
 def join_sections(corpus: Corpus, side: Side, sections: Sequence[Section]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Literal
 
@@ -18,14 +18,10 @@ from numpy.typing import NDArray
 from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, duplicate_groups, other
 from confitlib.llm.requests import RUN, Check, Request, common, escape, fence, prompt, runs
 from confitlib.text import SOURCES, Language, language_of, texts, words
-from confitlib.util import generator_of
+from confitlib.util import generator_of, read_yaml
 
-COPIES = 500  # documents of a side that ConFit v1 had rewritten
 LEAKED = 0.3
-NOUNS: dict[Language, dict[Side, str]] = {
-    "en": {"resume": "resume", "job": "job post"},
-    "zh": {"resume": "简历", "job": "职位描述"},
-}
+NOUNS: dict[Language, dict[Side, str]] = read_yaml(Path(__file__).with_name("nouns.yaml"), dict)
 EXAMPLE = re.compile(r"\[The start of the example \w+\]\n(.*?)\n?\[The end of the example \w+\]", re.DOTALL)
 SOURCE = "|".join(source for by_language in SOURCES.values() for source in by_language.values())
 HEADING = re.compile(rf"^(?:{SOURCE}): section [^:\n]*:", re.MULTILINE)
@@ -45,7 +41,7 @@ class Task:
     """
 
     name: str
-    sides: tuple[Side, ...] = SIDES
+    sides: Sequence[Side] = SIDES
     pool: Literal["all", "held out", "training"] = "all"
     count: int | None = None
     variants: int = 1
@@ -87,15 +83,8 @@ class Task:
         return fenced[1].strip() if fenced else document
 
 
-_TASKS = (
-    Task("hyre", ("job",), shows_pair=True),
-    Task("hyjob", ("resume",), shows_pair=True),
-    Task("hyde", pool="held out", variants=8),
-    Task("hyqe", pool="held out"),
-    Task("paraphrase", pool="training", count=COPIES, same_side=True),
-    Task("syneg", pool="training", shows_pair=True, checked=True),
-)
-TASKS = {task.name: task for task in _TASKS}
+TASKS = {name: Task(name, **one) for name, one in read_yaml(Path(__file__).with_name("tasks.yaml"), dict).items()}
+COPIES = TASKS["paraphrase"].count
 
 
 def task_named(name: str) -> Task:
@@ -156,8 +145,7 @@ class AcceptedPairs:
 
     def __init__(self, corpus: Corpus, side: Side) -> None:
         pairs = corpus.labelled("train", 1)[[f"{side}_id", f"{other(side)}_id"]].set_axis(["own", "partner"], axis=1)
-        for column, one in (("own", side), ("partner", other(side))):
-            frame = corpus.documents(one)
+        for column, frame in (("own", corpus.documents(side)), ("partner", corpus.documents(other(side)))):
             pairs = pairs[pairs[column].isin(frame.index[is_original(frame, COPY_OF)])]
         if pairs.empty:
             raise ValueError(f"corpus {corpus.name!r} has no accepted training pair to write from")
@@ -180,7 +168,7 @@ def load_prompt(task: str, version: str) -> dict[str, Template]:
 
     `version` is a language, or "official" for released HyRe. Raises ValueError for a prompt that is not there.
     """
-    path = files("confitlib") / "prompts" / f"{task}.{version}.md"
+    path = Path(__file__).parents[1] / "prompts" / f"{task}.{version}.md"
     if not path.is_file():
         raise ValueError(f"no prompt {path.name}: task {task!r} has no version {version!r}")
     parts = re.split(r"^# (\w+)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -214,11 +202,9 @@ class PromptBuilder:
 
     def requests(self, ids: Sequence[str], model: str, variants: int = 1) -> list[Request]:
         """`variants` requests for every document in a row; sampling is left to the server, as in the released code."""
-        requests = []
-        for name in ids:
-            messages, source = prompt(self.prompt(name)), str(self.texts[self.side][name])
-            requests += [Request(model, messages, sample=i, about=name, source=source) for i in range(variants)]
-        return requests
+        own = self.texts[self.side]
+        asked = [Request(model, prompt(self.prompt(name)), about=name, source=str(own[name])) for name in ids]
+        return [replace(one, sample=i) for one in asked for i in range(variants)]
 
     def prompt(self, name: str) -> str:
         """The prompt for one document; texts of documents are fenced and cannot close their fence."""
@@ -255,11 +241,8 @@ class PromptBuilder:
 
 def requests_of(task: Task, corpus: Corpus, model: str, seed: int) -> list[Request]:
     """All requests of a task about a corpus: the documents and variants that its augmentation asks for by default."""
-    requests: list[Request] = []
-    for side in task.sides:
-        ids = task.documents(corpus, side, seed)
-        requests += PromptBuilder(task, corpus, side, seed).requests(ids, model, task.variants)
-    return requests
+    asked = [(PromptBuilder(task, corpus, side, seed), task.documents(corpus, side, seed)) for side in task.sides]
+    return [one for builder, ids in asked for one in builder.requests(ids, model, task.variants)]
 
 
 # Reading replies
@@ -271,8 +254,7 @@ def official_clean(reply: str) -> str:
     `"Jane\\n[The end of the target resume"` becomes `"Janethe target resume"`, because a lazy `.*?` at the end of a
     pattern matches nothing. Source: src/utils/convert_by_llm.py lines 68-72 of the official code.
     """
-    whole = re.sub(r"\n?\[The (?:start|end) of [^\]\n]*\]\n?", "", reply)
-    return re.sub(r"\n?\[The (?:start|end) of ", "", whole)
+    return re.sub(r"\n?\[The (?:start|end) of ", "", re.sub(r"\n?\[The (?:start|end) of [^\]\n]*\]\n?", "", reply))
 
 
 def read_self_check(reply: str) -> tuple[str, str | None]:
@@ -286,7 +268,6 @@ def read_self_check(reply: str) -> tuple[str, str | None]:
 
 def overlap(text: str, within: str) -> float:
     """The share of a text's runs of five words (or of all its words, if it has fewer) that `within` holds too."""
-    tokens = words(text)
-    size = min(RUN, len(tokens))
-    wanted = runs(tokens, size)
+    size = min(RUN, len(words(text)))
+    wanted = runs(words(text), size)
     return len(wanted & runs(words(within), size)) / max(1, len(wanted))

@@ -113,8 +113,7 @@ def evaluate_ranking(
     judged = corpus.known_positives() if relevance == "labels" else corpus.truth  # in any split  [resumes, jobs]
     if judged is None:
         raise ValueError(f"corpus {corpus.name!r} has no truth: use relevance='labels'")
-    rank = _rank_pool if candidates == "pool" else _rank_lists
-    wanted = DEFAULT_KS if ks is None else tuple(ks)
+    wanted, rank = DEFAULT_KS if ks is None else tuple(ks), _rank_pool if candidates == "pool" else _rank_lists
     blocks = rank(ranker, corpus, target, split, relevance, judged)
     queries = pd.concat([rank_metrics(scores, relevant, wanted, ids) for ids, scores, relevant in blocks])
     longest = queries["candidates"].max()
@@ -142,8 +141,7 @@ def _rank_pool(
     columns = corpus.positions(target, pool)
     # 2. scores of a block
     step = max(1, BLOCK_CELLS // len(pool))
-    starts = range(0, len(queries), step)
-    for start in tqdm(starts, desc=f"{ranker.name}: rank {target}s", unit="block", delay=2):
+    for start in tqdm(range(0, len(queries), step), desc=f"{ranker.name}: rank {target}s", unit="block", delay=2):
         ids = queries[start : start + step]
         scores: Rows = _scores(ranker, target, ids, pool)
         rows = corpus.positions(other(target), ids)
@@ -160,29 +158,27 @@ def _rank_lists(
     """All candidate lists, in one block."""
     listed = corpus.rankings[(corpus.rankings["target"] == target) & (corpus.rankings["split"] == split)]
     if listed.empty:
-        what = f"corpus {corpus.name!r} has no {split} lists that rank {target}s"
-        raise ValueError(f"{what}: use candidates='pool', or a corpus with candidate lists")
+        remedy = "use candidates='pool', or a corpus with candidate lists"
+        raise ValueError(f"corpus {corpus.name!r} has no {split} lists that rank {target}s: {remedy}")
     relevant = (listed["label"] == 1).to_numpy()
     if relevance == "truth":
         ids = {target: listed["candidate_id"], other(target): listed["query_id"]}
         rows, columns = (corpus.positions(side, ids[side]) for side in SIDES)
         relevant = np.asarray(judged[rows, columns])
     lists = {str(query): part for query, part in listed.assign(relevant=relevant).groupby("query_id", sort=False)}
-    scores = [
-        _scores(ranker, target, [query], list(part["candidate_id"]))[0]
-        for query, part in tqdm(lists.items(), desc=f"{ranker.name}: rank {target}s", unit="list", delay=2)
-    ]
+    bar = tqdm(lists.items(), desc=f"{ranker.name}: rank {target}s", unit="list", delay=2)
+    scores = [_scores(ranker, target, [query], list(part["candidate_id"]))[0] for query, part in bar]
     yield list(lists), scores, [part["relevant"].to_numpy() for part in lists.values()]
 
 
 def _scores(ranker: Scorer, target: Side, queries: list[str], pool: list[str]) -> NDArray[Any]:
     """Scores `[queries, pool]`."""
-    resume_ids, job_ids = (pool, queries) if target == "resume" else (queries, pool)
-    scores = _checked(ranker, ranker.score(resume_ids, job_ids, target=target), (len(resume_ids), len(job_ids)))
+    pairs = (pool, queries) if target == "resume" else (queries, pool)
+    scores = _checked(ranker, ranker.score(*pairs, target=target), *map(len, pairs))
     return np.ascontiguousarray(scores.T) if target == "resume" else scores
 
 
-def _checked(ranker: Scorer, scores: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _checked(ranker: Scorer, scores: NDArray[Any], *shape: int) -> NDArray[Any]:
     scores = np.asarray(scores)
     if scores.shape != shape:
         raise ValueError(f"ranker {ranker.name!r} gave scores of shape {scores.shape}, asked for {shape}")
@@ -231,14 +227,13 @@ def evaluate_classification(ranker: Scorer, corpus: Corpus, official: bool = Fal
     for split in SPLITS[1:]:
         table = corpus.labelled(split)[["resume_id", "job_id", "label"]]
         if table.empty:
-            what = f"corpus {corpus.name!r} has no {split} labels"
-            raise ValueError(f"{what}: classification needs labelled pairs to tune (valid) and to test (test)")
-        scores = ranker.score_pairs(list(table["resume_id"]), list(table["job_id"]))
-        scores = _checked(ranker, scores, (len(table),)).astype(np.float64)
+            remedy = "classification needs labelled pairs to tune (valid) and to test (test)"
+            raise ValueError(f"corpus {corpus.name!r} has no {split} labels: {remedy}")
+        ids = list(table["resume_id"]), list(table["job_id"])
+        scores = _checked(ranker, ranker.score_pairs(*ids), len(table)).astype(np.float64)
         if not np.isfinite(scores).all():
-            first = table.iloc[np.flatnonzero(~np.isfinite(scores))[0]]
-            pair = f"{first['resume_id']!r}, {first['job_id']!r}"
-            raise ValueError(f"ranker {ranker.name!r} scores {pair} NaN or infinite")
+            resume, job, _ = table[~np.isfinite(scores)].iloc[0]
+            raise ValueError(f"ranker {ranker.name!r} scores {resume!r}, {job!r} NaN or infinite")
         pairs[split] = table.assign(score=scores)
     test, threshold = pairs["test"], tune_threshold(pairs["valid"]["label"], pairs["valid"]["score"], official)
     test["predicted"] = (test["score"] > threshold).astype(np.int64)
@@ -257,8 +252,8 @@ def tune_threshold(labels: ArrayLike, scores: ArrayLike, official: bool = False)
     """
     label, score = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     levels = np.unique(score)
-    between = levels[:-1] + np.diff(levels) / 2
-    between = np.minimum(between, np.nextafter(levels[1:], -np.inf))  # neighbouring floats have no midpoint
+    # neighbouring floats have no midpoint
+    between = np.minimum(levels[:-1] + np.diff(levels) / 2, np.nextafter(levels[1:], -np.inf))
     candidates = levels if official else np.array([np.nextafter(levels[0], -np.inf), *between, levels[-1]])
     positives, negatives = (np.sort(score[label == value]) for value in (1, 0))
     hits = len(positives) - np.searchsorted(positives, candidates, side="right")
@@ -272,8 +267,7 @@ def _pair_metrics(label: NDArray[Any], score: NDArray[Any], predicted: NDArray[A
     ROC-AUC is the share of pairs of a positive and a negative in which the positive scores higher (ties: half).
     """
     positives = label.sum(axis=axis)
-    negatives = label.shape[axis] - positives
-    hits = (label * predicted).sum(axis=axis)
+    negatives, hits = label.shape[axis] - positives, (label * predicted).sum(axis=axis)
     false_alarms = predicted.sum(axis=axis) - hits
     wins = (rankdata(score, axis=axis) * label).sum(axis=axis) - positives * (positives + 1) / 2
     ratios = [(wins, positives * negatives), (hits, hits + false_alarms), (hits, positives)]
@@ -295,8 +289,7 @@ def evaluate_graded(ranker: Scorer | None, grades: pd.DataFrame, ks: Sequence[in
     Without a ranker (None) the order is random. Returns a frame of `rank_metrics`, one row a job;
     only its nDCG uses the grades, with gains `2**score - 1`.
     """
-    gains = (2.0 ** grades["score"] - 1).to_numpy(dtype=float)
-    pairs = list(grades["resume_id"]), list(grades["job_id"])
+    gains, pairs = (2.0 ** grades["score"] - 1).to_numpy(float), (list(grades["resume_id"]), list(grades["job_id"]))
     scores = np.zeros(len(grades)) if ranker is None else np.asarray(ranker.score_pairs(*pairs))
     lists = grades.groupby("job_id").indices
     ranked, relevant = ([values[places] for places in lists.values()] for values in (scores, gains))

@@ -19,19 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from confitlib.llm.requests import (
-    REFUSED,
-    Answer,
-    Check,
-    EmbeddingRequest,
-    Request,
-    Usage,
-    judge,
-    mask,
-    read_chat,
-    read_vectors,
-    repair,
-)
+from confitlib.llm.requests import Answer, Check, EmbeddingRequest, Request, Usage, judge, mask, read_chat, read_vectors
 from confitlib.llm.store import Store
 from confitlib.util import check_range, read_yaml
 
@@ -40,11 +28,9 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE, URL_VARIABLE, MODEL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL", "CONFIT_LLM_MODEL"
 DEFAULT_MODEL = "gpt-4o-mini"  # the paper's
-TRIES = 3  # of a call whose response holds no reply
-RETRIES, TIMEOUT = 6, 120.0  # of an attempt, in seconds
+TRIES, RETRIES, TIMEOUT = 3, 6, 120.0  # calls until one holds a reply; of each, its retries and seconds
 EMBEDDING_BATCH = 64
 BYTES_PER_TOKEN, TOKENS_PER_MESSAGE, ASSUMED_OUTPUT = 3, 8, 1024
-PRICES = Path(__file__).with_name("prices.yaml")
 REMEDY = (
     f"Set {KEY_VARIABLE}, or {URL_VARIABLE} to a local server such as `transformers serve`; "
     "or use the offline writer, which needs no language model."
@@ -65,8 +51,8 @@ class Price:
 
     def cost(self, usage: Usage, batch: bool = False) -> float:
         """US dollars for the tokens of calls."""
-        full = (usage.input * self.input + usage.output * self.output) / 1e6
-        return full * (self.batch if batch else 1.0)
+        share = self.batch if batch else 1.0
+        return (usage.input * self.input + usage.output * self.output) / 1e6 * share
 
 
 def load_prices() -> dict[str, Price]:
@@ -75,14 +61,13 @@ def load_prices() -> dict[str, Price]:
     Raises ValueError naming file and model for an entry that is no price.
     """
     prices = {}
-    files = [str(PRICES), os.environ.get("CONFIT_PRICES", "")]
-    for file in filter(None, files):
+    for file in filter(None, [Path(__file__).with_name("prices.yaml"), os.environ.get("CONFIT_PRICES")]):
         for model, entry in read_yaml(file, dict).items():
             try:
                 prices[str(model)] = Price(**entry)
             except (TypeError, ValueError) as error:
-                remedy = "Give input and output in dollars per million tokens."
-                raise ValueError(f"{file}, {model}: {error}. {remedy}") from error
+                what = f"{file}, {model}: {error}"
+                raise ValueError(f"{what}. Give input and output in dollars per million tokens.") from error
     return prices
 
 
@@ -138,10 +123,6 @@ class Summary:
         problems = ", ".join(f"{count} {name}" for name, count in self.problems.items())
         parts += [f"without an answer: {problems}"] if problems else []
         return "; ".join(parts)
-
-
-class MalformedReply(Exception):
-    """Responses with status 200 that hold no reply."""
 
 
 class Client:
@@ -252,17 +233,16 @@ class Client:
         if entry is None:
             absent = f"not recorded: no key and no server. {REMEDY}"
             return Answer(request, None, self._problems.get(ask.fingerprint(), absent)), ask
-        problem, repaired = judge(request, entry, check), False
-        # 2. the second one, where the first is at fault; a refusal stands
-        if problem is not None and not problem.startswith(REFUSED):
-            ask = repair(ask, entry["text"], problem)
-            entry, repaired = self.store.get(ask.fingerprint()), True
+        problem = judge(request, entry, check)
+        # 2. the second one, where the first is at fault
+        again = ask.repair(entry["text"], problem) if problem else None
+        if again is not None:
+            entry = self.store.get(again.fingerprint())
             if entry is None:
-                return Answer(request, None, problem), ask
+                return Answer(request, None, problem), again
             problem = judge(request, entry, check)
-        if problem is not None:
-            return Answer(request, None, problem), None
-        return Answer(request, entry["text"].strip(), repaired=repaired), None
+        text = None if problem else entry["text"].strip()
+        return Answer(request, text, problem, repaired=again is not None and not problem), None
 
     def _call_all(self, calls: Sequence[Sequence[Any]]) -> None:
         """Make calls at once, within concurrency and budget; notes in `_problems` why some brought no reply."""
@@ -298,9 +278,7 @@ class Client:
             self._reserved += reserve
         # 2. ask; a wrong key or no server, before anything was answered, ends the run
         try:
-            replies = self._post(asks)
-        except MalformedReply as error:
-            return f"malformed reply: {error}"
+            replies, fault = self._post(asks)
         except openai.OpenAIError as error:
             message = f"no reply: {type(error).__name__}: {str(error).replace(self._api.api_key, '***')[:300]}"
             denied = getattr(error, "status_code", None) in (401, 403, 404)
@@ -309,6 +287,8 @@ class Client:
             return message
         # 3. store the replies before anyone sees them; tokens that the server does not count cost as estimated
         else:
+            if not replies:
+                return f"malformed reply: {fault}"
             with self._lock:
                 for ask, reply in zip(asks, replies, strict=True):
                     self.store.add(ask, **reply, origin="api")
@@ -322,25 +302,26 @@ class Client:
             with self._lock:
                 self._reserved -= reserve
 
-    def _post(self, asks: Sequence[Any]) -> list[dict[str, Any]]:
+    def _post(self, asks: Sequence[Any]) -> tuple[list[dict[str, Any]], str]:
         """Call until the server sends something that can be read; the openai package retries all other faults.
 
-        Raises MalformedReply saying what is wrong with the last of three responses that hold no reply.
+        Returns the replies; none, and what is wrong with the last response, if three hold no reply.
         """
         api: Any = self._api
-        fault, chat = "", isinstance(asks[0], Request)
+        replies, fault, chat = [], "", isinstance(asks[0], Request)
         create = (api.chat.completions if chat else api.embeddings).with_raw_response.create
-        body = asks[0].body() if chat else EmbeddingRequest.body(asks)
+        texts = [] if chat else [one.text for one in asks]
+        body = asks[0].body() if chat else {"model": asks[0].model, "input": texts, "encoding_format": "float"}
         for _ in range(TRIES):
             raw = create(**body)
             try:
                 content = json.loads(raw.text)
                 replies = [read_chat(content)] if chat else read_vectors(content, len(asks))
             except ValueError as error:
-                replies, fault = [], str(error)
+                fault = str(error)
             with self._lock:
                 self.summary.retried += raw.retries_taken
                 self.summary.malformed += not replies
             if replies:
-                return replies
-        raise MalformedReply(fault)
+                break
+        return replies, fault

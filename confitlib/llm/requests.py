@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from confitlib.text import Language, language_of
-from confitlib.util import atomic, numbered_entries
+from confitlib.util import atomic, numbered_entries, read_yaml
 
 if TYPE_CHECKING:
     from confitlib.llm.store import Store
@@ -23,10 +23,7 @@ Message = Mapping[str, str]
 Entry = dict[str, Any]
 
 BATCH_URL = "/v1/chat/completions"
-REPAIR: dict[Language, str] = {
-    "en": "Your reply cannot be used ({problem}). Write it again in full, without that fault and without any comment.",
-    "zh": "你的回复不能使用（{problem}）。请避免该问题，重新完整地写一遍，不要附加任何说明。",
-}
+REPAIR: dict[Language, str] = read_yaml(Path(__file__).with_name("repair.yaml"), dict)  # what a repair asks for
 REFUSED, CUT = "refused", "cut off at the token limit"
 SHORTEST, LONGEST, COPIED, RUN = 20, 20_000, 0.8, 5
 
@@ -35,10 +32,8 @@ MARKER = re.compile(OPENING + r"(?=\s*(?:/\s*)?(?:the\s+)?(?:start|end|beginning
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 URL = re.compile(r"(?:https?://|www\.)[^\s<>\"'）】，。]+|\b(?:linkedin|github)\.com/[^\s<>\"'）】，。]+", re.I)
 PHONE = re.compile(r"(?<![\w.-])(?:\+|00)?\(?\d(?:[ ().-]{0,3}\d){8,14}(?![\w-])")
-NO_PHONE = re.compile(
-    r"(?:(?:19|20)\d\d(?:[./-]\d{1,2}){0,2}\D*)+"  # dates and spans of them
-    r"|[1-9]\d{3,5} ?- ?[1-9]\d{3,5}"  # a pay range
-)
+# dates and spans of them, or a pay range
+NO_PHONE = re.compile(r"(?:(?:19|20)\d\d(?:[./-]\d{1,2}){0,2}\D*)+|[1-9]\d{3,5} ?- ?[1-9]\d{3,5}")
 
 
 @dataclass(frozen=True)
@@ -74,6 +69,14 @@ class Request:
         """The sha256 of the payload: the same for every endpoint, another for every sample."""
         return fingerprint_of(self.payload())
 
+    def repair(self, reply: str, problem: str) -> Request | None:
+        """The request to write a reply again: the conversation so far, and its problem. None: a refusal stands."""
+        if problem.startswith(REFUSED):
+            return None
+        answer = [{"role": "assistant", "content": reply}] if reply.strip() else []
+        complaint = REPAIR[language_of(self.messages[-1]["content"])].format(problem=problem)
+        return replace(self, messages=[*self.messages, *answer, *prompt(complaint)])
+
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
@@ -81,11 +84,6 @@ class EmbeddingRequest:
 
     model: str
     text: str
-
-    @staticmethod
-    def body(requests: Sequence[EmbeddingRequest]) -> dict[str, Any]:
-        """The arguments of the embeddings endpoint for requests to one model."""
-        return {"model": requests[0].model, "input": [one.text for one in requests], "encoding_format": "float"}
 
     def payload(self) -> dict[str, Any]:
         """All that decides the vector, as JSON."""
@@ -105,14 +103,6 @@ def fingerprint_of(payload: Mapping[str, Any]) -> str:
 def prompt(text: str) -> list[Message]:
     """The messages of a prompt in one turn."""
     return [{"role": "user", "content": text}]
-
-
-def repair(request: Request, reply: str, problem: str) -> Request:
-    """The request to write a reply again: the conversation so far, and what was wrong with it."""
-    answer = [{"role": "assistant", "content": reply}] if reply.strip() else []
-    language = language_of(str(request.messages[-1]["content"]))
-    complaint = {"role": "user", "content": REPAIR[language].format(problem=problem)}
-    return replace(request, messages=[*request.messages, *answer, complaint])
 
 
 # Documents inside prompts: fenced so that they stay data, and rid of contact details before they leave.
@@ -137,8 +127,7 @@ def mask(text: str) -> str:
     Phone numbers are runs of 9 to 15 digits with the usual separators; dates and pay ranges are none.
     Masking a masked text changes nothing.
     """
-    text = EMAIL.sub("[email]", text)
-    text = URL.sub("[url]", text)
+    text = URL.sub("[url]", EMAIL.sub("[email]", text))
     return PHONE.sub(lambda match: match[0] if NO_PHONE.fullmatch(match[0]) else "[phone]", text)
 
 
@@ -167,13 +156,9 @@ def read_chat(content: Any) -> Entry:
         text = (text or "").encode("utf-8", "replace").decode()
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("no choice with a message of text") from error
-    return {
-        "text": text,
-        "finish_reason": storable(choice.get("finish_reason")),
-        "refusal": None if refusal is None else storable(str(refusal)),
-        "usage": read_usage(content),
-        "served_by": storable(content.get("model")),
-    }
+    refusal = None if refusal is None else storable(str(refusal))
+    entry = {"text": text, "finish_reason": storable(choice.get("finish_reason")), "refusal": refusal}
+    return {**entry, "usage": read_usage(content), "served_by": storable(content.get("model"))}
 
 
 def read_vectors(content: Any, n: int) -> list[Entry]:
@@ -185,10 +170,10 @@ def read_vectors(content: Any, n: int) -> list[Entry]:
         raise ValueError("no embeddings") from error
     if vectors.ndim != 2 or len(vectors) != n or not np.isfinite(vectors).all():
         raise ValueError(f"embeddings of shape {list(vectors.shape)} for {n} texts")
+    usages = [read_usage(content)] + [{}] * (n - 1)  # the server counts tokens by call, not by text
     codes, served_by = [base64.b64encode(vector.tobytes()).decode() for vector in vectors], content.get("model")
-    entries: list[Entry] = [{"vector": code, "usage": {}, "served_by": storable(served_by)} for code in codes]
-    entries[0]["usage"] = read_usage(content)  # the server counts tokens by call, not by text
-    return entries
+    pairs = zip(codes, usages, strict=True)
+    return [{"vector": code, "usage": usage, "served_by": storable(served_by)} for code, usage in pairs]
 
 
 def storable(text: Any) -> Any:
@@ -227,9 +212,8 @@ def common(request: Request, text: str) -> str | None:
 
     Its length is 20 to 20,000 characters, and less than 80 % of its runs of five words stand in `source` (our choice).
     """
-    marker, size = MARKER.search(text), len(text.strip())
-    expected, language = language_of(request.source), language_of(text)
-    if marker:
+    size, expected, language = len(text.strip()), language_of(request.source), language_of(text)
+    if marker := MARKER.search(text):
         return f"leaked marker: {text[marker.start() :].splitlines()[0][:40]}"
     if request.source and language != expected:
         return f"wrong language: {language} instead of {expected}"
@@ -269,16 +253,14 @@ def write_requests(path: Path, task: str, requests: Iterable[Request], batch: bo
 
     `batch`: write, instead, the input file of OpenAI's Batch API, with the fingerprint as `custom_id`.
     """
-    named, lines = {request.fingerprint(): request for request in requests}, []
-    for name, request in named.items():
-        if batch:
-            lines.append({"custom_id": name, "method": "POST", "url": BATCH_URL, "body": request.body()})
-        else:
-            about = {"task": task, "about": request.about, "source": mask(request.source)}
-            lines.append({"fingerprint": name, **about, **request.payload()})
-    with atomic(path) as partial:
-        partial.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines), encoding="utf-8")
-    return len(lines)
+    named = {request.fingerprint(): request for request in requests}
+    with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        for name, one in named.items():
+            line = {"fingerprint": name, "task": task, "about": one.about, "source": mask(one.source), **one.payload()}
+            if batch:
+                line = {"custom_id": name, "method": "POST", "url": BATCH_URL, "body": one.body()}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return len(named)
 
 
 def read_requests(path: Path) -> dict[str, tuple[str, Request]]:
