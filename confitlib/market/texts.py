@@ -122,13 +122,9 @@ def write_documents(
     documents = []
     for row, occupation in enumerate(occupations[code] for code in latents.occupation):
         members = [skills[code] for code in latents.skills[row].nonzero()[0].tolist()]
-        numbers = (
-            int(latents.level[row]),
-            int(latents.years[row]),
-            CITIES[latents.city[row]],
-            int(latents.degree[row]),
-        )
-        sheet = Sheet(occupation, families[occupation.family], members, *numbers, bool(held_out[row]))
+        level, years, degree = (int(values[row]) for values in (latents.level, latents.years, latents.degree))
+        place, is_held_out = CITIES[latents.city[row]], bool(held_out[row])
+        sheet = Sheet(occupation, families[occupation.family], members, level, years, place, degree, is_held_out)
         documents.append(write(sheet, dice))
     return pd.DataFrame(documents)
 
