@@ -138,8 +138,7 @@ def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
     shown = dice.shuffled([*unlisted, *(skill for skill in listed if dice.roll() < ALSO_SHOWN)])
     bullets = [dice.pick(phrases(skill, "bullets", sheet.held_out)) for skill in shown]
     title = _title(sheet, slice(0, -1), dice)
-    summary = _fill(summary, sheet, terms, dice)
-    bullets = [_fill(bullet, sheet, terms, dice) for bullet in bullets]
+    summary, *bullets = (_fill(sentence, sheet, terms, dice) for sentence in (summary, *bullets))
     # 2. employers from the latest to the first: the years add up, and the bullets are spread over them
     start, until, experience = THIS_YEAR - sheet.years, "present", []
     later = dice.shuffled(range(start + 1, THIS_YEAR))[: POSITIONS[sheet.level] - 1]

@@ -98,14 +98,13 @@ def load_recbole(
     # 2. labels
     note_unused(events, [*ids.values(), "label"], path, report)
     pairs = pd.DataFrame({f"{side}_id": events[ids[side]].map(repairs.as_id).astype("str") for side in SIDES})
-    if "label" in events.columns:
-        scores = pd.to_numeric(events["label"], errors="coerce")
-        for place, score in events["label"][scores.isna()].items():
-            report.add("unknown_label", place, f"label {score!r} is not a number")
-        pairs = pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()]
-    else:
+    if "label" not in events.columns:
         report.notes.append(f"{path}: no column 'label', so every interaction counts as an acceptance")
-        pairs = pairs.assign(label=1)
+        events = events.assign(label=1)
+    scores = pd.to_numeric(events["label"], errors="coerce")
+    for place, score in events["label"][scores.isna()].items():
+        report.add("unknown_label", place, f"label {score!r} is not a number")
+    pairs = pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()]
     tables["labels"] = repairs.merge_events(pairs, report)
     return split_documents(repairs.assemble(tables, report, name), fractions, seed)
 
@@ -192,8 +191,7 @@ def load_tianchi(
         what = f"delivered {row['delivered']!r}, satisfied {row['satisfied']!r}: not 0 or 1"
         report.add("unknown_label", place, what, "Correct the row, or accept 'unknown_label' to drop it.")
     judged = ~odd & flags.any(axis=1)
-    browsed = int((~odd & ~judged).sum())
-    if browsed:
+    if browsed := (~odd & ~judged).sum():
         report.notes.append(f"{path}: {browsed} actions were browsing only and give no label")
     events = pd.DataFrame({f"{side}_id": actions[IDS[side]] for side in SIDES}).assign(label=flags["satisfied"])
     tables["labels"] = repairs.merge_events(events[judged].astype({"label": "int64"}), report)
@@ -206,6 +204,5 @@ def load_tianchi(
         fields = raw[raw_names].replace(MISSING, "")
         if side == "job":
             fields["salary"] = fields["min_salary"].str.cat(fields["max_salary"], sep="-").replace("-", "")
-        fields = fields[list(names)].rename(columns=names)
-        tables[f"{side}s"] = repairs.document_frame(side, raw[IDS[side]], fields)
+        tables[f"{side}s"] = repairs.document_frame(side, raw[IDS[side]], fields[list(names)].rename(columns=names))
     return split_documents(repairs.assemble(tables, report, "tianchi"), fractions, seed)

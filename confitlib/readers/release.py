@@ -152,9 +152,8 @@ def _load_saved(folder: Path, paths: Mapping[str, Path]) -> Corpus:
         for table, columns in (("labels", LABEL_COLUMNS), ("rankings", RANKING_COLUMNS)):
             types = {column: "int64" if column == "label" else "str" for column in columns}
             parts[table] = pd.DataFrame(saved[table]).astype(types)
-        sizes = (len(parts["resumes"]), len(parts["jobs"]))
-        parts["truth"] = csr_array(truth, shape=sizes) if truth else None
-        parts |= {key: saved[key] for key in ("name", "regime")}
+        parts["truth"] = csr_array(truth, shape=(len(parts["resumes"]), len(parts["jobs"]))) if truth else None
+        parts |= {"name": saved["name"], "regime": saved["regime"]}
         parts |= {"accepted": frozenset(saved["accepted"]), "notes": tuple(saved["notes"])}
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile, zlib.error) as error:
         what = f"not saved completely, saved by another version, or changed since: {error}"
@@ -202,10 +201,9 @@ def save(corpus: Corpus, path: str | Path) -> Path:
         _write(folder / FILES[split][0], "".join(json.dumps(record) + "\n" for record in judged.to_dict("records")))
         for target in SIDES:
             entries = corpus.rankings[(corpus.rankings["split"] == split) & (corpus.rankings["target"] == target)]
-            lists = {
-                query: {LISTS[target]: group["candidate_id"].tolist(), SATISFIED: group["label"].astype(int).tolist()}
-                for query, group in entries.groupby("query_id", sort=False)
-            }
+            lists = {}
+            for query, group in entries.astype({"label": int}).groupby("query_id", sort=False):
+                lists[query] = {LISTS[target]: group["candidate_id"].tolist(), SATISFIED: group["label"].tolist()}
             _write(folder / FILES[f"{split}_rank_{target}"][0], json.dumps(lists, indent=4) if lists else "")
     # 3. the sidecar
     settings |= {"labels": corpus.labels.to_dict("list"), "rankings": corpus.rankings.to_dict("list")}
