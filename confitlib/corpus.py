@@ -9,7 +9,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -160,14 +159,12 @@ class Corpus:
         wanted = pd.Index(ids)
         rows = self.documents(side).index.get_indexer(wanted)
         if (rows < 0).any():
-            unknown = wanted[rows < 0][0]
-            raise KeyError(f"{side} {unknown!r} is not in corpus {self.name!r}")
+            raise KeyError(f"{side} {wanted[rows < 0][0]!r} is not in corpus {self.name!r}")
         return rows
 
     def labelled(self, split: Split | None = None, label: int | None = None) -> pd.DataFrame:
         """The labels of one split (default: all) with one label value (default: all)."""
-        labels = self.labels
-        labels = labels if split is None else labels[labels["split"] == split]
+        labels = self.labels if split is None else self.labels[self.labels["split"] == split]
         labels = labels if label is None else labels[labels["label"] == label]
         return labels.reset_index(drop=True)
 
@@ -179,8 +176,7 @@ class Corpus:
         rankings = self.rankings if split is None else self.rankings[self.rankings["split"] == split]
         judged = judged_pairs(self.labelled(split), rankings if lists else rankings[:0])
         table = judged[judged["label"] == 1].drop_duplicates()
-        rows = self.positions("resume", table["resume_id"])
-        columns = self.positions("job", table["job_id"])
+        rows, columns = (self.positions(side, table[f"{side}_id"]) for side in SIDES)
         shape = (len(self.resumes), len(self.jobs))
         return csr_array((np.ones(len(table), dtype=bool), (rows, columns)), shape=shape)
 
@@ -191,8 +187,7 @@ class Corpus:
         """
         if self.truth is None:
             raise ValueError(f"corpus {self.name!r} has no truth: only the synthetic market knows every pair")
-        rows = self.positions("resume", resume_ids)
-        columns = self.positions("job", job_ids)
+        rows, columns = self.positions("resume", resume_ids), self.positions("job", job_ids)
         return cast(NDArray[np.bool_], self.truth[rows][:, columns].toarray())
 
     def with_hypothetical_resumes(self, texts: Mapping[str, str]) -> Corpus:
@@ -216,8 +211,7 @@ class Corpus:
 
     def with_documents(self, side: Side, frame: pd.DataFrame, **changes: Any) -> Corpus:
         """A copy with another frame of one side, and whatever else `changes` names."""
-        documents: dict[str, Any] = {f"{side}s": frame}
-        return replace(self, **documents, **changes)
+        return replace(self, **(changes | {f"{side}s": frame}))
 
     def fingerprint(self) -> str:
         """A hash of all content (16 hex digits); equal content in equal order gives an equal hash."""
@@ -344,19 +338,15 @@ def known_positive_mask(corpus: Corpus, target: Side) -> csr_array:
     positive = corpus.known_positives()
     if 0 in positive.shape:  # a side without documents
         return csr_array(positive.T if target == "resume" else positive).astype(np.int8)
-    copies = _spread(positive, copy_groups(corpus.resumes), copy_groups(corpus.jobs))
-    duplicates = _spread(positive, duplicate_groups(corpus, "resume"), duplicate_groups(corpus, "job"))
-    nested = [pairs.astype(np.int8) for pairs in (positive, copies, duplicates)]
-    codes = nested[0] + nested[1] + nested[2]  # each set holds the one before it
+    codes = positive.astype(np.int8)
+    copies = [copy_groups(corpus.documents(side)) for side in SIDES]
+    duplicates = [duplicate_groups(corpus, side) for side in SIDES]
+    for groups in (copies, duplicates):  # every pair whose groups hold a positive; each set holds the one before it
+        numbers = [pd.factorize(names)[0] for names in groups]
+        # one-hot [documents, groups]
+        resumes, jobs = (csr_array((np.ones(len(n), dtype=bool), (np.arange(len(n)), n))) for n in numbers)
+        codes = codes + (resumes @ (resumes.T @ positive @ jobs) @ jobs.T).astype(np.int8)
     return csr_array(codes.T if target == "resume" else codes)
-
-
-def _spread(pairs: csr_array, resume_groups: pd.Series, job_groups: pd.Series) -> csr_array:
-    """Every pair of documents whose groups hold a given pair."""
-    numbers = [pd.factorize(groups)[0] for groups in (resume_groups, job_groups)]
-    # one-hot [documents, groups]
-    resumes, jobs = (csr_array((np.ones(len(n), dtype=bool), (np.arange(len(n)), n))) for n in numbers)
-    return csr_array(resumes @ (resumes.T @ pairs @ jobs) @ jobs.T)
 
 
 # --- validation ---
@@ -364,30 +354,7 @@ def _spread(pairs: csr_array, resume_groups: pd.Series, job_groups: pd.Series) -
 
 def find_defects(corpus: Corpus, places: Places | None = None) -> list[Defect]:
     """Everything that is wrong with a corpus, accepted kinds included, so that one error can name all."""
-    defects = _shape_defects(corpus)
-    if defects:  # the other checks need the columns
-        return defects
-    for kind, table, rows, what in _checks(corpus):
-        frame = getattr(corpus, table)
-        for row in np.flatnonzero(rows).tolist():
-            cells = {str(name): value for name, value in frame.iloc[row].items()} | {"id": frame.index[row]}
-            place = f"rankings, query {cells['query_id']!r}" if table == "rankings" else f"{table}, row {row + 1}"
-            place = places[table][row] if places and table in places else place
-            defects.append(Defect(kind, place, what.format(**cells)))
-    return list(dict.fromkeys(defects))  # an unknown query once, not once per candidate
-
-
-def defect_rows(corpus: Corpus) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """The rows that have a defect, by kind and table."""
-    marked: dict[str, dict[str, NDArray[np.bool_]]] = {}
-    for kind, table, rows, _ in _checks(corpus):
-        mask = np.asarray(rows, dtype=bool)
-        if mask.any():
-            marked.setdefault(kind, {})[table] = mask | marked.get(kind, {}).get(table, False)
-    return marked
-
-
-def _shape_defects(corpus: Corpus) -> list[Defect]:
+    # 1. columns, and the shape of the truth
     defects = []
     columns = {"labels": LABEL_COLUMNS, "rankings": RANKING_COLUMNS, "resumes": ["split"], "jobs": ["split"]}
     for table, required in columns.items():
@@ -409,15 +376,27 @@ def _shape_defects(corpus: Corpus) -> list[Defect]:
             truth.check_format(full_check=True)
         except ValueError as error:
             defects.append(Defect("truth_shape", "truth", f"truth is damaged: {error}"))
-    return defects
+    if defects:  # the checks of rows need the columns
+        return defects
+    # 2. rows
+    for kind, table, rows, what in _checks(corpus):
+        frame = getattr(corpus, table)
+        for row in np.flatnonzero(rows).tolist():
+            cells = {str(name): value for name, value in frame.iloc[row].items()} | {"id": frame.index[row]}
+            place = f"rankings, query {cells['query_id']!r}" if table == "rankings" else f"{table}, row {row + 1}"
+            place = places[table][row] if places and table in places else place
+            defects.append(Defect(kind, place, what.format(**cells)))
+    return list(dict.fromkeys(defects))  # an unknown query once, not once per candidate
 
 
-def _checks(corpus: Corpus) -> Iterator[Check]:
-    """Every check of rows: kind of defect, table, the rows that have it, and what is wrong.
-
-    What is wrong is a template of the cells of a row and, for documents, its `id`.
-    """
-    return chain(*(_document_checks(corpus, side) for side in SIDES), _pair_checks(corpus))
+def defect_rows(corpus: Corpus) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """The rows that have a defect, by kind and table."""
+    marked: dict[str, dict[str, NDArray[np.bool_]]] = {}
+    for kind, table, rows, _ in _checks(corpus):
+        mask = np.asarray(rows, dtype=bool)
+        if mask.any():
+            marked.setdefault(kind, {})[table] = mask | marked.get(kind, {}).get(table, False)
+    return marked
 
 
 def _document_checks(corpus: Corpus, side: Side) -> Iterator[Check]:
@@ -447,7 +426,13 @@ def _document_checks(corpus: Corpus, side: Side) -> Iterator[Check]:
         yield "split_leak", table, stray, f"{side} {{id!r}} has split 'any' in the cold regime"
 
 
-def _pair_checks(corpus: Corpus) -> Iterator[Check]:
+def _checks(corpus: Corpus) -> Iterator[Check]:
+    """Every check of rows: kind of defect, table, the rows that have it, and what is wrong.
+
+    What is wrong is a template of the cells of a row and, for documents, its `id`.
+    """
+    for side in SIDES:
+        yield from _document_checks(corpus, side)
     labels, rankings = corpus.labels, corpus.rankings
     # 1. values
     yield "unknown_label", "labels", ~labels["label"].isin([0, 1]), "label {label} is not 0 or 1"

@@ -67,8 +67,7 @@ def serialise(frame: pd.DataFrame, side: Side) -> pd.Series:
     if list(frame.columns) == [TEXT]:
         return frame[TEXT]
     headings = headings_of(list(frame.columns), side)
-    parts = [headings[column] + "\n" + frame[column] + "\n" for column in frame.columns]
-    return reduce(add, parts)
+    return reduce(add, [headings[column] + "\n" + frame[column] + "\n" for column in frame.columns])
 
 
 def headings_of(fields: Sequence[str], side: Side) -> dict[str, str]:
@@ -120,8 +119,7 @@ def sentences(text: str) -> list[str]:
 
     A full stop ends a sentence when white space and no lower-case letter follow, so "e.g. this" stays whole.
     """
-    pieces = (BULLET.sub("", piece).strip() for piece in SENTENCE_END.split(text))
-    return [piece for piece in pieces if piece]
+    return list(filter(None, (BULLET.sub("", piece).strip() for piece in SENTENCE_END.split(text))))
 
 
 def words(text: str) -> list[str]:

@@ -6,21 +6,20 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from confitlib.corpus import ANY_SPLIT, RANKING_COLUMNS, SIDES, SPLITS, Corpus, Side, Split, empty_frame
+from confitlib.corpus import ANY_SPLIT, RANKING_COLUMNS, SIDES, SPLITS, Corpus, Regime, Side, Split, empty_frame
 from confitlib.market import world
 from confitlib.market.labels import Activity, Rng, candidate_lists, draw_labels
 from confitlib.market.texts import Bank, load_bank, write_documents
 from confitlib.market.world import Latents
 from confitlib.util import atomic, check_range, claim, read_yaml
 
-Regime = Literal["cold", "warm"]
 WARM_SHARES = (0.8, 0.1, 0.1)  # of the labels, by split
 
 
@@ -106,20 +105,43 @@ def compose(preset: str = "laptop", seed: int = 0, regime: Regime = "cold", **ov
     """
     if regime not in get_args(Regime):
         raise ValueError(f"regime {regime!r} is unknown: use one of {get_args(Regime)}")
+    # 1. documents
     numbers, splits = _resolve(preset, overrides), {}
     for side in SIDES:
         sizes = numbers.sizes(side)
         splits[side] = np.repeat(list(sizes) if regime == "cold" else [ANY_SPLIT] * len(sizes), list(sizes.values()))
     bank = load_bank(numbers.families)
-    latents, documents, judging = _draw_documents(bank, splits, np.random.default_rng(seed))
-    labels, rankings = _judge(numbers, regime, bank, latents, documents, judging)
+    latents, documents, rng = _draw_documents(bank, splits, np.random.default_rng(seed))
+    # 2. labels of every split, and the candidate lists of valid and test (none in the warm regime)
+    tables, lists = [], [empty_frame(RANKING_COLUMNS)]
+    if regime == "warm":  # one application process over all documents, its labels divided among the splits at random
+        pools = {side: documents[side].index for side in SIDES}
+        table = draw_labels(bank, latents, pools, numbers.activity, "train", rng)
+        order = rng.permutation(len(table))
+        first, second = np.round(np.cumsum(WARM_SHARES[:2]) * len(table)).astype(int)
+        code = np.select([order < first, order < second], [0, 1], 2)
+        tables.append(table.assign(split=np.take(SPLITS, code)).iloc[np.argsort(code, kind="stable")])
+    for split in SPLITS if regime == "cold" else ():
+        rows = {side: np.flatnonzero(documents[side]["split"] == split) for side in SIDES}
+        pools = {side: documents[side].index[rows[side]] for side in SIDES}
+        members = {side: latents[side].rows(rows[side]) for side in SIDES}
+        activity = numbers.activity if split == "train" else numbers.held_out_activity
+        table = draw_labels(bank, members, pools, activity, split, rng)
+        if split != "train":
+            lists.append(candidate_lists(table, pools, split, numbers.queries, numbers.list_positives, rng))
+            if numbers.classification:  # so many accepted and rejected pairs
+                halves = [rng.permutation(np.flatnonzero(table["label"] == label)) for label in (1, 0)]
+                picked = [half[:n] for half, n in zip(halves, numbers.classification, strict=True)]
+                table = table.iloc[np.sort(np.concatenate(picked))]
+        tables.append(table)
+    labels, rankings = (pd.concat(parts, ignore_index=True) for parts in (tables, lists))
+    # 3. the corpus, and what is known of its documents
     truth = world.suitable_pairs(latents["resume"], latents["job"])
     name = f"market-{numbers.name}-{seed}" + ("-warm" if regime == "warm" else "")
-    resumes, jobs = (documents[side] for side in SIDES)
-    corpus = Corpus(resumes, jobs, labels, rankings, truth=truth, name=name, regime=regime)
+    corpus = Corpus(documents["resume"], documents["job"], labels, rankings, truth, name, regime)
     resumes, jobs = (world.describe(latents[side], bank, corpus.documents(side).index) for side in SIDES)
-    skills = bank.skills["name"].rename("skill").rename_axis(None)
-    occupations = bank.occupations["name"].rename("occupation").rename_axis(None)
+    frames = {"skill": bank.skills, "occupation": bank.occupations}
+    skills, occupations = (frame["name"].rename(kind).rename_axis(None) for kind, frame in frames.items())
     return Market(corpus, numbers, seed, resumes, jobs, skills, occupations, latents)
 
 
@@ -149,41 +171,6 @@ def _draw_documents(
         frame = write_documents(bank, side, latents[side], held_out, text_stream)
         documents[side] = frame.assign(split=splits[side]).set_index(ids)
     return latents, documents, judging
-
-
-def _judge(
-    preset: Preset,
-    regime: Regime,
-    bank: Bank,
-    latents: dict[Side, Latents],
-    documents: dict[Side, pd.DataFrame],
-    rng: Rng,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Labels of every split, and the candidate lists of valid and test (none in the warm regime)."""
-    if regime == "warm":  # one application process over all documents, its labels divided among the splits at random
-        pools = {side: documents[side].index for side in SIDES}
-        table = draw_labels(bank, latents, pools, preset.activity, "train", rng)
-        order = rng.permutation(len(table))
-        first, second = np.round(np.cumsum(WARM_SHARES[:2]) * len(table)).astype(int)
-        code = np.select([order < first, order < second], [0, 1], 2)
-        by_split = np.argsort(code, kind="stable")
-        table = table.assign(split=np.take(SPLITS, code)).iloc[by_split].reset_index(drop=True)
-        return table, empty_frame(RANKING_COLUMNS)
-    tables, lists = [], []
-    for split in SPLITS:
-        rows = {side: np.flatnonzero(documents[side]["split"] == split) for side in SIDES}
-        pools = {side: documents[side].index[rows[side]] for side in SIDES}
-        members = {side: latents[side].rows(rows[side]) for side in SIDES}
-        activity = preset.activity if split == "train" else preset.held_out_activity
-        table = draw_labels(bank, members, pools, activity, split, rng)
-        if split != "train":
-            lists.append(candidate_lists(table, pools, split, preset.queries, preset.list_positives, rng))
-            if preset.classification:  # so many accepted and rejected pairs
-                accepted, rejected = (np.flatnonzero(table["label"] == label) for label in (1, 0))
-                halves = zip((accepted, rejected), preset.classification, strict=True)
-                table = table.iloc[np.sort(np.concatenate([rng.permutation(half)[:n] for half, n in halves]))]
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True), pd.concat(lists, ignore_index=True)
 
 
 def compose_to_parquet(

@@ -122,13 +122,9 @@ def write_documents(
     documents = []
     for row, occupation in enumerate(occupations[code] for code in latents.occupation):
         members = [skills[code] for code in latents.skills[row].nonzero()[0].tolist()]
-        numbers = (
-            int(latents.level[row]),
-            int(latents.years[row]),
-            CITIES[latents.city[row]],
-            int(latents.degree[row]),
-        )
-        sheet = Sheet(occupation, families[occupation.family], members, *numbers, bool(held_out[row]))
+        level, years, degree = (int(values[row]) for values in (latents.level, latents.years, latents.degree))
+        place, is_held_out = CITIES[latents.city[row]], bool(held_out[row])
+        sheet = Sheet(occupation, families[occupation.family], members, level, years, place, degree, is_held_out)
         documents.append(write(sheet, dice))
     return pd.DataFrame(documents)
 
@@ -142,8 +138,7 @@ def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
     shown = dice.shuffled([*unlisted, *(skill for skill in listed if dice.roll() < ALSO_SHOWN)])
     bullets = [dice.pick(phrases(skill, "bullets", sheet.held_out)) for skill in shown]
     title = _title(sheet, slice(0, -1), dice)
-    summary = _fill(summary, sheet, terms, dice)
-    bullets = [_fill(bullet, sheet, terms, dice) for bullet in bullets]
+    summary, *bullets = (_fill(sentence, sheet, terms, dice) for sentence in (summary, *bullets))
     # 2. employers from the latest to the first: the years add up, and the bullets are spread over them
     start, until, experience = THIS_YEAR - sheet.years, "present", []
     later = dice.shuffled(range(start + 1, THIS_YEAR))[: POSITIONS[sheet.level] - 1]

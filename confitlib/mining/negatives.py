@@ -73,8 +73,7 @@ class Negatives:
         (folder / ABOUT).unlink(missing_ok=True)
         self.table.to_parquet(folder / TABLE)
         self.queries.to_parquet(folder / QUERIES)
-        about = {name: getattr(self, name) for name in ("target", "statistics", "parameters")}
-        _write_json(folder / ABOUT, about)
+        _write_json(folder / ABOUT, {name: getattr(self, name) for name in ("target", "statistics", "parameters")})
 
     @staticmethod
     def load(path: str | Path) -> Negatives:
@@ -98,10 +97,9 @@ def describe_mining(table: pd.DataFrame, queries: pd.DataFrame, positive: pd.Ser
 
     positive: one score a training positive. What cannot be computed is None.
     """
-    mined = mined_counts(table, queries)
-    without, fewer = int((mined == 0).sum()), int((mined < (n or 0)).sum())
-    found: dict[str, Any] = {"queries": len(queries), "queries_without_negatives": without}
-    found |= {"queries_with_fewer_than_n": fewer, "negatives": len(table)}
+    mined, found = mined_counts(table, queries), dict[str, Any](queries=len(queries))
+    found |= {"queries_without_negatives": int((mined == 0).sum())}
+    found |= {"queries_with_fewer_than_n": int((mined < (n or 0)).sum()), "negatives": len(table)}
     scores = {"positive": positive, "negative": table["score"], "gap": score_gaps(table, queries)}
     for name, values in scores.items():
         described = values.astype("float64").describe()  # count leaves NaN out

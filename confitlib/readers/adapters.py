@@ -30,6 +30,7 @@ def load_hub(name_or_path: str | Path, *, configs: Mapping[str, str] | None = No
     """
     import datasets  # takes seconds, and only this reader needs it
 
+    # 1. the parts of the dataset
     own = {option: options.pop(option) for option in PAIR_OPTIONS if option in options}
     title = own.pop("name", None) or str(name_or_path).rstrip("/").rsplit("/", maxsplit=1)[-1]
     report, regime, seed = Report(own.pop("accept", ())), own.pop("regime", "cold"), own.pop("seed", 0)
@@ -44,23 +45,21 @@ def load_hub(name_or_path: str | Path, *, configs: Mapping[str, str] | None = No
         parts = dict(parts["pairs"])
     if "pairs" not in parts:
         raise ValueError(f"configs: name the configuration of the pairs; got {sorted(parts)}")
-    places = {table: f"{name_or_path} [{table}]" for table in parts}
-    tables = {table: (_frame(part, places[table]), places[table]) for table, part in parts.items()}
+    # 2. frames, class labels by name; several splits become the column `split`
+    tables = {}
+    for table, part in parts.items():
+        splits = part if isinstance(part, dict) else {"": part}
+        frames = []
+        for split, dataset in splits.items():
+            frame = dataset.to_pandas()
+            for column, feature in dataset.features.items():
+                if names := getattr(feature, "names", None):
+                    frame[column] = [names[code] if code >= 0 else None for code in frame[column]]
+            frames.append(frame.assign(split=split) if len(splits) > 1 else frame)
+        whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+        where = f"{name_or_path} [{table}]"
+        tables[table] = (whole.set_axis(repairs.numbered(where, len(whole))), where)
     return PairReader(tables, report, **own).corpus(title, regime, seed)
-
-
-def _frame(part: Any, where: str) -> pd.DataFrame:
-    """A dataset as a frame, class labels by name; several splits become the column `split`."""
-    frames = []
-    for split, dataset in (part if isinstance(part, dict) else {"": part}).items():
-        frame = dataset.to_pandas()
-        for column, feature in dataset.features.items():
-            names = getattr(feature, "names", None)
-            if names:
-                frame[column] = [names[code] if code >= 0 else None for code in frame[column]]
-        frames.append(frame.assign(split=split) if isinstance(part, dict) and len(part) > 1 else frame)
-    whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-    return whole.set_axis(repairs.numbered(where, len(whole)))
 
 
 # --- RecBole-PJF atomic files ---
@@ -99,14 +98,13 @@ def load_recbole(
     # 2. labels
     note_unused(events, [*ids.values(), "label"], path, report)
     pairs = pd.DataFrame({f"{side}_id": events[ids[side]].map(repairs.as_id).astype("str") for side in SIDES})
-    if "label" in events.columns:
-        scores = pd.to_numeric(events["label"], errors="coerce")
-        for place, score in events["label"][scores.isna()].items():
-            report.add("unknown_label", place, f"label {score!r} is not a number")
-        pairs = pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()]
-    else:
+    if "label" not in events.columns:
         report.notes.append(f"{path}: no column 'label', so every interaction counts as an acceptance")
-        pairs = pairs.assign(label=1)
+        events = events.assign(label=1)
+    scores = pd.to_numeric(events["label"], errors="coerce")
+    for place, score in events["label"][scores.isna()].items():
+        report.add("unknown_label", place, f"label {score!r} is not a number")
+    pairs = pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()]
     tables["labels"] = repairs.merge_events(pairs, report)
     return split_documents(repairs.assemble(tables, report, name), fractions, seed)
 
@@ -123,9 +121,7 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
     """Features and sentences of one side, joined on the id; one of the two files may be missing."""
     features, sentences = (path.with_name(f"{path.stem}{suffix}") for suffix in SUFFIXES[side])
     frames = []
-    for source in (features, sentences):
-        if not source.exists():
-            continue
+    for source in [source for source in (features, sentences) if source.exists()]:
         raw = _read_atomic(source, report, encoding)
         ids = select(raw, [id_column], source, f"Name the ids of {side}s alike in every file.", report)[id_column]
         fields = raw.drop(columns=id_column, errors="ignore")
@@ -139,11 +135,11 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
         frames.append(repairs.document_frame(side, ids, fields))
     if not frames:
         raise fail("missing_file", features, f"neither it nor {sentences.name} exists", "Check folder and name.")
-    if len(frames) == 1:
-        return frames[0]
-    both, texts = frames
-    joined = both.join(texts.drop(columns=PLACE), how="left", rsuffix="_sentences")
-    return pd.concat([joined, texts[~texts.index.isin(both.index)]]).fillna("")
+    first, *others = frames
+    for texts in others:
+        joined = first.join(texts.drop(columns=PLACE), how="left", rsuffix="_sentences")
+        first = pd.concat([joined, texts[~texts.index.isin(first.index)]]).fillna("")
+    return first
 
 
 # --- Tianchi (AliYun) person-job fit ---
@@ -195,8 +191,7 @@ def load_tianchi(
         what = f"delivered {row['delivered']!r}, satisfied {row['satisfied']!r}: not 0 or 1"
         report.add("unknown_label", place, what, "Correct the row, or accept 'unknown_label' to drop it.")
     judged = ~odd & flags.any(axis=1)
-    browsed = int((~odd & ~judged).sum())
-    if browsed:
+    if browsed := (~odd & ~judged).sum():
         report.notes.append(f"{path}: {browsed} actions were browsing only and give no label")
     events = pd.DataFrame({f"{side}_id": actions[IDS[side]] for side in SIDES}).assign(label=flags["satisfied"])
     tables["labels"] = repairs.merge_events(events[judged].astype({"label": "int64"}), report)
@@ -209,6 +204,5 @@ def load_tianchi(
         fields = raw[raw_names].replace(MISSING, "")
         if side == "job":
             fields["salary"] = fields["min_salary"].str.cat(fields["max_salary"], sep="-").replace("-", "")
-        fields = fields[list(names)].rename(columns=names)
-        tables[f"{side}s"] = repairs.document_frame(side, raw[IDS[side]], fields)
+        tables[f"{side}s"] = repairs.document_frame(side, raw[IDS[side]], fields[list(names)].rename(columns=names))
     return split_documents(repairs.assemble(tables, report, "tianchi"), fractions, seed)

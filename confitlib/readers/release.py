@@ -63,17 +63,21 @@ def load(
     if any(folder.glob("confitlib*")):
         return _load_saved(folder, paths)
     documents = {f"{side}s": _documents(paths[f"{side}s"], side, report, encoding) for side in SIDES}
-    labels = [_labels(paths[split], split, report, encoding) for split in SPLITS if split in paths]
-    rows = []
-    for target in SIDES:
-        for split in SPLITS:
-            role = f"{split}_rank_{target}"
-            rows += [] if role not in paths else _list_rows(paths[role], target, split, report, encoding)
+    keys = [*IDS.values(), SATISFIED]
+    labels = [pd.DataFrame(columns=[*LABEL_COLUMNS, PLACE])]
+    for split in [split for split in SPLITS if split in paths]:
+        raw = repairs.read_jsonl(paths[split], report, encoding, required=keys)
+        for column in raw.columns.difference(keys):
+            report.add("unexpected_column", paths[split], f"key {column!r} is in no official layout")
+        ids = {f"{side}_id": raw[IDS[side]].map(as_id).astype("str") for side in SIDES}
+        label = repairs.label_column(raw[SATISFIED])
+        labels.append(pd.DataFrame({**ids, "label": label, "split": split, PLACE: raw.index}))
+    roles = {f"{split}_rank_{target}": (target, split) for target in SIDES for split in SPLITS}
+    rows = [row for role in roles if role in paths for row in _list_rows(paths[role], *roles[role], report, encoding)]
     report.settle()
     absent = [role for role in FILES if role not in paths and not role.startswith("train_rank")]
     report.notes += [f"the folder has no file for: {', '.join(absent)}"] if absent else []
-    tables = {**documents, "rankings": repairs.list_frame(rows)}
-    tables["labels"] = pd.concat(labels) if labels else pd.DataFrame(columns=[*LABEL_COLUMNS, PLACE])
+    tables = documents | {"labels": pd.concat(labels[1:] or labels), "rankings": repairs.list_frame(rows)}
     return repairs.assemble(tables, report, folder.name, regime)
 
 
@@ -102,22 +106,14 @@ def _documents(path: Path, side: Side, report: Report, encoding: str) -> pd.Data
     raw_names = LAYOUT["aliyun"][side]
     layouts = [list(raw_names.values()), list(raw_names), LAYOUT["intellipro"][side], [f"text_{side}"]]
     layout = next((layout for layout in layouts if set(layout) <= set(others)), others)
-    odd = [name for name in others if name not in layout or not name.strip() or name.startswith("Unnamed:")]
-    odd = [name for name in odd if name not in RESERVED]
+    fit = [name for name in layout if name.strip() and not name.startswith("Unnamed:")]
+    odd = [name for name in others if name not in (*fit, *RESERVED)]
     for name in odd:
         report.add("unexpected_column", f"{path}, header", f"column {name!r} is in no official layout")
     frame = repairs.document_frame(side, ids, raw[[name for name in others if name not in odd]])
     origin = frame.index.to_series().str.replace(AUGMENTED, "", regex=True)
     copied = (origin != frame.index) & origin.isin(frame.index)
     return frame if not copied.any() or COPY_OF in frame else frame.assign(**{COPY_OF: origin.where(copied, "")})
-
-
-def _labels(path: Path, split: str, report: Report, encoding: str) -> pd.DataFrame:
-    raw = repairs.read_jsonl(path, report, encoding, required=[*IDS.values(), SATISFIED])
-    for column in raw.columns.difference([*IDS.values(), SATISFIED]):
-        report.add("unexpected_column", path, f"key {column!r} is in no official layout")
-    ids = {f"{side}_id": raw[IDS[side]].map(as_id).astype("str") for side in SIDES}
-    return pd.DataFrame({**ids, "label": repairs.label_column(raw[SATISFIED]), "split": split, PLACE: raw.index})
 
 
 def _list_rows(path: Path, target: Side, split: str, report: Report, encoding: str) -> list[tuple[Any, ...]]:
@@ -156,9 +152,8 @@ def _load_saved(folder: Path, paths: Mapping[str, Path]) -> Corpus:
         for table, columns in (("labels", LABEL_COLUMNS), ("rankings", RANKING_COLUMNS)):
             types = {column: "int64" if column == "label" else "str" for column in columns}
             parts[table] = pd.DataFrame(saved[table]).astype(types)
-        sizes = (len(parts["resumes"]), len(parts["jobs"]))
-        parts["truth"] = csr_array(truth, shape=sizes) if truth else None
-        parts |= {key: saved[key] for key in ("name", "regime")}
+        parts["truth"] = csr_array(truth, shape=(len(parts["resumes"]), len(parts["jobs"]))) if truth else None
+        parts |= {"name": saved["name"], "regime": saved["regime"]}
         parts |= {"accepted": frozenset(saved["accepted"]), "notes": tuple(saved["notes"])}
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile, zlib.error) as error:
         what = f"not saved completely, saved by another version, or changed since: {error}"
@@ -178,8 +173,20 @@ def save(corpus: Corpus, path: str | Path) -> Path:
     already, ValueError for a corpus that the layout cannot hold.
     """
     folder = Path(path)
-    _check_savable(corpus, folder)
-    # 1. the release files
+    # 1. what the layout cannot hold is refused
+    extra = set(corpus.labels.columns) - {*LABEL_COLUMNS, SCORE} | set(corpus.rankings.columns) - set(RANKING_COLUMNS)
+    if extra:
+        raise ValueError(f"the ConFit layout cannot hold the label or ranking columns {sorted(extra)}: drop them")
+    for side in SIDES:
+        if IDS[side] in corpus.fields(side):
+            raise ValueError(f"the ConFit layout keeps {side} ids in {IDS[side]!r}: rename the field of that name")
+    if any(table["label"].dtype.kind not in "biu" for table in (corpus.labels, corpus.rankings)):
+        raise ValueError("the ConFit layout holds whole-number labels only")
+    patterns = [pattern for role in FILES.values() for pattern in role]
+    present = sorted({match.name for pattern in [*patterns, "confitlib*"] for match in folder.glob(pattern)})
+    if present:
+        raise FileExistsError(f"{folder} holds a corpus already ({', '.join(present)}): choose or clear a folder")
+    # 2. the release files
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SIDECAR).touch()  # so that `load` refuses what a killed `save` leaves
     settings: dict[str, Any] = {"name": corpus.name, "regime": corpus.regime, "notes": corpus.notes, "columns": {}}
@@ -194,12 +201,11 @@ def save(corpus: Corpus, path: str | Path) -> Path:
         _write(folder / FILES[split][0], "".join(json.dumps(record) + "\n" for record in judged.to_dict("records")))
         for target in SIDES:
             entries = corpus.rankings[(corpus.rankings["split"] == split) & (corpus.rankings["target"] == target)]
-            lists = {
-                query: {LISTS[target]: group["candidate_id"].tolist(), SATISFIED: group["label"].astype(int).tolist()}
-                for query, group in entries.groupby("query_id", sort=False)
-            }
+            lists = {}
+            for query, group in entries.astype({"label": int}).groupby("query_id", sort=False):
+                lists[query] = {LISTS[target]: group["candidate_id"].tolist(), SATISFIED: group["label"].tolist()}
             _write(folder / FILES[f"{split}_rank_{target}"][0], json.dumps(lists, indent=4) if lists else "")
-    # 2. the sidecar
+    # 3. the sidecar
     settings |= {"labels": corpus.labels.to_dict("list"), "rankings": corpus.rankings.to_dict("list")}
     settings |= {"accepted": sorted(corpus.accepted), "files": files_hash(*_locate(folder).values())}
     arrays: dict[str, Any] = {"settings": np.frombuffer(json.dumps(settings).encode(), dtype=np.uint8)}
@@ -210,28 +216,10 @@ def save(corpus: Corpus, path: str | Path) -> Path:
     return folder
 
 
-def _check_savable(corpus: Corpus, folder: Path) -> None:
-    """Raise ValueError for a corpus that the layout cannot hold, FileExistsError for a folder that holds one."""
-    extra = set(corpus.labels.columns) - {*LABEL_COLUMNS, SCORE} | set(corpus.rankings.columns) - set(RANKING_COLUMNS)
-    if extra:
-        raise ValueError(f"the ConFit layout cannot hold the label or ranking columns {sorted(extra)}: drop them")
-    for side in SIDES:
-        if IDS[side] in corpus.fields(side):
-            raise ValueError(f"the ConFit layout keeps {side} ids in {IDS[side]!r}: rename the field of that name")
-    if any(table["label"].dtype.kind not in "biu" for table in (corpus.labels, corpus.rankings)):
-        raise ValueError("the ConFit layout holds whole-number labels only")
-    patterns = [pattern for role in FILES.values() for pattern in role]
-    present = sorted({match.name for pattern in [*patterns, "confitlib*"] for match in folder.glob(pattern)})
-    if present:
-        raise FileExistsError(f"{folder} holds a corpus already ({', '.join(present)}): choose or clear a folder")
-
-
 def _write_csv(path: Path, id_column: str, frame: pd.DataFrame) -> None:
     """Write a CSV with minimal quoting; unlike the csv module, a lone carriage return is quoted too."""
-    rows = [
-        [id_column, *frame.columns],
-        *([name, *row] for name, row in zip(frame.index, frame.to_numpy(), strict=True)),
-    ]
+    table = frame.reset_index(names=id_column)
+    rows = [list(table.columns), *table.to_numpy().tolist()]
     quoted = ([f'"{x.replace(chr(34), chr(34) * 2)}"' if NEEDS_QUOTES.search(x) else x for x in row] for row in rows)
     _write(path, "".join(",".join(row) + "\n" for row in quoted))
 

@@ -263,9 +263,8 @@ def assemble(tables: Tables, report: Report, name: str, regime: Regime = "cold")
         frame = tables[f"{side}s"]
         if "split" not in frame.columns:
             split = frame.index.to_series().map(home_of(tables["labels"], tables["rankings"], side, regime))
-            if split.isna().any():
-                unused = f"{split.isna().sum()} {side}s occur in no label and no list"
-                report.notes.append(f"{unused}: they are in split 'train'")
+            if unused := split.isna().sum():
+                report.notes.append(f"{unused} {side}s occur in no label and no list: they are in split 'train'")
             tables[f"{side}s"] = frame.assign(split=split.fillna("train").astype("str"))
     # 2. all defects that are not accepted, in one error
     corpus = _corpus(tables, report, name, regime, report.accept)
@@ -280,8 +279,7 @@ def assemble(tables: Tables, report: Report, name: str, regime: Regime = "cold")
             dropped.update({table: int(mask.sum()) for table, mask in rows.items()})
             if rows and kind != "placeholder":
                 tables |= {table: tables[table][~mask] for table, mask in rows.items()}
-                corpus = _corpus(tables, report, name, regime, report.accept | {"unknown_document"})
-                marked = defect_rows(corpus)
+                marked = defect_rows(_corpus(tables, report, name, regime, report.accept | {"unknown_document"}))
         done = [f"{dropped[table]} {table} dropped" for table in ("resumes", "jobs") if dropped[table]]
         if dropped["labels"] or dropped["rankings"]:
             done.append(f"{dropped['labels']} labels and {dropped['rankings']} list entries dropped")

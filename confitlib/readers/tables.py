@@ -18,11 +18,8 @@ from confitlib.readers.repairs import PLACE, Report, as_id, as_text, document_fr
 
 Columns = Mapping[str, Mapping[str, Any]]
 
-TABLES = {
-    "pairs": ("resume_id", "job_id", "label", "split", "resume_text", "job_text"),
-    "resumes": ("resume_id", "text"),
-    "jobs": ("job_id", "text"),
-}
+TABLES: dict[str, tuple[str, ...]] = {f"{side}s": (f"{side}_id", "text") for side in SIDES}
+TABLES["pairs"] = ("resume_id", "job_id", "label", "split", "resume_text", "job_text")
 SPLIT_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid", "testing": "test"}
 FRACTIONS = (0.8, 0.1, 0.1)
 
@@ -93,9 +90,8 @@ class PairReader:
         for table, names in self.columns.items():
             if table not in TABLES:
                 raise ValueError(f"columns: {table!r} is an unknown table; choose from {sorted(TABLES)}")
-            unknown = sorted(set(names) - set(TABLES[table]))
+            unknown, allowed = sorted(set(names) - set(TABLES[table])), sorted(TABLES[table])
             if unknown:
-                allowed = sorted(TABLES[table])
                 raise ValueError(f"columns: {unknown} are unknown names of {table!r}; choose from {allowed}")
         if isinstance(self.split, str) and self.split not in SPLITS:
             raise ValueError(f"split {self.split!r} is unknown: use one of {SPLITS}, or fractions")
@@ -127,9 +123,7 @@ class PairReader:
         labels.insert(2, "label", repairs.label_column(values))
         # 3. splits: one for all, those of a column, or fractions
         self.report.settle()
-        fractions: Sequence[float] | None = None
-        if not isinstance(self.split, str) and not len(given.columns):
-            fractions = self.split or FRACTIONS
+        fractions = None if isinstance(self.split, str) or len(given.columns) else self.split or FRACTIONS
         split: Any = self.split if isinstance(self.split, str) else "train"
         if len(given.columns):
             split = given.iloc[:, 0].map(as_text).str.strip().str.lower().replace(SPLIT_NAMES)
@@ -181,8 +175,9 @@ class PairReader:
         first = given[~given.index.duplicated()]
         other_text = given.drop(columns=PLACE).to_numpy() != first.reindex(given.index).drop(columns=PLACE).to_numpy()
         for document, place in given.loc[other_text.any(axis=1), PLACE].items():
-            what = f"{side} {document!r} has another text here than in an earlier row"
-            self.report.add("conflicting_text", place, what)
+            self.report.add(
+                "conflicting_text", place, f"{side} {document!r} has another text here than in an earlier row"
+            )
         if table not in self.tables:
             return first
         # 2. those of the table, which wins
@@ -192,9 +187,8 @@ class PairReader:
         rest = [name for name in frame.columns if name != column and name not in RESERVED]
         texts = self.names(table, "text", ["text"] if "text" in rest else rest)
         table_ids = self.select(table, canonical, [column])[column]
-        fields = _text_fields(self.select(table, "text", texts))
+        listed = document_frame(side, table_ids, _text_fields(self.select(table, "text", texts)))
         repairs.note_unused(frame, [column, *texts], where, self.report)
-        listed = document_frame(side, table_ids, fields)
         more = first[~first.index.isin(listed.index)]
         if len(more) < len(first):
             what = f"{len(first) - len(more)} {table} stand in {where} and in the pairs"
@@ -245,8 +239,7 @@ def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed
     split = {side: groups[side].map(homes[side]) for side in SIDES}
     labels = corpus.labels.assign(split=corpus.labels["resume_id"].map(split["resume"]))
     inside = labels["split"] == labels["job_id"].map(split["job"])
-    crossing = int((~inside).sum())
-    note = f"cold-start split: {crossing} of {len(labels)} labels join documents of two splits and are left out"
+    note = f"cold-start split: {(~inside).sum()} of {len(labels)} labels join documents of two splits and are left out"
     labels = labels[inside].reset_index(drop=True)
     resumes, jobs = (corpus.documents(side).assign(split=split[side].fillna("train").astype("str")) for side in SIDES)
     notes = (*corpus.notes, note, *empty_splits(labels["split"], fractions))
