@@ -61,7 +61,7 @@ def load_prices() -> dict[str, Price]:
     Raises ValueError naming file and model for an entry that is no price.
     """
     prices = {}
-    for file in filter(None, [Path(__file__).with_name("prices.yaml"), os.environ.get("CONFIT_PRICES")]):
+    for file in filter(None, [str(Path(__file__).with_name("prices.yaml")), os.environ.get("CONFIT_PRICES")]):
         for model, entry in read_yaml(file, dict).items():
             try:
                 prices[str(model)] = Price(**entry)
