@@ -9,29 +9,20 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-HOMES = {
-    "Corpus": "corpus",
-    "compose": "market",
-    "load": "readers",
-    "load_pairs": "readers",
-    "texts": "text",
-    "hyre": "augment",
-    "load_encoder": "encoder",
-    "Embeddings": "encoder",
-    "mine": "mining",
-    "choose_band": "mining",
-    "TrainingConfig": "training",
-    "train": "training",
-    "contrastive_loss": "training",
-    "BM25": "rankers",
-    "RawEmbed": "rankers",
-    "InBatch": "rankers",
-    "ConFitV2": "rankers",
-    "evaluate_ranking": "evaluation",
-    "compare": "evaluation",
-    "false_negatives": "audit",
-    "audit_bands": "audit",
+MODULES = {
+    "corpus": "Corpus",
+    "market": "compose",
+    "readers": "load load_pairs",
+    "text": "texts",
+    "augment": "hyre",
+    "encoder": "Embeddings load_encoder",
+    "mining": "choose_band mine",
+    "training": "TrainingConfig contrastive_loss train",
+    "rankers": "BM25 ConFitV2 InBatch RawEmbed",
+    "evaluation": "compare evaluate_ranking",
+    "audit": "audit_bands false_negatives",
 }
+HOMES = {name: module for module, names in MODULES.items() for name in names.split()}
 __all__ = list(HOMES)
 
 

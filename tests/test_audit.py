@@ -180,10 +180,7 @@ def test_a_judge_who_knows_the_truth_finds_the_exact_rate(labelled, embeddings, 
     words = {True: "Yes.", False: "no"}
     replies = {(query, item): words[bool(truth.loc[query, item])] for query, item in pairs}
     client = record(tmp_path / "store.jsonl", labelled, mined, replies)
-    judged, exact = (
-        judge_false_negatives(mined, labelled, client, sample=10_000),
-        false_negatives(mined, labelled),
-    )
+    judged, exact = (judge_false_negatives(mined, labelled, client, sample=10_000), false_negatives(mined, labelled))
     assert (judged.asked, judged.answered, judged.suitable) == (exact.negatives, exact.negatives, exact.suitable)
     assert (judged.rate, judged.low, judged.high) == (exact.rate, exact.low, exact.high)
     assert judged.problems == {}

@@ -22,16 +22,7 @@ from typer.testing import CliRunner
 from confitlib import cli
 from confitlib.llm import Answer, Client, Price, Request, Store, prompt
 from confitlib.llm.client import load_prices
-from confitlib.llm.requests import (
-    MARKER,
-    common,
-    escape,
-    fence,
-    import_answers,
-    mask,
-    read_requests,
-    write_requests,
-)
+from confitlib.llm.requests import MARKER, common, escape, fence, import_answers, mask, read_requests, write_requests
 from confitlib.util import read_entries
 
 

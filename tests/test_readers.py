@@ -16,16 +16,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from confitlib.corpus import HYRE, LABEL_COLUMNS, RANKING_COLUMNS, Corpus, CorpusError, empty_frame
-from confitlib.readers import (
-    ACCEPTABLE,
-    load,
-    load_hub,
-    load_pairs,
-    load_recbole,
-    load_tianchi,
-    save,
-    split_documents,
-)
+from confitlib.readers import ACCEPTABLE, load, load_hub, load_pairs, load_recbole, load_tianchi, save, split_documents
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 Rows = list[list[Any]]

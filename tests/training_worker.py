@@ -30,11 +30,7 @@ SMALL = BertConfig(
 )
 TRAINED = TrainingConfig(epochs=2, batch_size=12, learning_rate=1e-3, seed=3)
 RUNS = {
-    "transformer": (
-        "small",
-        replace(TRAINED, gradient_accumulation=2, chunk=5, group_by_length=True),
-        None,
-    ),
+    "transformer": ("small", replace(TRAINED, gradient_accumulation=2, chunk=5, group_by_length=True), None),
     "adapter": ("static", replace(TRAINED, mode="adapter"), Refresh("top", {"n": 2})),
 }
 

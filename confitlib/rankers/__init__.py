@@ -6,18 +6,7 @@ from confitlib.rankers.cross_encoder import CrossEncoder
 from confitlib.rankers.dense import ConFitV2, HyDE, HyQE, InBatch, Mined, OpenAIEmbed, RawEmbed, TwoTowers
 from confitlib.rankers.federated import FedPJF
 from confitlib.rankers.graph import DPGNN, GraphConfig
-from confitlib.rankers.matchers import (
-    APJFNN,
-    BPJFNN,
-    PJFNN,
-    GlobalMatch,
-    InEXIT,
-    MVCoN,
-    Siamese,
-    contrastive_margin,
-    mmd,
-    trust,
-)
+from confitlib.rankers.matchers import APJFNN, BPJFNN, PJFNN, GlobalMatch, InEXIT, MVCoN, Siamese
 from confitlib.rankers.pair_training import PairMatcher, PairTraining
 from confitlib.rankers.rerank import LLMReranker
 from confitlib.rankers.trees import Trees
