@@ -1,7 +1,5 @@
 """How many mined negatives are false: exactly where the truth is known, else as a language model says."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Language models: requests that wait for an answer, answers that come back, stores of replies."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Annotated

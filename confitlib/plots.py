@@ -1,7 +1,5 @@
 """One plot style, one way to save a figure with its data, and what records alone can redraw."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import cycle

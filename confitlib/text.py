@@ -1,7 +1,5 @@
 """Documents as text: the official field serialisation, words in English and Chinese, BM25 over words."""
 
-from __future__ import annotations
-
 import logging
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """The augmentations: each takes a corpus and returns one with more text or more documents, noted as what it is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """EDA: copies of documents with words replaced, inserted, swapped or deleted, line by line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache
 

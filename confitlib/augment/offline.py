@@ -1,7 +1,5 @@
 """The tasks without a language model: training documents retrieved and recombined. Ours; stand-ins named as such."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What can be written for a document: one task each, its prompt with examples, and the checks of its replies."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

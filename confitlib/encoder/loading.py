@@ -1,7 +1,5 @@
 """Encoders by name: the static token average, the offline MiniLM, Hugging Face models and saved folders."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import os

@@ -1,7 +1,5 @@
 """Ranking metrics in which tied scores count with their expected value over random tie-breaking."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Evaluate a ranker on a corpus: rankings of pools or lists, classified pairs, and lists with human grades."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args

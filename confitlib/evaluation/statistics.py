@@ -1,7 +1,5 @@
 """How sure a mean over queries or runs is: intervals, paired randomisation tests, Holm's correction."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

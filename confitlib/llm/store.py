@@ -1,7 +1,5 @@
 """The replayable store: every reply ever received, one JSON line each, so that none is paid for twice."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from datetime import UTC, datetime

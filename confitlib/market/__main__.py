@@ -4,8 +4,6 @@ python -m confitlib.market [PRESET …]
 python -m confitlib.market PRESET --parquet DIR --shards N [--seed SEED]
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The call that composes a market: latents, texts, applications, candidate lists and truth, in memory or in files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace

@@ -1,7 +1,5 @@
 """The application process: who applies where, whom recruiters accept, and the official candidate lists."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

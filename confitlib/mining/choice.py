@@ -1,7 +1,5 @@
 """Choosing the band from data: where held-out matches fall in the rankings tells where unlabelled ones hide."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Hard-negative mining: the call `mine`, the problem that strategies work on, and every strategy, top to bottom."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

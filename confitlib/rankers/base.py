@@ -1,7 +1,5 @@
 """What every matching system is: `fit` a corpus, `index` another one, `score` pairs; and two that compare words."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Self

@@ -1,7 +1,5 @@
 """ConFit v1: its recipe on the kit's encoder, and the published system, which encodes every field by itself."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """A cross-encoder second stage: one transformer reads job and resume together and gives a scalar."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self

@@ -1,7 +1,5 @@
 """Rankers that compare embeddings: zero-shot encoders, HyDE and HyQE, and the dual encoder trained on the corpus."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path

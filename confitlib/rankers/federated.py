@@ -1,7 +1,5 @@
 """FedPJF: a dual encoder trained by clients that keep their pairs, averaged by a server, with differential privacy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

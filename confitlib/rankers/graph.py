@@ -1,7 +1,5 @@
 """DPGNN: two nodes a document, active and passive, on the graph of who applied where and who was accepted."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial

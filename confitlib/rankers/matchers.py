@@ -4,8 +4,6 @@ Networks start as plain measures of likeness: with a few thousand pairs, one of 
 finding out that likeness matters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, cast

@@ -1,7 +1,5 @@
 """What all pair models share: documents as token ids, labelled pairs with sampled negatives, and one training loop."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """Second stages: rankers that put the top of another ranker's list into a better order."""
 
-from __future__ import annotations
-
 import re
 from abc import abstractmethod
 from collections import Counter

@@ -1,7 +1,5 @@
 """Gradient-boosted trees on pairs of document vectors: TF-IDF, bag of words or embeddings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Self

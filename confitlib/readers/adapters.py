@@ -1,7 +1,5 @@
 """Formats of others: Hugging Face datasets, RecBole-PJF atomic files and the raw Tianchi tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ What the layout cannot hold (splits, HyRe texts, the truth, scores, name, regime
 file beside it, confitlib.npz.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import zlib

@@ -5,8 +5,6 @@ Frames that were read are indexed by the place of each row, such as "jobs.csv, r
 carries these in the column `PLACE`.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

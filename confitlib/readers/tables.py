@@ -1,7 +1,5 @@
 """One's own data: a table of labelled pairs, with the texts inside or in tables of their own; and splits for it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """The contrastive losses of ConFit v2 and v1."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize

@@ -1,7 +1,5 @@
 """Adam for parameters of which a step touches few rows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

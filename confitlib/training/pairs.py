@@ -1,7 +1,5 @@
 """Batches of positive pairs: seeded hard negatives, documents prepared once, masks of known positives."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
