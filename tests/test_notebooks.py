@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import golden
@@ -17,10 +18,10 @@ SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.D
 
 
 def with_solutions(path: Path, folder: Path) -> Path:
-    """A copy of a notebook whose exercises are solved in cells at its end."""
+    """A copy of a notebook in which a cell behind every exercise solves it."""
     content = nbformat.read(path, as_version=4)
-    solutions = [code for cell in content.cells for code in SOLUTION.findall(cell.source)]
-    content.cells += map(nbformat.v4.new_code_cell, solutions)
+    solved = [[cell, *map(nbformat.v4.new_code_cell, SOLUTION.findall(cell.source))] for cell in content.cells]
+    content.cells = list(chain.from_iterable(solved))
     nbformat.write(content, folder / path.name)
     return folder / path.name
 
