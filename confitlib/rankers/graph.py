@@ -112,8 +112,9 @@ class DPGNN(Ranker):
         pools = {side: corpus.positions(side, self.seen[side]) for side in SIDES}
         node = {side: self.seen[side].get_indexer(corpus.documents(side).index) for side in SIDES}
 
-        # 2. an epoch: nodes of pairs, and for each the first resume and the first job drawn that is no known positive
+        # 2. the batches of an epoch
         def epoch(_: object) -> Iterator[list[Ends]]:
+            """Nodes of pairs, and for each the first resume and the first job drawn that is no known positive."""
             order = rng.permutation(len(pairs))
             for start in range(0, len(order), config.batch_size):
                 batch = pairs.iloc[order[start : start + config.batch_size]]

@@ -181,6 +181,7 @@ def parse_json(text: str) -> Any:
     """JSON whose keys are unique and whose text is whole; raises ValueError."""
 
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """The object of some pairs."""
         record = dict(pairs)
         if len(record) < len(pairs):
             repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
