@@ -26,7 +26,7 @@ if sys.platform != "win32":
 
 # Raised by hand when a change of the module changes its numbers; tests/test_golden.py tells when that is due.
 RESULTS_VERSION = {
-    "corpus": 1, "text": 1, "market": 1, "augment": 1, "encoder": 1, "mining": 1, "training": 1, "rankers": 1,
+    "corpus": 1, "text": 1, "market": 1, "augment": 1, "encoder": 1, "mining": 1, "training": 1, "rankers": 2,
     "evaluation": 1,
 }  # fmt: skip
 T = TypeVar("T", dict, list)
