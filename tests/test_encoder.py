@@ -524,6 +524,12 @@ def test_known_families_have_their_recipe(name: str, expected: tuple[str, str, i
     assert recipe_for(name) == expected
 
 
+def test_minilm_reads_as_many_tokens_as_it_has_positions() -> None:
+    assert load_encoder("minilm").max_length == 256 and load_encoder("minilm", max_length=512).max_length == 512
+    with pytest.raises(ValueError, match="at most 512"):
+        load_encoder("minilm", max_length=513)
+
+
 def test_default_length_is_cut_to_the_model_and_a_longer_one_refused(bert_folder: Path) -> None:
     assert load_encoder(bert_folder, device="cpu").max_length == 40
     with pytest.raises(ValueError, match="at most 40"):

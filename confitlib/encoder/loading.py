@@ -81,11 +81,11 @@ def load_encoder(
     if pooling not in (allowed := ["mean"] if len(modules) == 1 else ["mean", "cls"]):
         raise ValueError(f"pooling={pooling!r} is not supported; pass pooling={' or '.join(map(repr, allowed))}")
     if len(modules) == 2:
-        pool, limits = (
-            type(modules[1])(backbone.get_embedding_dimension(), pooling),
-            backbone.tokenizer.model_max_length,
-        )
-        most = min(getattr(backbone.config, "max_position_embeddings", None) or limits, limits)
+        pool = type(modules[1])(backbone.get_embedding_dimension(), pooling)
+        most = getattr(backbone.config, "max_position_embeddings", None) or backbone.tokenizer.model_max_length
+        table: Any = getattr(getattr(backbone.model, "embeddings", None), "position_embeddings", None)
+        if getattr(table, "padding_idx", None) is not None:
+            most -= table.padding_idx + 1  # RoBERTa and its kin count positions from behind the padding id
         if (max_length or 0) > most:
             raise ValueError(f"max_length={max_length}: {name} reads at most {most} tokens")
         backbone.max_seq_length = length = min(length, most)
