@@ -83,9 +83,9 @@ def load_encoder(
     if len(modules) == 2:
         pool = type(modules[1])(backbone.get_embedding_dimension(), pooling)
         most = getattr(backbone.config, "max_position_embeddings", None) or backbone.tokenizer.model_max_length
-        table: Any = getattr(getattr(backbone.model, "embeddings", None), "position_embeddings", None)
-        if getattr(table, "padding_idx", None) is not None:
-            most -= table.padding_idx + 1  # RoBERTa and its kin count positions from behind the padding id
+        positions: Any = getattr(getattr(backbone.model, "embeddings", None), "position_embeddings", None)
+        if getattr(positions, "padding_idx", None) is not None:
+            most -= positions.padding_idx + 1  # RoBERTa and its kin count positions from behind the padding id
         if (max_length or 0) > most:
             raise ValueError(f"max_length={max_length}: {name} reads at most {most} tokens")
         backbone.max_seq_length = length = min(length, most)
