@@ -256,6 +256,7 @@ def test_the_library_is_thin(monkeypatch):
 
     _, whole = library()
     assert whole["lines"] <= 8_000 and whole["modules"] <= 70 and whole["small"] == 0, whole
+    # The aim is a median of 6, which the library misses by one: raise this bound once it is met.
     assert 5 <= whole["median"] <= 10 and whole["p90"] <= 25 and whole["max"] <= 60, whole
 
 
