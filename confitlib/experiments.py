@@ -202,7 +202,7 @@ def ablate(
     for name, setting in settings.items():
         others = dict(setting)
         strategy, refresh = others.pop("strategy"), others.pop("refresh", 0)
-        mined[name] = [Mined(strategy, others, encoder, one, cache=cache, refresh=refresh) for one in configs]
+        mined[name] = [Mined(encoder, one, strategy, others, refresh, cache=cache) for one in configs]
     measured = measure_systems(unmined, corpus, workers, cache)  # first: all others mine with these encoders
     measured |= measure_systems(mined, corpus, workers, cache)
     runs = [(name, seed, run) for name, some in measured.items() for seed, run in zip(seeds, some, strict=True)]

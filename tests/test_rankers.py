@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch import nn
 
 from confitlib.augment import generate
 from confitlib.corpus import SIDES
@@ -211,7 +212,9 @@ def test_rejections_are_the_hard_negatives_of_v1(fitted, tiny):
 
 
 @pytest.mark.parametrize(
-    "ranker", [Mined("bandd"), Mined("ance"), Mined("band", {"low": 0}), ConFitV2(band=(0.04, 0.03))], ids=str
+    "ranker",
+    [Mined(strategy="bandd"), Mined(strategy="ance"), Mined(parameters={"low": 0}), ConFitV2(band=(0.04, 0.03))],
+    ids=str,
 )
 def test_mining_that_cannot_be_done_is_refused_before_any_training(tiny, monkeypatch, ranker):
     monkeypatch.setattr(InBatch, "train", lambda *_: pytest.fail("trained first"))
@@ -230,7 +233,7 @@ def test_cached_training_gives_the_same_ranker(tiny, tmp_path):
 @pytest.mark.slow
 def test_refreshed_negatives_change_the_training(tiny):
     two = replace(QUICK, epochs=2)
-    fixed, fresh = (Mined("ance", {"n": 5}, config=two, refresh=every).fit(tiny) for every in (0, 1))
+    fixed, fresh = (Mined("static", two, "ance", {"n": 5}, every).fit(tiny) for every in (0, 1))
     assert fixed.negatives["job"].fingerprint() == fresh.negatives["job"].fingerprint()  # the first epoch's
     assert not np.array_equal(fixed.embeddings.jobs, fresh.embeddings.jobs)
 
@@ -241,7 +244,7 @@ def test_training_shows_its_progress_unless_told_not_to(tiny, monkeypatch):
 
     def trained(*_, progress, **others):
         shown.append(progress)
-        return SimpleNamespace(history=None)
+        return SimpleNamespace(history=None, encoder=nn.Identity())
 
     monkeypatch.setattr(dense, "train", trained)
     for progress in (True, False):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache as once
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,10 +42,8 @@ FACTORS = "token_factors.safetensors"
 BOOKKEEPING = {"_name_or_path", "architectures", "dtype", "transformers_version"}  # of a config: no effect on vectors
 
 
-@once
-def _token_memory(tokenizer: str) -> dict[str, TokenIds]:
-    """Token ids by text, shared by equal tokenizers: training, mining and ranking read the same documents in turn."""
-    return {}
+# Token ids by text, for each tokenizer by its hash: training, mining and ranking read the same documents in turn.
+TOKEN_MEMORY: defaultdict[str, dict[str, TokenIds]] = defaultdict(dict)
 
 
 class TokenAverage(nn.Module):
@@ -103,7 +101,7 @@ class TextEncoder(nn.Module):
         self.tokenizer: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
-        self._memory = _token_memory(f"{self.static}:{hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}")
+        self._memory = TOKEN_MEMORY[f"{self.static}:{hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}"]
         self.freeze("all")
 
     @property

@@ -3,8 +3,3 @@
 from confitlib.evaluation.metrics import random_baseline, rank_metrics
 from confitlib.evaluation.ranking import evaluate_classification, evaluate_graded, evaluate_ranking, graded_baseline
 from confitlib.evaluation.statistics import compare, holm, summarise, summarise_runs
-
-__all__ = [
-    "compare", "evaluate_classification", "evaluate_graded", "evaluate_ranking", "graded_baseline", "holm",
-    "random_baseline", "rank_metrics", "summarise", "summarise_runs",
-]  # fmt: skip

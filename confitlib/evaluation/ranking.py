@@ -27,8 +27,7 @@ CLASSIFICATION = ["f1_weighted", "roc_auc", "precision", "recall"]
 class Scorer(Protocol):
     """A ranker: it has a name and scores pairs of documents; higher scores are better."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
 
     def score(self, resume_ids: Sequence[str], job_ids: Sequence[str], target: Side = "resume") -> NDArray[Any]:
         """Scores of every pair, `[len(resume_ids), len(job_ids)]`; `target` is the side that is ranked."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -98,16 +99,13 @@ def inner_products(
 
     buffer: flat memory for the result, for at least `SMALLEST` rows and columns. A CUDA card sums in one go.
     """
-    left, right = (_padded(torch.as_tensor(rows)) for rows in (queries, vectors))
+    # 1. both sides with `SMALLEST` rows at least, zeros below
+    both = [torch.as_tensor(rows) for rows in (queries, vectors)]
+    left, right = (F.pad(one, (0, 0, 0, SMALLEST - len(one))) if len(one) < SMALLEST else one for one in both)
+    # 2. products of `TERMS` terms at a time, summed in their order
     out = None if buffer is None else buffer[: len(left) * len(right)].view(len(left), len(right))
     terms = TERMS if left.device.type == "cpu" else left.shape[1]
     scores = torch.mm(left[:, :terms], right[:, :terms].T, out=out)
     for first in range(terms, left.shape[1], terms):
         scores.addmm_(left[:, first : first + terms], right[:, first : first + terms].T)
     return scores[: len(queries), : len(vectors)]
-
-
-def _padded(rows: torch.Tensor) -> torch.Tensor:
-    """At least `SMALLEST` rows, zeros below."""
-    missing = max(0, SMALLEST - len(rows))
-    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows

@@ -23,10 +23,13 @@ class Ranker(BaseEstimator):
     """Base of all rankers, scikit-learn style: constructor arguments are the parameters.
 
     A subclass has a `name` for tables and a `score`; it may `learn`, and prepare documents in `index`. Higher scores
-    mean a better fit.
+    mean a better fit. `corpus`: the one indexed last. `n_parameters`: how many numbers `learn` has set by labels
+    (trained weights, nodes of trees).
     """
 
     name: str = "ranker"
+    corpus: Corpus
+    n_parameters: int = 0
 
     def fit(self, corpus: Corpus) -> Self:
         """Learn from the training split, then make every document of the corpus scorable."""
@@ -53,24 +56,13 @@ class Ranker(BaseEstimator):
             scores[group.index] = self.score(group["resume"], [str(job)])[:, 0]
         return scores
 
-    @property
-    def corpus(self) -> Corpus:
-        """The indexed corpus; raises RuntimeError before `fit` or `index`."""
-        if "_corpus" not in vars(self):
-            raise RuntimeError(f"{self.name} has no documents to score yet: call fit(corpus), or index(corpus), first")
-        return self._corpus
-
-    @corpus.setter
-    def corpus(self, corpus: Corpus) -> None:
-        self._corpus = corpus
-
-    @property
-    def n_parameters(self) -> int:
-        """How many numbers a fitted ranker has set by labels: trained weights, nodes of trees; 0 if it trains none."""
-        return 0
-
     def rows(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> dict[Side, Rows]:
-        """Row numbers of documents in the frames of the indexed corpus; raises KeyError naming an unknown id."""
+        """Row numbers of documents in the frames of the indexed corpus.
+
+        Raises RuntimeError before `fit` or `index`, KeyError naming an unknown id.
+        """
+        if not hasattr(self, "corpus"):
+            raise RuntimeError(f"{self.name} has no documents to score yet: call fit(corpus), or index(corpus), first")
         return {"resume": self.corpus.positions("resume", resume_ids), "job": self.corpus.positions("job", job_ids)}
 
 

@@ -152,13 +152,13 @@ class ConFitV1(VectorRanker):
                     schedule.step()  # the loop has made its step by now
                 pairs.epoch += 1
 
-            def validation(_: np.random.Generator) -> DataLoader:
-                return DataLoader(PositivePairs(corpus, "valid"), 32, collate_fn=collate)
-
             # 3. all epochs are run, and the best one is kept
-            every = PairTraining(config.epochs, patience=config.epochs, seed=config.seed)
-            valid = None if corpus.labelled("valid", 1).empty else validation
-            self.history = fit_network(self.network, every, self._loss, training, valid, self.name, optimizer)
+            every, held_out = PairTraining(config.epochs, patience=config.epochs, seed=config.seed), None
+            if not corpus.labelled("valid", 1).empty:
+                held_out = DataLoader(PositivePairs(corpus, "valid"), 32, collate_fn=collate)
+            validation = None if held_out is None else lambda _: held_out
+            self.history = fit_network(self.network, every, self._loss, training, validation, self.name, optimizer)
+        self.n_parameters = trained_weights(self.network)
         return self
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
@@ -184,8 +184,3 @@ class ConFitV1(VectorRanker):
             vectors.append(torch.cat(parts).numpy())
         self.embeddings = Embeddings(*vectors)
         return self
-
-    @property
-    def n_parameters(self) -> int:
-        """The weights of the interaction layer and the merges, and of the encoder if it is fine-tuned."""
-        return trained_weights(self.network)

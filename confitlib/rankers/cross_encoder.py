@@ -82,13 +82,9 @@ class CrossEncoder(Reranker):
                     ),
                 )
                 self.history = pd.DataFrame({"step": np.arange(1, len(losses) + 1), "loss": losses})
+                self.n_parameters += trained_weights(self._scorer)
         self._scorer.eval()
         return self
-
-    @property
-    def n_parameters(self) -> int:
-        """The trained weights of both stages."""
-        return self.retriever.n_parameters + (trained_weights(self._scorer) if self.pairs else 0)
 
     def _logits(self, jobs: list[str], resumes: list[str]) -> Tensor:
         """Scores `[n]` of aligned texts."""

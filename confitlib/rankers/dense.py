@@ -276,7 +276,7 @@ class InBatch(RawEmbed):
         self.saved_seconds = 0.0
         self.negatives = self.hard_negatives(corpus)
         self.result = self.train(corpus, self.negatives)
-        self.history = self.result.history
+        self.history, self.n_parameters = self.result.history, trained_weights(self.result.encoder)
         return self
 
     def hard_negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
@@ -301,12 +301,8 @@ class InBatch(RawEmbed):
         self.embeddings = self.embed(self.result.encoder, corpus)
         return self
 
-    @property
-    def n_parameters(self) -> int:
-        """The weights of the encoder or adapter that are trained."""
-        return trained_weights(self.result.encoder)
 
-
+@dataclass(eq=False, repr=False)
 class Mined(InBatch):
     """Two stages: in-batch training, mining with its encoder by any strategy, training afresh with both.
 
@@ -317,33 +313,19 @@ class Mined(InBatch):
 
     name = "mined"
 
-    def __init__(
-        self,
-        strategy: str = "band",
-        parameters: Mapping[str, Any] | None = None,
-        encoder: str = "static",
-        config: TrainingConfig = TrainingConfig(),
-        *,
-        refresh: int = 0,
-        max_length: int | None = None,
-        hyre: HyRe = True,
-        cache: str | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        options: dict[str, Any] = {"cache": cache, "trust_remote_code": trust_remote_code}
-        super().__init__(encoder, config, max_length=max_length, hyre=hyre, **options)
-        self.strategy, self.parameters, self.refresh = strategy, parameters, refresh
-
-    def learn(self, corpus: Corpus) -> Self:
-        """Both stages; what mining would refuse is refused before the first."""
-        check_mining(self.strategy, **(self.parameters or {}))
-        self.refreshed = Refresh(self.strategy, self.parameters or {}, self.refresh) if self.refresh else None
-        return super().learn(corpus)
+    strategy: str = "band"
+    parameters: Mapping[str, Any] | None = None
+    refresh: int = 0
 
     def hard_negatives(self, corpus: Corpus) -> dict[Side, Negatives]:
-        """Mined by the strategy with an encoder that was trained without hard negatives."""
+        """Mined by the strategy with an encoder that was trained without hard negatives: the first stage."""
+        # 1. what mining would refuse is refused before anything is trained
+        parameters = self.parameters or {}
+        check_mining(self.strategy, **parameters)
+        self.refreshed = Refresh(self.strategy, parameters, self.refresh) if self.refresh else None
+        # 2. in-batch training, then mining with its encoder
         embeddings = self.embed(self.train(corpus, {}).encoder, corpus)
-        ask: dict[str, Any] = {"embeddings": embeddings, "seed": self.config.seed, **(self.parameters or {})}
+        ask: dict[str, Any] = {"embeddings": embeddings, "seed": self.config.seed, **parameters}
         return {side: mine(self.strategy, corpus, target=side, **ask) for side in SIDES}
 
 
@@ -367,6 +349,9 @@ class ConFitV2(Mined):
     name = "ConFit v2"
 
     band: tuple[float, float] = (0.03, 0.04)
+    strategy: str = field(default="band", init=False)
+    parameters: Mapping[str, Any] | None = field(default=None, init=False)
+    refresh: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.strategy, self.parameters, self.refresh = "band", {"lo": self.band[0], "hi": self.band[1]}, 0
+        self.parameters = {"lo": self.band[0], "hi": self.band[1]}

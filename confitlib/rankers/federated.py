@@ -172,6 +172,7 @@ class FedPJF(VectorRanker):
             loss = float(np.mean([loss for _, loss in uploads])) if uploads else np.nan
             rows.append((round_ + 1, len(joined), loss, bound, self.epsilon))
         self.history = pd.DataFrame(rows, columns=["round", "clients", "loss", "clip", "epsilon"])
+        self.n_parameters = self.weights.numel()
         return self
 
     def local_clients(self, corpus: Corpus) -> dict[str, Client]:
@@ -199,8 +200,3 @@ class FedPJF(VectorRanker):
             mapped = (adapted(torch.from_numpy(vectors.of(side)), self.weights) for side in SIDES)
             self.embeddings = Embeddings(*(F.normalize(one, dim=1).numpy() for one in mapped))
         return self
-
-    @property
-    def n_parameters(self) -> int:
-        """The weights of the residual map, which is all that travels."""
-        return self.weights.numel()

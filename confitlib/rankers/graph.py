@@ -131,6 +131,7 @@ class DPGNN(Ranker):
             self.network = GraphNetwork(self.seen, nodes.text["resume"].shape[1], config)
             training = PairTraining(config.epochs, config.batch_size, config.learning_rate, 0.0, seed=config.seed)
             self.history = fit_network(self.network, training, partial(self._loss, nodes), epoch, name=self.name)
+        self.n_parameters = trained_weights(self.network)
         return self
 
     def _nodes(self, corpus: Corpus, ids: dict[Side, pd.Index]) -> Nodes:
@@ -171,11 +172,6 @@ class DPGNN(Ranker):
         rows = self.rows(resume_ids, job_ids)
         resumes, jobs = (self._views[side][:, rows[side]] for side in SIDES)
         return (resumes[0] @ jobs[1].T + resumes[1] @ jobs[0].T).numpy()
-
-    @property
-    def n_parameters(self) -> int:
-        """Free vectors of the seen documents and the projections of their texts."""
-        return trained_weights(self.network)
 
 
 def propagation_matrix(labels: pd.DataFrame, ids: dict[Side, pd.Index]) -> Tensor:

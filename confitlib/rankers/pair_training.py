@@ -303,6 +303,7 @@ class PairMatcher(Ranker):
             torch.manual_seed(self.config.seed)
             self.network = self.build().to(device())
             self.history = fit_network(self.network, self.config, self.loss, training, validation, self.name)
+        self.n_parameters = trained_weights(self.network)
         return self
 
     def loss(self, batch: pd.DataFrame) -> Tensor:
@@ -349,8 +350,3 @@ class PairMatcher(Ranker):
                     scores[block, column] = self.network(resumes, jobs).cpu().numpy()
             self._last = (key, scores)
         return self._last[1].copy()
-
-    @property
-    def n_parameters(self) -> int:
-        """The trained weights of the network."""
-        return trained_weights(self.network)

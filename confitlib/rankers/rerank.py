@@ -35,7 +35,7 @@ class Reranker(Ranker):
 
     def learn(self, corpus: Corpus) -> Self:
         """Let the retriever learn."""
-        self.retriever.learn(corpus)
+        self.n_parameters = self.retriever.learn(corpus).n_parameters
         return self
 
     def index(self, corpus: Corpus) -> Self:
@@ -66,11 +66,6 @@ class Reranker(Ranker):
     def score_pairs(self, resume_ids: Iterable[str], job_ids: Iterable[str]) -> Scores:
         """The retriever's scores: a second stage orders lists."""
         return self.retriever.score_pairs(resume_ids, job_ids)
-
-    @property
-    def n_parameters(self) -> int:
-        """What the retriever learns."""
-        return self.retriever.n_parameters
 
 
 def reassign_top_scores(row: Scores, top: Rows, order: Sequence[int]) -> None:

@@ -67,6 +67,8 @@ class Trees(Ranker):
         )
         settings = {"objective": self.objective, "num_leaves": self.leaves, "learning_rate": self.learning_rate}
         self.model = lightgbm.train({**SETTINGS, **settings, "seed": self.seed}, data, num_boost_round=self.rounds)
+        leaves = [tree["num_leaves"] for tree in self.model.dump_model()["tree_info"]]
+        self.n_parameters = sum(2 * count - 1 for count in leaves)  # splits and leaves
         return self
 
     def _wide(self, documents: list[str]) -> NDArray[np.float32]:
@@ -80,11 +82,6 @@ class Trees(Ranker):
         people, posts = self._vectors["resume"][resumes], self._vectors["job"][jobs]
         products = people * posts
         return np.hstack([products, np.abs(people - posts), products.sum(axis=1, keepdims=True)])
-
-    @property
-    def n_parameters(self) -> int:
-        """The nodes of all trees: splits and leaves."""
-        return int(sum(2 * tree["num_leaves"] - 1 for tree in self.model.dump_model()["tree_info"]))
 
     def index(self, corpus: Corpus) -> Self:
         """Reduced unit vectors of every document."""
