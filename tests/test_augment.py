@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from confitlib.augment import TASKS, eda, generate, hyjob, hypothetical_offline, hyre, paraphrase, synthetic_negatives
 from confitlib.augment.documents import shared_words, vocabulary_gap
 from confitlib.augment.edits import eda_line, eda_text, synonyms_in
-from confitlib.augment.offline import split_text, synthetic_offline
+from confitlib.augment.offline import sections_of, synthetic_offline
 from confitlib.augment.tasks import (
     EXAMPLE,
     AcceptedPairs,
@@ -150,11 +150,10 @@ def test_chinese_and_single_texts_are_recombined_paragraph_by_paragraph(chinese)
     assert written.texts["J1"][0] == "护士，擅长伤口护理。\n在急诊病房工作三年，认真负责。"  # all it may see
 
 
-@pytest.mark.parametrize(
-    ("text", "parts"), [("a\nb", ["a", "b"]), ("a\nb\n\n\n c", ["a\nb", "c"]), ("one", ["one"]), ("", [])]
-)
-def test_split_text(text, parts):
-    assert split_text(text) == [(str(place), part) for place, part in enumerate(parts)]
+@pytest.mark.parametrize(("text", "parts"), [("a\nb", ["a", "b"]), ("a\nb\n\n\n c", ["a\nb", "c"]), ("one", ["one"])])
+def test_the_sections_of_a_text_are_its_paragraphs_or_lines(text, parts, chinese):
+    one = replace(chinese, resumes=chinese.resumes.assign(text=text))
+    assert sections_of(one, "resume", ["R1"]) == {"R1": [(str(place), part) for place, part in enumerate(parts)]}
 
 
 # Serialisation back and forth

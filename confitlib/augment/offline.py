@@ -155,17 +155,17 @@ def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: 
 
 
 def sections_of(corpus: Corpus, side: Side, ids: Sequence[str]) -> dict[str, list[Section]]:
-    """The sections of documents: their fields, or the paragraphs of a single text, each known by its place."""
-    fields = corpus.fields(side)
+    """The sections of documents by name: their fields, or the paragraphs of a single text, whose names are numbers."""
+    fields, sections = corpus.fields(side), {}
     rows = corpus.documents(side).loc[list(ids), fields].astype("str").fillna("").to_numpy().tolist()
-    parts = [split_text(*row) if fields == [TEXT] else list(zip(fields, row, strict=True)) for row in rows]
-    return dict(zip(ids, parts, strict=True))
-
-
-def split_text(text: str) -> list[Section]:
-    """Paragraphs of a text, or its lines if no blank line parts them, each known by its place."""
-    parts = [part.strip() for part in text.split("\n\n")] if "\n\n" in text else text.split("\n")
-    return [(str(place), part) for place, part in enumerate(filter(str.strip, parts))]
+    for name, row in zip(ids, rows, strict=True):
+        names, parts = fields, row
+        if fields == [TEXT]:  # paragraphs, or lines where no blank line parts the text
+            cut = row[0].split("\n\n" if "\n\n" in row[0] else "\n")
+            parts = [part.strip() if "\n\n" in row[0] else part for part in cut if part.strip()]
+            names = [str(place) for place in range(len(parts))]
+        sections[name] = list(zip(names, parts, strict=True))
+    return sections
 
 
 def join_sections(corpus: Corpus, side: Side, sections: Sequence[Section]) -> str:

@@ -44,10 +44,8 @@ class CrossEncoder(Reranker):
     learning_rate: float = 5e-5
     seed: int = 0
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Names both stages."""
-        return f"{self.retriever.name} + cross-encoder"
+    def __post_init__(self) -> None:
+        self.name = f"{self.retriever.name} + cross-encoder"
 
     def learn(self, corpus: Corpus) -> Self:
         """Let the first stage learn, then train the cross-encoder on sampled pairs."""

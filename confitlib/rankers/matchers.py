@@ -34,7 +34,6 @@ from confitlib.rankers.pair_training import (
 from confitlib.text import texts
 
 Scoring = Literal["mlp", "distance"]
-View = Literal["both", "text", "relation"]
 SAMPLED = 256  # vectors of a domain that are compared at a level
 RELATIONS = 3  # a document itself, its neighbours, the documents that accepted those
 
@@ -556,8 +555,8 @@ class GlobalMatch(PairMatcher):
 def trust(labels: Tensor, other_logits: Tensor, strength: float) -> Tensor:
     """Weights `1 + strength (y - 1) loss_other`, at least 0: a negative that the other view doubts counts less.
 
-    The released code multiplies the label by this weight instead of the loss; it is 1 where the label is 1 and its
-    product with a label of 0 is 0, so there nothing is re-weighted (co_teaching_train.py).
+    The released code multiplies the label by this weight, not the loss (co_teaching_train.py). That changes nothing:
+    the weight of a positive is 1, and the label of a negative stays 0.
     """
     doubt = F.binary_cross_entropy_with_logits(other_logits.detach(), labels, reduction="none")
     return (1 + strength * (labels - 1) * doubt).clamp(min=0)
@@ -592,9 +591,10 @@ def relation_vectors(corpus: Corpus, side: Side, hyre: bool, neighbours: int = 1
 class MVCoNNetwork(Matcher):
     """A text view, PJFNN, beside a relation view, one graph convolution with one matrix a relation."""
 
-    def __init__(self, dim: int = 64, strength: float = 0.2, view: View = "both") -> None:
+    def __init__(self, dim: int = 64, strength: float = 0.2) -> None:
         super().__init__()
-        self.text, self.strength, self.view = PJFNNetwork("distance", dim, dim), strength, view
+        self.text, self.strength = PJFNNetwork("distance", dim, dim), strength
+        self.view: Literal["both", "text", "relation"] = "both"  # whose logits rank
         start = self.text.tokens.map.weight.data  # [dim, 384]
         self.relations = nn.ModuleDict({side: nn.Linear(RELATIONS * start.shape[1], dim) for side in SIDES})
         for weights in self.relations.parameters():
@@ -630,9 +630,9 @@ class MVCoN(PairMatcher):
 
     The text view is PJFNN. The relation view is one graph convolution, one matrix a relation, over fixed text vectors
     (`relation_vectors`); which relations connect documents is our choice, made so that unseen documents have them.
-    `strength`: how much the other view's doubt takes from a negative (released: 0.2). `view`: which logits rank.
-    The released code trains two PJFNNs on the halves of a batch, without relations, and ranks with the second; dim 100,
-    batch 32, rate 3e-4.
+    Of the network, `strength` says how much the other view's doubt takes from a negative (released: 0.2), and `view`
+    whose logits rank. The released code trains two PJFNNs on the halves of a batch, without relations, and ranks with
+    the second; dim 100, batch 32, rate 3e-4.
     """
 
     name, architecture = "MV-CoN", MVCoNNetwork
@@ -672,14 +672,12 @@ class InEXITNetwork(Matcher):
 
     def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """Logits of pairs."""
-        return self.compare(*self.interact(resumes, jobs))
-
-    def interact(self, resumes: Encoded, jobs: Encoded) -> tuple[Tensor, Tensor]:
-        """The mean of each document's filled fields `[n, dim]`, after all fields of the pair have seen each other."""
+        # 1. all fields of the pair see each other  [n, fields of both, dim]
         fields, filled = (torch.cat(both, 1) for both in zip(resumes, jobs, strict=True))
         interacted = self.external(fields, src_key_padding_mask=~filled)
+        # 2. the means of each document's filled fields  [n, dim] are compared
         people, posts = interacted.split([resumes[0].shape[1], jobs[0].shape[1]], dim=1)
-        return masked_mean(people, resumes[1], 1), masked_mean(posts, jobs[1], 1)
+        return self.compare(masked_mean(people, resumes[1], 1), masked_mean(posts, jobs[1], 1))
 
 
 @dataclass(eq=False, repr=False)

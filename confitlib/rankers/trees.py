@@ -40,10 +40,8 @@ class Trees(Ranker):
     learning_rate: float = 0.1
     seed: int = 0
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Names the vectors and the objective."""
-        return f"trees on {self.vectors}" + (", ranker" if self.objective == "lambdarank" else "")
+    def __post_init__(self) -> None:
+        self.name = f"trees on {self.vectors}" + (", ranker" if self.objective == "lambdarank" else "")
 
     def learn(self, corpus: Corpus) -> Self:
         """Fit the reduction on the training documents, then the trees on the training pairs."""

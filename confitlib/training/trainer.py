@@ -384,23 +384,20 @@ def train_once(
     encoder: TextEncoder,
     corpus: Corpus,
     config: TrainingConfig,
-    negatives: Mined | None = None,
     *,
     cache: str | Path,
-    refresh: Refresh | None = None,
     trust_remote_code: bool = False,
     progress: bool = True,
 ) -> TrainingResult:
-    """`train`, unless the same run (weights, data, settings, negatives and code) is already in the cache.
+    """`train` without hard negatives, unless the same run (weights, data, settings, code) is already in the cache.
 
     The trained encoder is that of the result. `trust_remote_code`: as in `load_encoder`.
     """
     cache = Path(cache)
-    folder = cache / _run_key(encoder, corpus, config, negatives, refresh)
+    folder = cache / _run_key(encoder, corpus, config)
     reused = folder.exists()
     if not reused:
-        embeddings = cache / "embeddings"
-        result = train(encoder, corpus, config, negatives, refresh=refresh, cache=embeddings, progress=progress)
+        result = train(encoder, corpus, config, cache=cache / "embeddings", progress=progress)
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as draft:
             result.save(Path(draft, "run"))
@@ -410,7 +407,11 @@ def train_once(
 
 
 def _run_key(
-    encoder: TextEncoder, corpus: Corpus, config: TrainingConfig, negatives: Mined | None, refresh: Refresh | None
+    encoder: TextEncoder,
+    corpus: Corpus,
+    config: TrainingConfig,
+    negatives: Mined | None = None,
+    refresh: Refresh | None = None,
 ) -> str:
     """A hash of everything that decides a run: weights, data, settings, negatives and the versions of our results."""
     mined = {side: table.fingerprint() for side, table in (negatives or {}).items()}
