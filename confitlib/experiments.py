@@ -196,6 +196,7 @@ def ablate(
     Returns one row a measurement: `setting, seed, quantity, value`; quantities as of `Measurement.means`. `cache` as
     in `measure`; `workers` changes the time and nothing else.
     """
+    # 1. one system a setting, one ranker a seed
     configs = [replace(config, seed=seed) for seed in seeds]
     unmined = {IN_BATCH: [InBatch(encoder, one, cache=cache) for one in configs]}
     mined = {}
@@ -203,8 +204,10 @@ def ablate(
         others = dict(setting)
         strategy, refresh = others.pop("strategy"), others.pop("refresh", 0)
         mined[name] = [Mined(encoder, one, strategy, others, refresh, cache=cache) for one in configs]
-    measured = measure_systems(unmined, corpus, workers, cache)  # first: all others mine with these encoders
+    # 2. the in-batch runs first: all others mine with their encoders, which the cache keeps
+    measured = measure_systems(unmined, corpus, workers, cache)
     measured |= measure_systems(mined, corpus, workers, cache)
+    # 3. a row a measured quantity
     runs = [(name, seed, run) for name, some in measured.items() for seed, run in zip(seeds, some, strict=True)]
     rows = [(name, seed, *pair) for name, seed, run in runs for pair in run.means().items()]
     return pd.DataFrame(rows, columns=["setting", "seed", "quantity", "value"])

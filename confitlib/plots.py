@@ -116,11 +116,13 @@ def percentile(runs: pd.DataFrame) -> Figure:
     `runs`: rows of `setting` ("3-4%", or "no band": a dashed line), `quantity` (a key of `QUANTITIES`), `value` and
     `source`: "reference" is drawn as lines of means with Student's 95 % intervals, "this run" as crosses on top.
     """
+    # 1. a panel a quantity, two in a row
     quantities = [name for name in QUANTITIES if name in set(runs["quantity"])]
     rows = -(-len(quantities) // 2)
     fig, panels = plt.subplots(rows, 2, figsize=(10, 3.6 * rows), squeeze=False)
     for axes, quantity in zip(panels.flat, quantities, strict=False):
         table = summarise_runs(runs[runs["quantity"] == quantity], ["source", "setting"])
+        # 2. the bands of each source, and a level line for its runs without mined negatives
         for source, part in along_bands(axes, table, bands(runs["setting"])).groupby("source"):
             mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == "no band", "mean"]
             if source == "reference":
@@ -133,6 +135,7 @@ def percentile(runs: pd.DataFrame) -> Figure:
             for value in unmined:  # none for what only negatives have
                 axes.axhline(value, linestyle=style, color=color, label=label)
         axes.set_ylabel(QUANTITIES[quantity])
+    # 3. one legend for all panels; one that is left over stays empty
     for spare in panels.flat[len(quantities) :]:
         spare.set_axis_off()
     fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)

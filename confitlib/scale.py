@@ -178,6 +178,7 @@ class DocumentShards:
         return file, fields
 
     def _refuse(self, path: Path, rows: NDArray[np.bool_], what: str, first: int = 0) -> None:
+        """Raise ValueError naming the first of the marked rows, if there is one; `first`: rows of the file before."""
         if rows.any():
             raise ValueError(f"{path}, row {first + int(rows.argmax()) + 1}: {self.side} {what}.")
 
@@ -404,6 +405,7 @@ def build_index(vectors: VectorShards, kind: IndexKind = "flat") -> Any:
     """
     if kind not in get_args(IndexKind):
         raise ValueError(f"index kind {kind!r} is unknown: choose one of {', '.join(get_args(IndexKind))}")
+    # 1. an empty index of the kind, and how hard it searches
     cells = max(1, min(len(vectors), round(4 * len(vectors) ** 0.5)))
     recipes = {"flat": "Flat", "ivf": f"IVF{cells},Flat", "hnsw": f"HNSW{LINKS}"}
     efforts = {
@@ -413,6 +415,7 @@ def build_index(vectors: VectorShards, kind: IndexKind = "flat") -> Any:
     index: Any = faiss.index_factory(vectors.dim, recipes[kind], faiss.METRIC_INNER_PRODUCT)
     tuning: Any = faiss.ParameterSpace()
     tuning.set_index_parameters(index, efforts.get(kind, ""))
+    # 2. the cells, then all vectors block by block
     if kind == "ivf":
         index.cp.min_points_per_centroid = 1  # a small pool needs no warning
         index.train(vectors.sample(64 * cells))

@@ -135,12 +135,14 @@ def synthetic_negatives(
     for target in targets:
         queries = draw_originals(corpus, other(target), count, seed)
         written = generate("syneg", corpus, other(target), queries, generator=generator, variants=n, seed=seed)
+        # 1. the written texts as rows of the target side, each with the query it was written for
         made = [(query, i, text) for query, options in written.texts.items() for i, text in enumerate(options)]
         fields = [read_fields(text, corpus.fields(target), target) for _, _, text in made]
         frame = corpus.documents(target)
         names = pd.Index([f"syneg-{query}-{i}" for query, i, _ in made], name=frame.index.name)
         rows = pd.DataFrame(fields, index=names, columns=list(dict.fromkeys([*frame.columns, NEGATIVE_FOR]))).fillna("")
         rows = rows.assign(split="train", **{NEGATIVE_FOR: [query for query, _, _ in made]})
+        # 2. they join the training split, without a label
         note = f"synthetic negatives: {counted(len(rows), target)}; for {written.report()}"
         corpus = _add_documents(corpus, target, rows, corpus.labels.iloc[:0], None, note)
     return corpus

@@ -49,11 +49,13 @@ def eda_text(text: str, rng: np.random.Generator) -> str:
 
 def eda_line(line: str, rng: np.random.Generator, language: Language) -> str:
     """A line after one operation; a mark such as "- " at its start stays in place."""
+    # 1. the words, how many of them change, and the operation that is drawn
     body = line.lstrip(" \t-*•·")
     tokens, synonyms = pieces(body, language), synonyms_in(language)
     operations = ["insert", "swap", "delete"] if synonyms is None else ["insert", "swap", "delete", "replace"]
     times = max(1, int(RATE * len(tokens))) if tokens else 0  # at least one word, as in the published EDA
     operation, changed = operations[rng.integers(len(operations))], list(tokens)
+    # 2. the operation
     if operation == "insert":
         for _ in range(times):
             word = tokens[int(rng.integers(len(tokens)))]
@@ -71,6 +73,7 @@ def eda_line(line: str, rng: np.random.Generator, language: Language) -> str:
             options = synonyms(tokens[place])
             if times and options:
                 changed[place], times = options[rng.integers(len(options))], times - 1
+    # 3. the line again, with its mark
     return line[: len(line) - len(body)] + (" " if language == "en" else "").join(changed)
 
 
@@ -80,6 +83,7 @@ def synonyms_in(language: Language) -> Synonyms | None:
 
     Stop words and, in Chinese, single characters have none (our choice).
     """
+    # 1. is WordNet here, with words of this language
     code = WORDNET[language]
     try:
         from nltk.corpus import wordnet
@@ -90,6 +94,7 @@ def synonyms_in(language: Language) -> Synonyms | None:
     except (ImportError, LookupError):
         return None
 
+    # 2. the words of all meanings that a word has
     @cache
     def synonyms(word: str) -> list[str]:
         if word.lower() in ENGLISH_STOP_WORDS or (language == "zh" and len(word) < 2):

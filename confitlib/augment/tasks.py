@@ -58,15 +58,18 @@ class Task:
     def check(self, request: Request, reply: str) -> str | None:
         """What is wrong with a reply to a request of the task, or None.
 
-        It repeats less than 30 % of the word runs (five long) of any example in its prompt (our choice). Where it has
-        a model, the accepted document shown or the source, it has the same section headings and opens with the first.
+        A good reply repeats less than 30 % of the five-word runs of any example in its prompt (our choice). Where it
+        follows another document, the accepted one in the prompt or the one that it rewrites, it has the same section
+        headings in the same order and begins with the first.
         """
         examples = EXAMPLE.findall(request.messages[0]["content"])
+        # 1. what holds for every task, copied examples, and the self-check where one is asked for
         fault = common(request, reply)
         if fault is None and any(overlap(example, reply) > LEAKED for example in examples):
             fault = "the reply repeats the example"
         if fault is None and self.checked:
             fault = read_self_check(reply)[1]
+        # 2. the headings of the document that it follows
         if fault is None and (self.checked or self.same_side):
             document, wanted = self.document_in(reply), HEADING.findall(examples[0] if examples else request.source)
             headings = HEADING.findall(document)
@@ -148,7 +151,7 @@ class AcceptedPairs:
         if pairs.empty:
             raise ValueError(f"corpus {corpus.name!r} has no accepted training pair to write from")
         self.pairs = pairs.reset_index(drop=True)
-        # numbers that documents which are one share: of all documents of the side, and of both columns of the pairs
+        # copies and duplicates share a number: of all documents of the side, and of both columns of the pairs
         groups = [duplicate_groups(corpus, one).astype("category").cat.codes for one in (side, other(side))]
         self._groups, partners = groups
         self._own = self._groups.loc[self.pairs["own"]].to_numpy()
@@ -206,11 +209,13 @@ class PromptBuilder:
 
     def prompt(self, name: str) -> str:
         """The prompt for one document; texts of documents are fenced and cannot close their fence."""
+        # 1. the document, and the pair that is shown with it
         document, example = str(self.texts[self.side][name]), {}
         for side, one in self.example(name).items():
             example[f"example_{side}"] = fence(f"example {side}", str(self.texts[side][one]))
         if self.official and not example:
             raise ValueError(f"the released prompt needs an example, and {self.side} {name!r} may see no accepted pair")
+        # 2. the released prompt, or the kit's
         if self.official:
             return self.parts["user"].substitute(example, document=escape(document))
         nouns, writes = NOUNS[self.language], self.side if self.task.same_side else other(self.side)

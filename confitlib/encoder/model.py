@@ -172,6 +172,7 @@ class TextEncoder(nn.Module):
         return vectors if self.adapter is None else self.adapter(vectors)
 
     def _pooled(self, features: dict[str, Tensor]) -> Tensor:
+        """Vectors before the adapter, `[batch, backbone_dim]`."""
         features = self.backbone(dict(features))  # a copy: modules add their results to it
         return (features if self.pool is None else self.pool(features))["sentence_embedding"].float()
 
@@ -239,6 +240,7 @@ class TextEncoder(nn.Module):
 
         @torch.inference_mode()
         def embed(batch: list[TokenIds]) -> Vectors:
+            """Vectors of one batch."""
             features = {name: one.to(device) for name, one in self.collate(batch).items()}
             with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
                 return self._pooled(features).cpu().numpy()
@@ -271,12 +273,14 @@ class TextEncoder(nn.Module):
 
         Without `adapter` it stands for the vectors of `embed_frozen`.
         """
+        # 1. settings and tokenizer
         settings: dict[str, Any] = {"prefix": self.prefix, "pooling": self.pooling, "max_length": self.max_length}
         if not self.static:
             config = self.backbone.model.config.to_dict()
             settings["architecture"] = {name: value for name, value in config.items() if name not in BOOKKEEPING}
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=32)
         digest.update(self.tokenizer.to_str().encode())
+        # 2. every weight by name, type, shape and bytes
         for module in (self.backbone, self.adapter if adapter else None):
             for name, tensor in sorted(module.state_dict().items()) if module is not None else []:
                 array = tensor.detach().cpu().contiguous()
@@ -305,10 +309,12 @@ class TextEncoder(nn.Module):
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Dense, Normalize, StaticEmbedding
 
+        # 1. tokens to one vector; StaticEmbedding holds the products of weights and vectors
         modules = [self.backbone, self.pool]
         if self.static:
             table = (self.backbone.token_vectors * self.backbone.token_weights).detach()
             modules = [StaticEmbedding(Tokenizer.from_str(self.tokenizer.to_str()), embedding_weights=table)]
+        # 2. the adapter, the prefix and unit length
         if self.adapter is not None:
             dense = Dense(self.adapter.in_features, self.adapter.out_features, activation_function=nn.Identity())
             dense.linear = self.adapter

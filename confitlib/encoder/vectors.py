@@ -79,6 +79,7 @@ def cached_vectors(
     A damaged file is reported and replaced. A file appears whole or not at all.
     """
     path = Path(folder) / f"{content_key(depends=depends, texts=list(texts))}.safetensors"
+    # 1. the file, if it is there and whole
     if path.exists():
         try:
             with safe_open(path, framework="numpy") as file:
@@ -89,6 +90,7 @@ def cached_vectors(
         except (SafetensorError, OSError) as error:
             problem = error
         logger.warning("embedding cache %s is unusable (%s); computing it anew", path, problem)
+    # 2. else the vectors are computed and kept
     vectors = compute()
     with atomic(path) as partial:
         save_file({"vectors": vectors}, partial, metadata=_header(path.stem, vectors))

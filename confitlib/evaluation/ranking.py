@@ -102,6 +102,7 @@ def evaluate_ranking(
     >>> {metric: round(mean, 2) for metric, mean in result.means().items()}
     {'recall@10': 0.19, 'ndcg@10': 0.14, 'map': 0.14, 'mrr': 0.25}
     """
+    # 1. who says what is relevant
     allowed = {target: SIDES, candidates: get_args(Candidates), relevance: (None, *get_args(Relevance))}
     for value, values in allowed.items():
         if value not in values:
@@ -110,9 +111,11 @@ def evaluate_ranking(
     judged = corpus.known_positives() if relevance == "labels" else corpus.truth  # in any split  [resumes, jobs]
     if judged is None:
         raise ValueError(f"corpus {corpus.name!r} has no truth: use relevance='labels'")
+    # 2. the metrics of every query, a block of queries at a time
     wanted, rank = DEFAULT_KS if ks is None else tuple(ks), _rank_pool if candidates == "pool" else _rank_lists
     blocks = rank(ranker, corpus, target, split, relevance, judged)
     queries = pd.concat([rank_metrics(scores, relevant, wanted, ids) for ids, scores, relevant in blocks])
+    # 3. a cutoff beyond the longest list would count every candidate: it is left out
     longest = queries["candidates"].max()
     queries = queries.drop(columns=[f"{name}@{k}" for k in wanted if k > longest for name in ("recall", "ndcg")])
     notes = [f"k = {k} left out: no query has more than {longest} candidates" for k in wanted if k > longest]
@@ -157,12 +160,14 @@ def _rank_lists(
     if listed.empty:
         remedy = "use candidates='pool', or a corpus with candidate lists"
         raise ValueError(f"corpus {corpus.name!r} has no {split} lists that rank {target}s: {remedy}")
+    # 1. which listed candidates are relevant  [rows of the lists]
     relevant = (listed["label"] == 1).to_numpy()
     if relevance == "truth":
         ids = {target: listed["candidate_id"], other(target): listed["query_id"]}
         rows, columns = (corpus.positions(side, ids[side]) for side in SIDES)
         relevant = np.asarray(judged[rows, columns])
     lists = {str(query): part for query, part in listed.assign(relevant=relevant).groupby("query_id", sort=False)}
+    # 2. scores of each list
     bar = tqdm(lists.items(), desc=f"{ranker.name}: rank {target}s", unit="list", delay=2)
     scores = [_scores(ranker, target, [query], list(part["candidate_id"]))[0] for query, part in bar]
     yield list(lists), scores, [part["relevant"].to_numpy() for part in lists.values()]
@@ -176,6 +181,7 @@ def _scores(ranker: Scorer, target: Side, queries: list[str], pool: list[str]) -
 
 
 def _checked(ranker: Scorer, scores: NDArray[Any], *shape: int) -> NDArray[Any]:
+    """The scores as an array of the shape that was asked for; raises ValueError for another."""
     scores = np.asarray(scores)
     if scores.shape != shape:
         raise ValueError(f"ranker {ranker.name!r} gave scores of shape {scores.shape}, asked for {shape}")
@@ -208,6 +214,7 @@ class ClassificationResult:
         return pd.DataFrame(table, index=pd.Index(CLASSIFICATION, name="metric"))
 
     def _columns(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Labels, ranks of the scores, and predictions of the test pairs, `[n]` each."""
         order = rankdata(self.pairs["score"], method="dense").astype(np.int32)  # ranks again faster than floats
         return self.pairs["label"].to_numpy(), order, self.pairs["predicted"].to_numpy()
 
@@ -220,6 +227,7 @@ def evaluate_classification(ranker: Scorer, corpus: Corpus, official: bool = Fal
 
     Raises ValueError if validation or test has no labels, or for scores that are not finite.
     """
+    # 1. scores of the validation and test pairs
     pairs: dict[Split, pd.DataFrame] = {}
     for split in SPLITS[1:]:
         table = corpus.labelled(split)[["resume_id", "job_id", "label"]]
@@ -232,6 +240,7 @@ def evaluate_classification(ranker: Scorer, corpus: Corpus, official: bool = Fal
             resume, job, _ = table[~np.isfinite(scores)].iloc[0]
             raise ValueError(f"ranker {ranker.name!r} scores {resume!r}, {job!r} NaN or infinite")
         pairs[split] = table.assign(score=scores)
+    # 2. the threshold of the validation pairs decides on the test pairs
     test, threshold = pairs["test"], tune_threshold(pairs["valid"]["label"], pairs["valid"]["score"], official)
     test["predicted"] = (test["score"] > threshold).astype(np.int64)
     notes = [f"{split} labels hold one class" for split in pairs if pairs[split]["label"].nunique() < 2]

@@ -40,6 +40,7 @@ def bootstrap_interval(
     if samples[0].shape[-1] < 2:
         blank = np.full(np.shape(statistic(*samples, axis=-1)), np.nan)
         return blank, blank
+    # the statistic of every resample  [values, RESAMPLES], then its quantiles
     batch, rng = max(1, BATCH_CELLS // samples[0].size), np.random.default_rng(seed)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of NaN resamples
         drawn = stats.bootstrap(
@@ -78,6 +79,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, metric: str, seed: int = 0) -> Com
     >>> test.difference, test.p_value
     (0.375, 0.125)
     """
+    # 1. both must rank the same queries, with the same candidates and positives
     if set(a.index) != set(b.index) or a.index.has_duplicates:
         raise ValueError("a and b rank different queries: evaluate both on the same corpus, split and candidates")
     if metric not in a.columns or metric not in b.columns:
@@ -86,6 +88,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, metric: str, seed: int = 0) -> Com
     b = b.loc[a.index]
     if not a[COUNTS].equals(b[COUNTS]):
         raise ValueError("a and b differ in candidates or positives: evaluate both with the same relevance")
+    # 2. the differences, the interval of their mean, and how often random signs give a mean as far from 0
     difference = (a[metric] - b[metric])[a["positives"] > 0].to_numpy()
     n = len(difference)
     if n < 2:

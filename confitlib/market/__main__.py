@@ -27,6 +27,7 @@ def statistics(market: Market) -> pd.Series:
         figures[f"{side}s in train labels"] = documents
         figures[f"mean accepted per {side}"] = len(accepted) / documents
         figures[f"most accepted per {side}"] = accepted[f"{side}_id"].value_counts().max()
+    # what is held out: labels, and candidate lists with the judgements in them
     for split in ("valid", "test"):
         figures[f"{split} accepted"] = len(corpus.labelled(split, 1))
         figures[f"{split} rejected"] = len(corpus.labelled(split, 0))

@@ -65,6 +65,7 @@ def draw_labels(
     total = round(min(len(resumes) * activity.per_resume, len(jobs) * activity.per_job))
 
     def active(n: int, mean: float) -> NDArray[np.intp]:
+        """Rows of the documents that have applications, `mean` of them each."""
         return np.sort(rng.choice(n, size=min(n, max(1, round(total / mean))), replace=False))
 
     people, posts = active(len(resumes), activity.per_resume), active(len(jobs), activity.per_job)
@@ -74,6 +75,7 @@ def draw_labels(
     family = bank.occupations["family"].factorize()[0]
 
     def appeal(some_people: NDArray[np.intp], some_posts: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Log-propensities `[some_people, some_posts]`."""
         left, right = resumes.rows(some_people), jobs.rows(some_posts)
         same = family[left.occupation][:, None] == family[right.occupation][None, :]
         return np.float32(activity.pull) * fit(left, right) + np.float32(HOME) * same
@@ -113,9 +115,11 @@ def _match(appeal: Appeal, slots: NDArray[np.int64], other_slots: NDArray[np.int
             free[best] -= 1
             partners[row] = np.concatenate([partners[row], best])
 
+    # 1. the busiest first, ties at random; of each one's slots a binomial number is targeted
     order = rng.permutation(len(slots))
     order = order[np.argsort(-slots[order], kind="stable")]
     targeted = rng.binomial(slots, TARGETED)
+    # 2. targeted applications, then those without a preference
     for block in gen_batches(len(slots), max(1, BLOCK_CELLS // len(free))):
         for row, preference in zip(order[block], appeal(order[block]), strict=True):
             choose(row, int(targeted[row]), preference)
@@ -157,11 +161,12 @@ def _choose_queries(positives: pd.Series, n: int, mean: float | None, rng: Rng) 
     counts, noise = positives.to_numpy(), rng.gumbel(size=len(positives))
 
     def draw(tilt: float) -> NDArray[np.intp]:
+        """Places of `n` queries by Gumbel top-k, always from the same noise."""
         return np.argsort(-(tilt * counts + noise), kind="stable")[:n]
 
     if mean is None:
         return positives.index[draw(0.0)].to_numpy()
-    low, high = -5.0, 5.0
+    low, high = -5.0, 5.0  # the mean grows with the tilt: bisection
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if counts[draw(middle)].mean() < mean else (low, middle)

@@ -62,6 +62,7 @@ def load_bank(families: int = 12) -> Bank:
     *special, general = sorted(contents, key=lambda content: content["family"] == GENERAL)
 
     def table(kind: str, sources: list[dict[str, Any]]) -> pd.DataFrame:
+        """The skills or the occupations of some families, by id."""
         rows = [{"id": key, "family": each["family"], **row} for each in sources for key, row in each[kind].items()]
         return pd.DataFrame(rows).set_index("id")
 
@@ -130,6 +131,7 @@ def write_documents(
 
 
 def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
+    """The fields of a resume."""
     # 1. half of the skills by name, bullets for the others and some of those
     skills = dice.shuffled(sheet.skills)
     listed, unlisted = skills[: len(skills) // 2], skills[len(skills) // 2 :]
@@ -162,6 +164,8 @@ def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
 
 
 def _job(sheet: Sheet, dice: Dice) -> dict[str, str]:
+    """The fields of a job post."""
+    # 1. every required skill by name and by a requirement, and what else there is to do
     skills = dice.shuffled(sheet.skills)
     terms = [dice.pick(skill.job_terms) for skill in skills]
     requirements = [dice.pick(phrases(skill, "requirements", sheet.held_out)) for skill in skills]
@@ -172,12 +176,14 @@ def _job(sheet: Sheet, dice: Dice) -> dict[str, str]:
         "requirements": _lines(_fill(line, sheet, terms, dice) for line in requirements),
         "responsibilities": _lines(_fill(line, sheet, terms, dice) for line in duties),
     }
+    # 2. who the employer is
     industry, staff = dice.pick(sheet.occupation.industries), dice.integer(2, 90) * 10
     about = dice.pick(WORDS["about"]).format(industry=industry, staff=staff, city=sheet.city)
     return {**document, "about": about, "location": sheet.city}
 
 
 def _title(sheet: Sheet, part: slice, dice: Dice) -> str:
+    """A title of the level, at times one of a neighbouring occupation; `part` of the titles are for this side."""
     occupation = dice.pick(sheet.neighbours) if dice.roll() < BORROWED_TITLES else sheet.occupation
     return dice.pick([*occupation.titles.values()][sheet.level][part])
 
@@ -192,4 +198,5 @@ def _fill(sentence: str, sheet: Sheet, terms: Sequence[str], dice: Dice) -> str:
 
 
 def _lines(sentences: Iterable[str]) -> str:
+    """Sentences as a list, a line each."""
     return "\n".join(f"- {sentence}" for sentence in sentences)

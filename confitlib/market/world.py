@@ -60,6 +60,7 @@ def draw_latents(bank: Bank, side: Side, n: int, rng: np.random.Generator) -> La
     level = rng.choice(len(LEVELS), size=n, p=LEVEL_SHARES)
 
     def in_range(ranges: tuple[tuple[int, int], ...]) -> NDArray[np.int64]:
+        """A number for each document within the range of its level."""
         fewest, most = np.array(ranges).T
         return rng.integers(fewest[level], most[level] + 1)
 

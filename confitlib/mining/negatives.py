@@ -89,6 +89,7 @@ class Negatives:
 
     @cached_property
     def _lists(self) -> dict[Any, list[str]]:
+        """The negatives of every query that has any."""
         return self.table.groupby("query_id", sort=False)["negative_id"].agg(list).to_dict()
 
 
@@ -166,5 +167,6 @@ def read_official(path: str | Path, corpus: Corpus) -> dict[Side, Negatives]:
 
 
 def _write_json(path: Path, content: object) -> None:
+    """Write a JSON file that is whole or not there."""
     with atomic(path) as partial:
         partial.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -85,6 +85,7 @@ def check_mining(strategy: str, **arguments: Any) -> dict[str, Any]:
 
     arguments: what `mine` takes beside strategy, corpus and embeddings.
     """
+    # 1. names: of the strategy and of its parameters
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r} is unknown; use one of {sorted(STRATEGIES)}")
     settings, own = (dict(inspect.signature(function).parameters) for function in (mine, STRATEGIES[strategy]))
@@ -92,6 +93,7 @@ def check_mining(strategy: str, **arguments: Any) -> dict[str, Any]:
     unknown = sorted(set(arguments) - set(settings) - set(own))
     if unknown:
         raise ValueError(f"strategy {strategy!r} takes {sorted(own)}, not {unknown}")
+    # 2. each value by itself
     hints = get_type_hints(mine) | get_type_hints(STRATEGIES[strategy])
     for name, value in arguments.items():
         if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
@@ -99,6 +101,7 @@ def check_mining(strategy: str, **arguments: Any) -> dict[str, Any]:
         optional = value is None and type(None) in get_args(hints[name])
         if name in RANGES and not optional and value not in RANGES[name]:
             raise ValueError(f"{name}={value} must lie in {RANGES[name]}")
+    # 3. values together
     if arguments.get("n") is None and strategy not in SIZED:
         raise ValueError(f"strategy {strategy!r} needs n, the number of negatives a query")
     if arguments.get("official") and strategy != "band":
@@ -112,9 +115,9 @@ def check_mining(strategy: str, **arguments: Any) -> dict[str, Any]:
 
 
 class Selection(NamedTuple):
-    """What a strategy chose, with the candidates each query had, `[Q]`, and what it lost, `[Q, len(REASONS)]`.
+    """What a strategy chose: hits, and for each query its candidates `[Q]` and its losses `[Q, len(REASONS)]`.
 
-    Ranks and percentiles count among these candidates.
+    Ranks and percentiles count among the candidates; losses are the documents removed for each reason.
     """
 
     hits: Hits
@@ -166,7 +169,7 @@ class MiningProblem:
     def labelled(self, label: int) -> tuple[IntArray, IntArray]:
         """Query and pool positions of the training pairs with a label, in query order, each once.
 
-        Pairs with a document outside queries or pool (an accepted split leak) are no candidates.
+        Pairs with a document outside queries or pool are left out: a corpus may hold labels across its splits.
         """
         labels = self.corpus.labelled("train", label)
         query = self.query_ids.get_indexer(pd.Index(labels[f"{other(self.target)}_id"]))
@@ -245,7 +248,7 @@ def random(problem: MiningProblem) -> Selection:
     for query, left in enumerate(problem.candidates):
         known = problem.known(query)
         places = problem.generator(query).choice(left, min(problem.most, left), replace=False) if left else known[:0]
-        # the document at a place among the candidates: known positives before it move it up
+        # a place among the candidates is a position in the pool, moved up by every known positive before it
         items.append(places + np.searchsorted(known - np.arange(len(known)), places, side="right"))
     return problem.selection(problem.listed(items))
 
@@ -287,10 +290,12 @@ def passage_bm25(problem: MiningProblem, variant: Variant = "okapi", unique: boo
 
 def _best_by_words(problem: MiningProblem, variant: Variant, unique: bool, by_positives: bool) -> Selection:
     """The `n` best candidates of each query by its own words, or by those of its most similar positive."""
+    # 1. the words of all documents, and what each query asks by: documents of which the best match counts
     sides = ((other(problem.target), problem.query_ids), (problem.target, problem.pool_ids))
     queries, pool = ([words(text) for text in texts(problem.corpus, side).loc[ids]] for side, ids in sides)
     index, items = WordIndex(pool, variant, unique), []
     positives = [[pool[item] for item in accepted] for accepted in problem.positives()]
+    # 2. the highest scores of each query
     for query, documents in enumerate(positives if by_positives else [[own] for own in queries]):
         order = np.zeros(0, dtype=np.intp)
         if documents:
@@ -320,13 +325,15 @@ def band(problem: MiningProblem, lo: float = 0.03, hi: float = 0.04) -> Selectio
     """
     if problem.official:
         return _official_band(problem, lo, hi)
+    # 1. small rankings by the definition
     queries, pool = problem.vectors
     if problem.device == "cpu" and len(queries) * len(pool) <= PLAIN:
         ids, known = problem.query_ids.tolist(), problem.known_positives
         return problem.selection(mine_band(queries, pool, known, ids, lo, hi, problem.n, problem.seed))
+    # 2. others by the kernel, which is told the ranks that are drawn: nothing else need be found  [Q, n]
     start, stop = band_window(problem.candidates, lo, hi)
     ranks = None
-    if problem.n is not None:  # drawn before anything is ranked  [Q, n]
+    if problem.n is not None:
         ranks = np.full((len(start), min(problem.n, int((stop - start).max(initial=0)))), UNRANKED, dtype=np.intp)
         for query, size in enumerate((stop - start).tolist()):
             places = draw(size, problem.n, problem.seed, str(problem.query_ids[query]))
@@ -364,7 +371,7 @@ def ance(problem: MiningProblem, k: int | None = None) -> Selection:
     """`n` documents uniformly from the `k` highest-ranked of each query.
 
     One refresh of ANCE; `confitlib.training.Refresh` repeats it with the encoder as it learns. `k`: see `top_k`.
-    Source: Xiong et al. 2020, arXiv 2007.00808; the released code takes 200 and keeps them undenoised.
+    Source: Xiong et al. 2020, arXiv 2007.00808; the released code takes 200 and does not filter them.
     """
     return problem.selection(problem.draw(top_k(problem, k)))
 

@@ -147,6 +147,7 @@ class ConFitV1(VectorRanker):
             schedule = get_linear_schedule_with_warmup(optimizer, int(WARMUP * steps), steps)
 
             def training(_: np.random.Generator) -> Iterator[dict[str, Any]]:
+                """The batches of an epoch; asking for the next one moves the learning rate."""
                 for batch in batches:
                     yield batch
                     schedule.step()  # the loop has made its step by now
@@ -162,11 +163,13 @@ class ConFitV1(VectorRanker):
         return self
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
+        """The loss of ConFit v1 for a batch of `PairCollator`."""
         pairs = len(batch["masked_jobs"])  # positives come first, then rejections
         resumes, jobs = self.network("resume", batch["resumes"]), self.network("job", batch["jobs"])
         return confit_v1_loss(resumes[:pairs], jobs[:pairs], resumes[pairs:], jobs[pairs:], self.config.temperature)
 
     def _inputs(self, corpus: Corpus) -> dict[Side, FieldInputs]:
+        """What the network reads of a corpus; raises ValueError for other fields than those of training."""
         for side, names in self.fields.items():
             if corpus.fields(side) != names:
                 what = f"corpus {corpus.name!r} has {side} fields {corpus.fields(side)}, the ranker learnt from {names}"

@@ -75,6 +75,7 @@ class RawEmbed(VectorRanker):
         return Embeddings(*mixed)
 
     def _options(self, model: TextEncoder) -> dict[str, Any]:
+        """Arguments of `encode`: a cache and a bar where encoding takes a while."""
         slow = not model.sparse_parameters  # a mean of token vectors is computed faster than it is read
         cache = Path(self.cache) / "embeddings" if self.cache and slow else None
         return {"cache": cache, "progress": slow and self.progress}
@@ -158,8 +159,10 @@ class Hypothesising(RawEmbed):
 
     def index(self, corpus: Corpus) -> Self:
         """Embed every document of the corpus, and what is written for the held-out ones."""
+        # 1. the documents themselves
         self.corpus, model = corpus, self.load()
         self.embeddings = self.embed(model, corpus)
+        # 2. what is written for those of validation and test, and the vector of each text
         self.reports: dict[Side, Any] = {}
         self.hypotheses: dict[Side, tuple[Rows, Scores]] = {}  # rows of documents, a unit vector of each text for them
         for side in SIDES:

@@ -177,6 +177,7 @@ class FedPJF(VectorRanker):
 
     def local_clients(self, corpus: Corpus) -> dict[str, Client]:
         """Every owner of an accepted training pair; raises ValueError without two, or for a job without an owner."""
+        # 1. the owner of every accepted training pair
         table = corpus.labelled("train", 1)
         owners = table["job_id"].map(named_for_jobs(corpus, self.clients, "clients"))
         if owners.nunique() < 2:
@@ -184,6 +185,7 @@ class FedPJF(VectorRanker):
                 f"corpus {corpus.name!r} has accepted training pairs of {owners.nunique()} clients: "
                 "federated training needs two; pass another column or a mapping of job ids"
             )
+        # 2. the vectors of each owner's pairs, and which resumes match which jobs among them
         vectors, known = Embeddings.of_corpus(load_encoder(self.encoder), corpus), known_positive_mask(corpus, "job")
         clients = {}
         for name, places in sorted(owners.groupby(owners).indices.items()):

@@ -155,10 +155,12 @@ class DPGNN(Ranker):
     def index(self, corpus: Corpus) -> Self:
         """Propagate over the training edges among the documents of this corpus."""
         self.corpus = corpus
+        # 1. the vectors of all documents
         nodes = self._nodes(corpus, {side: corpus.documents(side).index for side in SIDES})
         with torch.no_grad():
             _, self._views = self.network(nodes)
-        for side in SIDES:  # unseen documents borrow the mean free part of their nearest seen documents by text
+        # 2. unseen documents borrow the mean free part of their nearest seen documents by text
+        for side in SIDES:
             seen, count, dim = nodes.places[side] >= 0, self.config.neighbours, self.config.dim
             if count and dim and seen.any() and not seen.all():
                 likeness = nodes.text[side][~seen] @ nodes.text[side][seen].T
@@ -214,6 +216,7 @@ def quadruple_bpr(resumes: Tensor, jobs: Tensor, other_resumes: Tensor, other_jo
     """
 
     def mutual(ours: Tensor, theirs: Tensor) -> Tensor:
+        """r + s of each pair, `[n]`."""
         return (ours * theirs.flip(0)).sum((0, 2))
 
     return -F.logsigmoid(2 * mutual(resumes, jobs) - mutual(resumes, other_jobs) - mutual(other_resumes, jobs)).mean()

@@ -459,6 +459,7 @@ class GlobalMatchNetwork(Matcher):
     def __init__(self, dim: int = 64, hidden: int = 32) -> None:
         super().__init__()
         states = 2 * hidden
+        # words to sentences, sentences in context, how sentences are compared, one vector of the pair
         self.words, self.over_words = TokenConvolution(TokenVectors(dim), dim, 3), Attention(dim)
         self.context = BiLSTM(dim, hidden)
         self.align = nn.Linear(states, states, bias=False)
@@ -499,6 +500,7 @@ class GlobalMatchNetwork(Matcher):
         """MMD between source and target pairs (`target` `[n]`): of sentences, of sentence matches, of whole matches."""
 
         def between(vectors: Tensor, real: Tensor) -> Tensor:
+            """MMD of the real ones among the vectors of many sentences."""
             sides = (vectors[pairs][real[pairs]] for pairs in (~target, target))
             return mmd(*(rows[:: max(1, -(-len(rows) // SAMPLED))] for rows in sides))  # evenly spread
 

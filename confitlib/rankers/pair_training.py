@@ -158,10 +158,12 @@ def sampled_pairs(corpus: Corpus, split: Split, *, random: int = 7, hard: int = 
     resume; pairs without one have none. 7 and 1 are those of ConFit v1's tree ablation (README of jasonyux/ConFit).
     Raises ValueError for a split without accepted pairs or for sampling that leaves no negative.
     """
+    # 1. accepted pairs, and negatives made from each
     rng = np.random.default_rng((seed, 0))
     accepted, rejected = (judged_pairs(corpus, split, label) for label in (1, 0))
     pools = {side: corpus.positions(side, corpus.pool(side, split)) for side in SIDES}
     made = sample_negatives(accepted, pools, random, known_positive_mask(corpus, "job"), rng)
+    # 2. rejections of its own for each, by the job or else by the resume
     by_job, by_resume = (rejected.groupby(side).indices for side in ("job", "resume"))
     places = [np.empty(0, dtype=np.intp)]
     for resume, job in zip(accepted["resume"], accepted["job"], strict=True):
@@ -188,8 +190,10 @@ def pair_batches(corpus: Corpus, split: Split, config: PairTraining) -> Batches[
 
     def epoch(rng: np.random.Generator) -> Iterator[pd.DataFrame]:
         """All batches in random order of the jobs and of each job's pairs."""
+        # 1. the jobs in random order, and each one's pairs in random order
         job_order = rng.permutation(known.shape[1])[pairs["job"]]
         order = np.lexsort((rng.random(len(pairs)), job_order))
+        # 2. cut into batches; negatives are made within a batch
         for start in range(0, len(order), config.batch_size):
             batch = pairs.iloc[order[start : start + config.batch_size]]
             pools = {side: batch[side].to_numpy() for side in SIDES}
@@ -293,13 +297,15 @@ class PairMatcher(Ranker):
 
     def learn(self, corpus: Corpus) -> Self:
         """Train on the pairs of the training split; the last epoch is kept if there are no validation pairs."""
+        # 1. the pairs, and what is read of every document
         training, validation = pair_batches(corpus, "train", self.config), None
         try:
             validation = pair_batches(corpus, "valid", self.config)
         except ValueError as error:
             warnings.warn(f"the last epoch is kept, because {error}", stacklevel=3)
         self._read = corpus, {side: self.inputs(corpus, side) for side in SIDES}
-        with torch.random.fork_rng():  # initial weights and dropout come from the seed, and nobody else's draws change
+        # 2. the network; initial weights and dropout come from the seed, and nobody else's draws change
+        with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             self.network = self.build().to(device())
             self.history = fit_network(self.network, self.config, self.loss, training, validation, self.name)
@@ -324,6 +330,7 @@ class PairMatcher(Ranker):
         self.corpus, self._encoded = corpus, {}
         self._last: tuple[tuple[bytes, bytes], Scores] | None = None
         learnt_from, read = self.__dict__.pop("_read", (None, {}))  # `fit` need not read the corpus twice
+        # a block of documents at a time
         for side in SIDES:
             inputs = read[side] if learnt_from is corpus else self.inputs(corpus, side)
             rows = np.arange(len(corpus.documents(side)))
@@ -341,11 +348,12 @@ class PairMatcher(Ranker):
         key = (rows["resume"].tobytes(), rows["job"].tobytes())
         if self._last is None or self._last[0] != key:
             scores = np.empty((len(rows["resume"]), len(rows["job"])), dtype=np.float32)
+            # a block of resumes at a time, beside each job in turn
             starts = range(0, len(scores), SCORED_AT_ONCE)
             for start in tqdm(starts, desc=f"{self.name}: score", unit="block", delay=2):
                 block = slice(start, start + SCORED_AT_ONCE)
                 resumes = at(self._encoded["resume"], rows["resume"][block])
-                for column, row in enumerate(rows["job"]):  # a job beside all resumes is a view, not a copy for each
+                for column, row in enumerate(rows["job"]):  # expanded, a job is a view beside all resumes, not a copy
                     jobs = tuple(one[row].expand(len(resumes[0]), *one.shape[1:]) for one in self._encoded["job"])
                     scores[block, column] = self.network(resumes, jobs).cpu().numpy()
             self._last = (key, scores)

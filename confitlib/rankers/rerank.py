@@ -50,6 +50,7 @@ class Reranker(Ranker):
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Scores of the retriever, reassigned among the top candidates of each query."""
+        # 1. the retriever's scores, and the best candidates of each query
         ids = {"resume": list(resume_ids), "job": list(job_ids)}
         scores = np.array(self.retriever.score(ids["resume"], ids["job"], target), dtype=np.float32)
         by_query = scores.T if target == "resume" else scores  # a view: what is assigned to it is in `scores`
@@ -58,6 +59,7 @@ class Reranker(Ranker):
         tops = np.argsort(-by_query, axis=1, kind="stable")[:, : self.top]  # [queries, top]
         queries = zip(ids[other(target)], tops, strict=True)
         lists = [(query, [ids[target][place] for place in top]) for query, top in queries]
+        # 2. their scores in the new order
         orders = tqdm(self.reorder(target, lists), f"{self.name}: {target}s", len(lists), unit="list", delay=2)
         for row, top, order in zip(by_query, tops, orders, strict=True):
             reassign_top_scores(row, top, order)
@@ -102,11 +104,13 @@ class LLMReranker(Reranker):
 
     def reorder(self, target: Side, lists: Lists) -> list[list[int]]:
         """Candidates in the order of the model's replies; adds to `faults`."""
+        # 1. a reply a query; one without any number is asked for again
         requests = self.requests(self.corpus, target, lists)
         no_number = "no candidate number in the reply"
         answers = Client(self.store, model=self.model).complete(
             requests, check=lambda _, reply: None if re.search(r"\d", reply) else no_number
         )
+        # 2. the order of each; without a reply the retriever's stays
         orders = []
         for answer, (_, candidates) in zip(answers, lists, strict=True):
             order, faults = list(range(len(candidates))), Counter(["unanswered"])

@@ -34,8 +34,10 @@ class RowAdam(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state |= {"step": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
+                # 1. the size of the step, with the corrections of both moments for their start at 0
                 state["step"] += 1
                 size = group["lr"] * (1 - beta2 ** state["step"]) ** 0.5 / (1 - beta1 ** state["step"])
+                # 2. the rows that the gradient touches
                 gradient = parameter.grad.coalesce()
                 tensors = (parameter, state["mean"], state["square"], gradient.indices()[0], gradient.values())
                 factors = tuple(map(np.float32, (1 - beta1, 1 - beta2, size, eps)))

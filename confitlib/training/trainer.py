@@ -195,17 +195,19 @@ class ContrastiveTrainer(Trainer):
         return (loss, {}) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> PairSampler:
+        """Asked for by the Trainer: the order of the training pairs."""
         pairs, stores, processes, lengths = self.train_dataset, self.data_collator.stores, self.args.world_size, None
         if self.config.group_by_length:
             lengths = np.sum([stores[side].lengths[pairs.rows[side]] for side in SIDES], axis=0)
         return PairSampler(pairs, self.config.batch_size * processes, processes, lengths)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Asked for by the Trainer: all validation pairs, and an equal share of them for each process."""
         n, processes = len(eval_dataset), self.args.world_size
         return [*range(n), *filler(n, self.args.eval_batch_size * processes, processes)]
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        # torch has no norm of sparse gradients, and the Trainer asks for one even when it does not clip
+        """Asked for by the Trainer even where it does not clip; torch has no norm of sparse gradients."""
         return None if self.model.encoder.sparse_parameters else super()._get_grad_norm(model, grad_norm)
 
 
@@ -256,10 +258,12 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mine when it is due; after a resume in between, read what was mined last."""
+        # 1. is anything due; `due` is the epoch of the last refresh
         self.pairs.epoch = epoch = int(state.epoch or 0)
         due = 0 if self.refresh is None else epoch - epoch % self.refresh.every
         if self.refresh is None or due == self.current:
             return
+        # 2. the first process mines and writes, all others, and a resumed run, read
         places: dict[Side, Path] = {side: self.folder / f"negatives-{due}" / side for side in SIDES}
         with args.main_process_first():
             if epoch == due and args.process_index == 0:
@@ -434,6 +438,7 @@ def _claim_folder(folder: Path, key: str) -> None:
 
 
 def _set_trainable(encoder: TextEncoder, mode: Literal["full", "adapter"] | int) -> None:
+    """Leave trainable what a mode trains, with an adapter where it asks for one."""
     if mode == "adapter" and encoder.adapter is None:
         encoder.add_adapter()
     encoder.freeze("all" if mode == "full" else mode)
