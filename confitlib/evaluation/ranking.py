@@ -52,18 +52,13 @@ class RankingResult:
     notes: tuple[str, ...] = ()
 
     @property
-    def metrics(self) -> list[str]:
-        """Names of the metrics, in column order."""
-        return [column for column in self.queries.columns if column not in COUNTS]
-
-    @property
     def used(self) -> int:
         """Number of queries with positives: those the means are taken over."""
         return int((self.queries["positives"] > 0).sum())
 
     def means(self) -> dict[str, float]:
         """The mean of each metric over the queries with positives."""
-        return {metric: float(self.queries[metric].mean()) for metric in self.metrics}
+        return {str(metric): float(values.mean()) for metric, values in self.queries.drop(columns=COUNTS).items()}
 
     def summary(self, seed: int = 0) -> pd.DataFrame:
         """Mean and 95 % bootstrap interval of each metric: rows `metric`, columns `mean, low, high`."""
@@ -71,10 +66,11 @@ class RankingResult:
 
     def random(self) -> dict[str, float]:
         """The means that a random order of the same candidates is expected to reach."""
-        ks = [int(metric.removeprefix("recall@")) for metric in self.metrics if metric.startswith("recall@")]
+        metrics = list(self.means())
+        ks = [int(metric.removeprefix("recall@")) for metric in metrics if metric.startswith("recall@")]
         counts = zip(self.queries["candidates"], self.queries["positives"], strict=True)
         baseline = random_baseline([np.arange(size) < positives for size, positives in counts], ks)
-        return {metric: float(baseline[metric].mean()) for metric in self.metrics}
+        return {metric: float(baseline[metric].mean()) for metric in metrics}
 
 
 def evaluate_ranking(
