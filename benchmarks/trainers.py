@@ -19,8 +19,9 @@ from torch.nn.functional import pad
 from transformers import AutoModel, AutoTokenizer, BertConfig, TrainingArguments, XLMRobertaConfig
 
 from benchmarks.common import clear_peak, resident
-from confitlib.corpus import SIDES, Corpus
+from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.encoder import TextEncoder, load_encoder
+from confitlib.encoder.vectors import Activations
 from confitlib.text import texts
 from confitlib.training import PairCollator, PositivePairs, TrainingConfig
 from confitlib.training.pairs import DocumentStore
@@ -35,6 +36,8 @@ SIZES = {  # architectures alone, with random weights: for measurements of speed
     "random:jina-base": BertConfig(vocab_size=61_056, max_position_embeddings=8192),  # BERT, without ALiBi
 }
 PEER, PADDED = "sentence-transformers", "padded to the maximum"
+TOP, PEER_TOP = "confitlib, top 2 layers", "sentence-transformers, 4 of 6 layers frozen"
+TOP_LAYERS = 2
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def compare(load: Load, rounds: int) -> list[dict[str, Any]]:
         PEER: partial(train_peer, load),
         PADDED: partial(train_ours, load, padded=True),
     }
+    if load.encoder == "minilm":
+        programs |= {TOP: partial(train_ours, load, grouped=True, top=True), PEER_TOP: partial(train_peer, load, True)}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
@@ -110,14 +115,18 @@ def row(name: str, measured: Any, pairs: int, lengths: Any, floor: float) -> dic
     }
 
 
-def train_ours(load: Load, grouped: bool = False, padded: bool = False) -> float:
-    """Seconds of our trainer, tokenising included."""
+def train_ours(load: Load, grouped: bool = False, padded: bool = False, top: bool = False) -> float:
+    """Seconds of our trainer, tokenising included; with `top` without those of the activations below, kept once."""
     encoder = load.fresh()
-    encoder.forget()
+    encoder.freeze(TOP_LAYERS if top else "all")
     config = TrainingConfig(batch_size=load.batch, group_by_length=grouped)
     with tempfile.TemporaryDirectory() as folder:
+        below = {side: activations(encoder, load.corpus, side, folder) if top else None for side in SIDES}
+        encoder.forget()
         start = load.clock()
-        stores = {side: DocumentStore(encoder, list(texts(load.corpus, side))) for side in SIDES}
+        stores = {
+            side: DocumentStore(encoder, list(texts(load.corpus, side)), activations=below[side]) for side in SIDES
+        }
         if padded:
             stores = {side: PaddedStore(store, encoder.max_length) for side, store in stores.items()}  # type: ignore[misc]
         trainer = ContrastiveTrainer(
@@ -130,6 +139,13 @@ def train_ours(load: Load, grouped: bool = False, padded: bool = False) -> float
         trainer.train()
         synchronize(load.device)
         return load.clock() - start
+
+
+def activations(encoder: TextEncoder, corpus: Corpus, side: Side, folder: str) -> dict[int, Activations]:
+    """What the trained layers read of the documents of the labels, by row."""
+    rows = np.unique(corpus.positions(side, corpus.labels[f"{side}_id"]))
+    documents = texts(corpus, side).iloc[rows].tolist()
+    return dict(zip(rows.tolist(), encoder.embed_lower(documents, folder, progress=False), strict=True))
 
 
 class PaddedStore:
@@ -145,8 +161,11 @@ class PaddedStore:
         return {"parts": [padded], "places": torch.arange(len(rows))}
 
 
-def train_peer(load: Load) -> float:
-    """Seconds of Sentence-Transformers' trainer with its symmetric loss on the same weights, pairs and precision."""
+def train_peer(load: Load, top: bool = False) -> float:
+    """Seconds of Sentence-Transformers' trainer with its symmetric loss on the same weights, pairs and precision.
+
+    `top`: only the top layers are trained.
+    """
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -159,6 +178,9 @@ def train_peer(load: Load) -> float:
     columns = {side: texts(load.corpus, side).loc[labels[f"{side}_id"]].tolist() for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         model = SentenceTransformer(str(load.fresh().save(Path(folder) / "model")), device=load.device)
+        if top:
+            model.requires_grad_(False)
+            model[0].model.encoder.layer[-TOP_LAYERS:].requires_grad_(True)
         start = load.clock()
         trainer = SentenceTransformerTrainer(
             model,

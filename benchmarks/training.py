@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import environment, interleaved, parser_of, report
-from benchmarks.trainers import OURS, PADDED, PEER, Load, compare, first_pairs
+from benchmarks.trainers import OURS, PADDED, PEER, TOP, Load, compare, first_pairs
 from confitlib.corpus import SIDES, Corpus
 from confitlib.encoder import load_encoder
 from confitlib.market import compose
@@ -44,6 +44,8 @@ def main() -> None:
     rows = compare(load, rounds=1 if options.quick else 3)
     speed = {row["program"]: row["pairs/s"] for row in rows}
     summary |= {"x_sentence_transformers": speed[OURS] / speed[PEER], "x_padded": speed[OURS] / speed[PADDED]}
+    if TOP in speed:
+        summary["x_top_layers"] = speed[TOP] / speed[OURS]
     where = environment("transformers", "accelerate", "sentence-transformers")
     where |= {
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",

@@ -295,6 +295,32 @@ def test_top_layers_train_and_lower_layers_stay():
     assert moved == [False] * 4 + [True] * 2
 
 
+@pytest.mark.parametrize("top", [1, 2, 6])
+def test_top_layers_on_kept_activations_give_the_vectors_of_the_whole_encoder(top, tmp_path):
+    encoder = load_encoder("minilm", max_length=16)
+    encoder.freeze(top)
+    documents = ["nurse", "baker who bakes bread for many people every day and every night of the week", "", "a nurse"]
+    below = encoder.embed_lower(documents, tmp_path, progress=False)
+    assert [len(row) for row in below] == [3, 16, 2, 4] and below[0].dtype == np.float16
+    kept = DocumentStore(encoder, documents, activations=below).features(np.array([2, 1, 0, 3]))
+    vectors = torch.cat([encoder(part) for part in kept["parts"]])[kept["places"]]
+    expected = encoder.encode(documents, progress=False)[[2, 1, 0, 3]]
+    np.testing.assert_allclose(torch.nn.functional.normalize(vectors).detach().numpy(), expected, atol=1e-3)
+
+
+def test_kept_activations_are_computed_once_and_replaced_when_damaged(tmp_path, monkeypatch, caplog):
+    encoder = load_encoder("minilm", max_length=16)
+    encoder.freeze(2)
+    first = [row.copy() for row in encoder.embed_lower(["nurse", "baker"], tmp_path, progress=False)]
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    again = encoder.embed_lower(["nurse", "baker"], tmp_path, progress=False)
+    assert "unusable" in caplog.text and [file] == [*tmp_path.iterdir()]
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+    monkeypatch.setattr(encoder, "_in_batches", None)  # no third time
+    encoder.embed_lower(["nurse", "baker"], tmp_path, progress=False)
+
+
 @pytest.mark.slow
 def test_adapter_training_leaves_the_encoder_untouched(tiny):
     encoder = load_encoder("static")

@@ -9,12 +9,13 @@ import hashlib
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from confitlib.encoder.vectors import Vectors, cached_vectors
+from confitlib.encoder.vectors import Activations, Vectors, cached_activations, cached_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -166,15 +167,31 @@ class TextEncoder(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Vectors `[batch, dim]`, not normalised, of a collated batch.
 
-        `{"vectors": [batch, backbone_dim]}` applies the adapter alone to vectors of `embed_frozen`.
+        `{"vectors": [batch, backbone_dim]}` applies the adapter alone to vectors of `embed_frozen`. With `activations`
+        `[batch, longest, backbone_dim]` of `embed_lower` beside the token ids, the top layers alone are computed.
         """
         vectors = features["vectors"] if "vectors" in features else self._pooled(features)
         return vectors if self.adapter is None else self.adapter(vectors)
 
     def _pooled(self, features: dict[str, Tensor]) -> Tensor:
         """Vectors before the adapter, `[batch, backbone_dim]`."""
-        features = self.backbone(dict(features))  # a copy: modules add their results to it
+        features = dict(features)  # a copy: modules add their results to it
+        with ExitStack() as stack:
+            if "activations" in features:
+                stack.enter_context(self._begin_at_top(features.pop("activations")))
+            features = self.backbone(features)
         return (features if self.pool is None else self.pool(features))["sentence_embedding"].float()
+
+    @contextmanager
+    def _begin_at_top(self, activations: Tensor) -> Iterator[None]:
+        """Within it the first of the trainable top layers reads `activations`, and the layers below compute nothing."""
+        layers, top = self.layers(), self.top_layers
+        hook = layers[-top].register_forward_pre_hook(lambda _, inputs: (activations, *inputs[1:]))
+        with ExitStack() as stack:
+            stack.callback(hook.remove)
+            for layer in layers[:-top]:
+                stack.enter_context(patch.object(layer, "forward", lambda hidden, *_, **__: hidden))
+            yield
 
     def add_adapter(self) -> None:
         """Put a linear map after pooling that starts as the identity."""
@@ -202,6 +219,7 @@ class TextEncoder(nn.Module):
         if trainable not in parts:
             tops = f"the number of top layers, 1 to {len(self.layers())}" if len(self.layers()) else "it has no layers"
             raise ValueError(f'trainable={trainable!r}: choose "all", "adapter" (after add_adapter()), or {tops}')
+        self.top_layers = trainable if isinstance(trainable, int) else 0
         self.requires_grad_(False)
         for part in parts[trainable]:
             part.requires_grad_(True)
@@ -230,28 +248,56 @@ class TextEncoder(nn.Module):
         depends = f"{self.weight_hash(adapter=False)}:{self.precision}"
         return cached_vectors(cache, depends, checked, self.backbone_dim, partial(self._embed, checked, progress))
 
-    def _embed(self, texts: list[str], progress: bool) -> Vectors:
-        """Vectors `[len(texts), backbone_dim]`; on a CPU several batches at a time, each computed on one thread.
+    def embed_lower(self, texts: Sequence[str], cache: str | Path, progress: bool = True) -> list[Activations]:
+        """What the trainable top layers read of every text, `[tokens, backbone_dim]` float16, mapped from a file.
 
-        Splitting every matrix product over the threads instead makes them wait for each other hundreds of times a
-        batch; whole batches only meet at the end.
+        The file lies in the folder `cache` under the name of all that decides it; the bar says how large it is.
+        """
+        checked, top = check_texts(texts), self.top_layers
+        lengths = [len(ids) for ids in self.tokenize(checked)]
+        size = f"{2e-9 * sum(lengths) * self.backbone_dim:.1f} GB for the top {top} layers"
+
+        def hidden(features: dict[str, Tensor]) -> Tensor:
+            return self.backbone.model(**features, output_hidden_states=True).hidden_states[-top - 1]
+
+        def write(rows: list[Activations]) -> None:
+            for places, block in self._in_batches(checked, hidden, progress, size):
+                for place, row in zip(places, block, strict=True):
+                    rows[place][:] = row[: len(rows[place])]
+
+        depends = f"{self.weight_hash(adapter=False)}:{self.precision}:{top}"
+        return cached_activations(cache, depends, checked, lengths, self.backbone_dim, write)
+
+    def _embed(self, texts: list[str], progress: bool) -> Vectors:
+        """Vectors `[len(texts), backbone_dim]`."""
+        vectors = np.empty((len(texts), self.backbone_dim), dtype=np.float32)
+        for places, block in self._in_batches(texts, self._pooled, progress):
+            vectors[places] = block
+        return vectors
+
+    def _in_batches(
+        self, texts: list[str], compute: Callable[[dict[str, Tensor]], Tensor], progress: bool, what: str = ""
+    ) -> Iterator[tuple[Rows, NDArray[Any]]]:
+        """Places of the texts of a batch and what `compute` makes of it; on a CPU several batches at a time.
+
+        Each of these runs on one thread. Splitting every matrix product over the threads instead makes them wait for
+        each other hundreds of times a batch; whole batches only meet at the end.
         """
         device, precision = self.device, self.precision
 
         @torch.inference_mode()
-        def embed(batch: list[TokenIds]) -> Vectors:
-            """Vectors of one batch."""
+        def run(batch: list[TokenIds]) -> NDArray[Any]:
+            """What `compute` makes of one batch."""
             features = {name: one.to(device) for name, one in self.collate(batch).items()}
             with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
-                return self._pooled(features).cpu().numpy()
+                return compute(features).float().cpu().numpy()
 
-        vectors = np.empty((len(texts), self.backbone_dim), dtype=np.float32)
         threads, was_training = torch.get_num_threads(), self.training
         # A model's own code may grow its buffers while it runs, as the ALiBi table of Jina v2 does.
         thread_safe = self.static or type(self.backbone.model).__module__.startswith("transformers.")
         self.eval()
         try:
-            with tqdm(total=len(texts), desc=f"encode ({self.name})", unit="text", disable=not progress) as bar:
+            with tqdm(total=len(texts), desc=f"encode ({what or self.name})", unit="text", disable=not progress) as bar:
                 for start in range(0, len(texts), TEXTS_AT_ONCE):
                     ids = self.tokenize(texts[start : start + TEXTS_AT_ONCE])
                     rows = list(length_sorted_batches([len(row) for row in ids], BATCH_SIZE, self.tokens_at_once))
@@ -259,14 +305,13 @@ class TextEncoder(nn.Module):
                     side_by_side = device.type == "cpu" and thread_safe and min(threads, len(batches)) > 1
                     torch.set_num_threads(1 if side_by_side else threads)  # inherited by the pool's new threads
                     with ThreadPoolExecutor(threads) as pool:
-                        blocks = pool.map(embed, batches) if side_by_side else map(embed, batches)
+                        blocks = pool.map(run, batches) if side_by_side else map(run, batches)
                         for places, block in zip(rows, blocks, strict=True):
-                            vectors[start + places] = block
+                            yield start + places, block
                             bar.update(len(places))
         finally:
             torch.set_num_threads(threads)
             self.train(was_training)
-        return vectors
 
     def weight_hash(self, adapter: bool = True) -> str:
         """Fingerprint of all weights, the tokenizer and the settings; equal hashes give equal vectors.

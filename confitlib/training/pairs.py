@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from confitlib.corpus import SIDES, Corpus, Side, Split, known_positive_mask, other
 from confitlib.encoder import TextEncoder
 from confitlib.encoder.model import length_sorted_batches
-from confitlib.encoder.vectors import Vectors
+from confitlib.encoder.vectors import Activations, Vectors
 from confitlib.mining import Negatives
 
 Rows = NDArray[np.intp]
@@ -100,13 +101,19 @@ def filler(n: int, batch_size: int, processes: int) -> list[int]:
 class DocumentStore:
     """Model inputs of every document of a side, prepared once: token ids, or in adapter mode their `frozen` vectors.
 
+    `activations`: of the layers below the trained ones, beside the token ids, so that these need no computing.
     `chunk`: the most documents of a part that the model embeds at a time.
     """
 
     def __init__(
-        self, encoder: TextEncoder, documents: Sequence[str], frozen: Vectors | None = None, chunk: int | None = None
+        self,
+        encoder: TextEncoder,
+        documents: Sequence[str],
+        frozen: Vectors | None = None,
+        activations: Sequence[Activations] | Mapping[int, Activations] | None = None,
+        chunk: int | None = None,
     ) -> None:
-        self.encoder, self.chunk = encoder, chunk
+        self.encoder, self.activations, self.chunk = encoder, activations, chunk
         self.vectors = None if frozen is None else torch.from_numpy(frozen)
         self.tokens = encoder.tokenize(documents) if frozen is None else []
         self.lengths = np.array([len(ids) for ids in self.tokens] or [1] * len(documents), dtype=np.intp)
@@ -124,6 +131,10 @@ class DocumentStore:
             inputs = [{"vectors": self.vectors[torch.from_numpy(rows[part])]} for part in parts]
         else:
             inputs = [self.encoder.collate([self.tokens[row] for row in rows[part]]) for part in parts]
+        if self.activations is not None:
+            for part, features in zip(parts, inputs, strict=True):
+                below = [torch.from_numpy(self.activations[row].astype(np.float32)) for row in rows[part]]
+                features["activations"] = pad_sequence(below, batch_first=True)  # [documents, longest, dim]
         return {"parts": inputs, "places": places}
 
 

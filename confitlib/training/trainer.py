@@ -39,7 +39,7 @@ from confitlib.util import check_range, claim, content_key, read_yaml, results_v
 class TrainingConfig:
     """Everything that decides a training run; the defaults suit the static encoder on the laptop market.
 
-    `mode`: "full", "adapter" (a linear layer on cached embeddings), or k to train the top k layers.
+    `mode`: "full", "adapter" (a linear layer on cached embeddings), or k: the top k layers, on cached activations.
     `negatives_per_pair`: hard negatives drawn anew each epoch for a pair, on each side.
     `negatives_per_batch`: cap of each side's hard negatives in a batch (official: 2), or None.
     `official`: the released loss, in which every other document of the batch is a negative
@@ -327,9 +327,9 @@ def train(
     `negatives`: hard negatives by target side: mined (ConFit v2) or labelled rejections (ConFit v1);
     None trains with in-batch negatives only. `refresh`: mine them again as the encoder learns (ANCE). With
     `output_dir`, checkpoints are kept there and a rerun resumes from the last one, ending in the same weights as
-    an uninterrupted run; raises ValueError if they are another run's. `cache` keeps the embeddings that an adapter
-    is trained on. Under `torchrun` or `accelerate launch` all processes train one encoder together; they need an
-    `output_dir` that all of them see.
+    an uninterrupted run; raises ValueError if they are another run's. `cache` keeps what stays the same while an
+    adapter or the top layers are trained: embeddings, or the activations of the layers below. Under `torchrun` or
+    `accelerate launch` all processes train one encoder together; they need an `output_dir` that all of them see.
 
     >>> from confitlib import TrainingConfig, compose, load_encoder, train
     >>> corpus = compose("tiny").corpus
@@ -344,18 +344,18 @@ def train(
     if processes > 1 and encoder.sparse_parameters:
         raise ValueError("sparse gradients: train the static encoder in one process or with mode='adapter'")
     # 1. what to learn from
-    stores, adapter = {}, config.mode == "adapter"
-    for side in SIDES:
-        documents = list(texts(corpus, side))
-        frozen = encoder.embed_frozen(documents, progress, cache) if adapter else None
-        stores[side] = DocumentStore(encoder, documents, frozen, config.chunk)
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
     valid = None if corpus.labelled("valid", 1).empty else PositivePairs(corpus, "valid")
     if valid is None:
         warnings.warn(f"corpus {corpus.name!r} has no accepted validation pair: the last epoch is kept", stacklevel=2)
     bar = tqdm(desc=f"train ({encoder.name})", unit="step", disable=not progress or rank > 0)
     with tempfile.TemporaryDirectory() as scratch, bar:
-        folder = Path(output_dir or scratch)
+        folder, stores, adapter = Path(output_dir or scratch), {}, config.mode == "adapter"
+        for side in SIDES:
+            documents = list(texts(corpus, side))
+            frozen = encoder.embed_frozen(documents, progress, cache) if adapter else None
+            below = encoder.embed_lower(documents, cache or scratch, progress) if encoder.top_layers else None
+            stores[side] = DocumentStore(encoder, documents, frozen, below, config.chunk)
         if output_dir is not None and rank == 0:
             _claim_folder(folder, _run_key(encoder, corpus, config, negatives, refresh))
         # 2. how
