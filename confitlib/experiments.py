@@ -120,7 +120,7 @@ def _subject(ranker: Ranker) -> dict[str, Any]:
         if isinstance(value, Ranker):
             parameters[name] = _subject(value)
         elif name == "writer":
-            store = value.store.path if isinstance(value, Client) else recorded_answers()
+            store = value.store.path if isinstance(value, Client) else recorded_answers().parent
             model = value.model if isinstance(value, Client) else value
             parameters[name] = [model, files_hash(store) if store.exists() else None]
         elif isinstance(value, str) and value and name != "cache" and Path(value).exists():

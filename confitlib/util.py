@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -170,8 +171,9 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 
 
 def numbered_entries(path: Path) -> dict[int, dict[str, Any]]:
-    """The records of one file by line number, from 1, as `read_entries` reads them."""
-    lines = path.read_bytes().split(b"\n")
+    """The records of one file by line number, from 1, as `read_entries` reads them; `.gz` files are unpacked."""
+    content = path.read_bytes()
+    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).split(b"\n")
     entries = {number: parsed(line) for number, line in enumerate(lines, 1) if line.strip()}
     for number, entry in entries.items():
         if entry is None and number < len(lines):

@@ -14,15 +14,17 @@ from confitlib.augment.offline import write_offline
 from confitlib.augment.tasks import COPIES, TASKS, Generations, PromptBuilder, draw_originals, task_named
 from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, Split, other
 from confitlib.llm.client import DEFAULT_MODEL, Client
+from confitlib.llm.store import Store
 from confitlib.text import read_fields, texts, words
 from confitlib.util import project_root
 
 Generator = str | Client
 AUTO, OFFLINE = "auto", "offline"
+RECORDED_MODEL = "claude"  # wrote the answers that come with the project (docs/data_card.md)
 
 
 def recorded_answers() -> Path:
-    """The committed store whose answers are replayed wherever no other is named."""
+    """The store whose answers are replayed wherever no other is named: those imported, and those of the project."""
     return project_root() / "records" / "llm" / "answers.jsonl"
 
 
@@ -40,23 +42,29 @@ def generate(
     """Texts for documents of a side, by task (`TASKS`) and generator.
 
     `generator`: a `Client` asks its model, and only it may call a server; the name of a model replays its recorded
-    answers; "offline" needs no LLM; "auto" replays the answers of the official model (gpt-4o-mini) and is "offline"
-    where none is recorded. A document without a usable answer gets no text and is reported, never given another
-    generator's. `official`: see `PromptBuilder`; it concerns the LLM only. Raises ValueError for a task that is
-    unknown or not for this side.
+    answers; "offline" needs no LLM and recombines training documents; "auto" replays the answers of the official model
+    (gpt-4o-mini), else those that come with the project, and is "offline" where most are not recorded. A document
+    without a usable answer gets no text and is reported, never given another generator's. `official`: see
+    `PromptBuilder`; it concerns the LLM only. Raises ValueError for a task that is unknown or not for this side.
     """
     if side not in task_named(task).sides:
         raise ValueError(f"task {task!r} is asked for {TASKS[task].sides[0]}s, not for {side}s")
-    if generator == OFFLINE or (generator == AUTO and not recorded_answers().is_file()):
-        return write_offline(task, corpus, side, ids, variants, seed)
     # 1. the client: a replay of the recorded answers, unless one is given
-    model = DEFAULT_MODEL if generator == AUTO else str(generator)
-    client = generator if isinstance(generator, Client) else Client(recorded_answers(), model=model, offline=True)
-    # 2. the prompts and their answers
+    if isinstance(generator, Client):
+        clients = [generator]
+    else:
+        store = Store(recorded_answers())
+        answered = {entry["model"] if "model" in entry else entry["request"]["model"] for entry in store.values()}
+        replayed = [generator] if generator != AUTO else [m for m in (DEFAULT_MODEL, RECORDED_MODEL) if m in answered]
+        clients = [Client(store, model=model, offline=True) for model in replayed if model != OFFLINE]
+    # 2. the prompts, and the answers of the first client that has most of them
     builder = PromptBuilder(TASKS[task], corpus, side, seed, official)
-    requests = builder.requests(ids, client.model, variants)
-    answers = client.complete(requests, check=builder.check)
-    if generator == AUTO and all(answer.text is None for answer in answers):
+    for client in clients:
+        requests = builder.requests(ids, client.model, variants)
+        answers = client.complete(requests, check=builder.check)
+        if generator != AUTO or 2 * sum(answer.text is not None for answer in answers) >= len(answers):
+            break
+    else:
         return write_offline(task, corpus, side, ids, variants, seed)
     # 3. the texts by document, or the first reason for having none
     written: dict[str, list[str]] = {}
