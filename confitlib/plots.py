@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from adjustText import adjust_text
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from confitlib.evaluation import summarise_runs
@@ -18,6 +19,7 @@ from confitlib.records import metrics_by_setting
 from confitlib.util import project_root, read_yaml
 
 MARKERS = "osD^v"  # a line is known by them where colours are not
+SHARES = (0.5, 1, 2, 3, 4, 5, 10, 20, 50)  # ticks of an axis along a ranking, in percent
 OF_ONE_KIND = ["preset", "encoder", "epochs", "batch_size", "density", "learning_rate"]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 LOOK = read_yaml(Path(__file__).with_name("plots.yaml"), dict)
@@ -44,6 +46,14 @@ def save(fig: Figure, name: str, data: pd.DataFrame, folder: str | Path = ".") -
     target.mkdir(parents=True, exist_ok=True)
     fig.savefig(target / f"{name}.png", dpi=150, metadata={"Software": None})
     data.to_csv(target / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def share_axis(axis: Axis) -> None:
+    """Let an axis (`axes.xaxis`) run along a ranking, in percent on a log scale; the best-ranked stand at its start."""
+    axis.axes.set(**{"xscale" if axis is axis.axes.xaxis else "yscale": "log"})
+    axis.set_ticks(SHARES, [f"{share:g}" for share in SHARES])
+    axis.minorticks_off()
+    axis.set_label_text("share of the ranking, best first (%)")
 
 
 def line_with_band(axes: Axes, table: pd.DataFrame, x: str, hue: str | None = None) -> None:

@@ -51,6 +51,17 @@ def test_axes_without_labels_are_refused(labels, tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.parametrize("side", ["x", "y"])
+def test_an_axis_along_a_ranking_says_where_its_top_is(side):
+    _, axes = plt.subplots()
+    axes.plot([0.25, 50], [0.25, 50])
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[side]
+    plots.share_axis(axis)
+    assert [text.get_text() for text in axis.get_ticklabels()] == ["0.5", "1", "2", "3", "4", "5", "10", "20", "50"]
+    assert axis.get_scale() == "log" and axis.get_label_text() == "share of the ranking, best first (%)"
+    assert not axis.get_minor_locator()()
+
+
 def test_names_of_near_points_do_not_overlap():
     _, axes = plt.subplots()
     x, y = [0.1, 0.101, 0.102, 0.9], [0.5, 0.501, 0.499, 0.1]
