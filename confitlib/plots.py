@@ -1,7 +1,7 @@
 """One plot style, one way to save a figure with its data, and what records alone can redraw."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from adjustText import adjust_text
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -46,6 +47,24 @@ def save(fig: Figure, name: str, data: pd.DataFrame, folder: str | Path = ".") -
     target.mkdir(parents=True, exist_ok=True)
     fig.savefig(target / f"{name}.png", dpi=150, metadata={"Software": None})
     data.to_csv(target / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def control(draw: Callable[..., Sequence[Any]], **widgets: Any) -> None:
+    """Show widgets, below them what `draw` makes of their values, and that again in its place when one is moved.
+
+    `draw`: takes the values by name and returns figures and tables, as many every time. The first are ordinary output,
+    which a page without a running kernel shows too.
+    """
+
+    def frames() -> Sequence[Any]:
+        shown = draw(**{name: widget.value for name, widget in widgets.items()})
+        plt.close("all")  # or Jupyter shows open figures once more
+        return shown
+
+    display(*widgets.values())
+    places = [display(frame, display_id=True) for frame in frames()]
+    for widget in widgets.values():
+        widget.observe(lambda _: [place.update(frame) for place, frame in zip(places, frames(), strict=True)], "value")
 
 
 def share_axis(axis: Axis) -> None:

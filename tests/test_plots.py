@@ -2,6 +2,7 @@
 
 import itertools
 
+import ipywidgets
 import matplotlib
 
 matplotlib.use("Agg")
@@ -60,6 +61,31 @@ def test_an_axis_along_a_ranking_says_where_its_top_is(side):
     assert [text.get_text() for text in axis.get_ticklabels()] == ["0.5", "1", "2", "3", "4", "5", "10", "20", "50"]
     assert axis.get_scale() == "log" and axis.get_label_text() == "share of the ranking, best first (%)"
     assert not axis.get_minor_locator()()
+
+
+def test_a_control_shows_a_first_frame_and_replaces_it_when_a_widget_moves(monkeypatch):
+    shown, updated = [], []
+
+    class Place:
+        def update(self, frame):
+            updated.append(frame)
+
+    def display(*frames, display_id=False):
+        shown.extend(frames)
+        return Place()
+
+    def draw(size):
+        fig, axes = plt.subplots()
+        axes.set_title(f"size {size}")
+        return [fig, f"table of {size}"]
+
+    monkeypatch.setattr(plots, "display", display)
+    slider = ipywidgets.IntSlider(2, min=1, max=5)
+    plots.control(draw, size=slider)
+    assert shown[0] is slider and shown[1].axes[0].get_title(loc="left") == "size 2" and shown[2] == "table of 2"
+    assert not updated and not plt.get_fignums(), "an open figure would be shown twice"
+    slider.value = 4
+    assert updated[0].axes[0].get_title(loc="left") == "size 4" and updated[1:] == ["table of 4"]
 
 
 def test_names_of_near_points_do_not_overlap():
