@@ -25,6 +25,7 @@ OF_ONE_KIND = ["preset", "encoder", "epochs", "batch_size", "density", "learning
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 LOOK = read_yaml(Path(__file__).with_name("plots.yaml"), dict)
 QUANTITIES: dict[str, str] = LOOK["quantities"]
+METHODS: dict[str, str] = LOOK["methods"]
 
 
 def use_style() -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import golden
@@ -14,22 +13,42 @@ from confitlib import readers
 from confitlib.notebooks import all_notebooks, number_of, run_notebook
 from confitlib.util import RESULTS_VERSION, read_entries
 
-SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
+OLD_SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
 
 
-def with_solutions(path: Path, folder: Path) -> Path:
-    """A copy of a notebook in which a cell behind every exercise solves it."""
-    content = nbformat.read(path, as_version=4)
-    solved = [[cell, *map(nbformat.v4.new_code_cell, SOLUTION.findall(cell.source))] for cell in content.cells]
-    content.cells = list(chain.from_iterable(solved))
+def tagged(cell, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def with_checks(path: Path, folder: Path) -> Path:
+    """A copy of a notebook in which every check comes again behind the solution of its exercise."""
+    content, cells, check = nbformat.read(path, as_version=4), [], None
+    for cell in content.cells:
+        cells += [cell, *map(nbformat.v4.new_code_cell, OLD_SOLUTION.findall(cell.source))]
+        check = cell if tagged(cell, "check") else check
+        if tagged(cell, "solution"):
+            cells.append(nbformat.v4.new_code_cell(check.source, metadata={"tags": ["repeated"]}))
+    content.cells = cells
     nbformat.write(content, folder / path.name)
     return folder / path.name
+
+
+def without_solutions(path: Path, folder: Path) -> Path:
+    """A copy of a notebook without its solutions, as students get it."""
+    content = nbformat.read(path, as_version=4)
+    content.cells = [cell for cell in content.cells if not tagged(cell, "solution")]
+    nbformat.write(content, folder / path.name)
+    return folder / path.name
+
+
+def printed(cell) -> str:
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
 def test_notebook_and_its_solutions_run_with_the_tiny_profile(path, tmp_path):
-    executed = run_notebook(with_solutions(path, tmp_path), {"output": str(tmp_path)}, profile="tiny")
+    executed = run_notebook(with_checks(path, tmp_path), {"output": str(tmp_path)}, profile="tiny")
     (entry,) = read_entries(tmp_path / "records/runs.jsonl")
     assert (entry["notebook"], entry["profile"]) == (number_of(path), "tiny")
     assert entry["metrics"], "the record holds no metric"
@@ -38,11 +57,24 @@ def test_notebook_and_its_solutions_run_with_the_tiny_profile(path, tmp_path):
     assert figures, "no figure was saved"
     assert all(figure.with_suffix(".csv").is_file() for figure in figures)
     assert all(figure.name.startswith(f"{number_of(path)}_") for figure in figures)
-    warned = [output.text for cell in nbformat.read(executed, as_version=4).cells for output in cell.get("outputs", [])
+    cells = nbformat.read(executed, as_version=4).cells
+    warned = [output.text for cell in cells for output in cell.get("outputs", [])
               if output.output_type == "stream" and output.name == "stderr" and "Warning" in output.text]  # fmt: skip
     assert not warned, warned
+    for cell in cells:
+        assert not tagged(cell, "check") or "No answer yet." in printed(cell), "an empty answer is not a wrong one"
+        assert not tagged(cell, "solution") or printed(cell), "the solution does not say its answer in words"
+        assert not tagged(cell, "repeated") or "No answer yet." not in printed(cell), "the check found no answer"
     moved = golden.moved(entry)
     assert not moved, f"numbers moved: find the bug, or raise a version and run tests/golden.py: {moved}"
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
+def test_notebook_runs_without_its_solutions(path, tmp_path):
+    run_notebook(without_solutions(path, tmp_path), {"output": str(tmp_path)}, profile="tiny")
+    (entry,) = read_entries(tmp_path / "records/runs.jsonl")
+    assert not golden.moved(entry), "a solution changes what comes after it"
 
 
 def test_golden_values_are_those_of_the_versions_of_today():

@@ -32,7 +32,7 @@ LOCKED_EXTRAS = ("dev", "eda", "federated", "scale", "zh")
 CUDA_ONLY = re.compile(r"nvidia|cuda|triton")
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])(/(home|Users|root|work|tmp|mnt|media)/|[A-Z]:\\)")
 HEADINGS = ["What you will learn", "Time and hardware", "Takeaways", "Exercises", "References"]
-LONGEST_CELL = 20
+LONGEST_CELL = 25
 USAGE_ERROR = typer.BadParameter.__base__  # what an unknown command or option raises
 
 
@@ -158,6 +158,31 @@ def test_parameters_are_typed_explained_and_seen_by_papermill(path):
     notebooks.check_parameters(path, {name: default for name, (_, default) in declared.items()})
 
 
+EXERCISE = re.compile(r"^### Exercise (\d) · (★☆☆|★★☆|★★★) · (on paper|in code|implement it)$", re.MULTILINE)
+PARTS = ["exercise", "answer", "check", "solution"]
+
+
+def check_exercises(path: Path, text: str) -> None:
+    """Exercises are numbered cells, each with an empty one for the answer, a check and a folded solution behind it."""
+    listed = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    tagged = [(tag, cell) for cell in listed for tag in cell["metadata"].get("tags", []) if tag in PARTS]
+    if not tagged:  # the older form: solutions in the text of the exercises
+        exercises = text.split("## Exercises")[1].split("\n## ")[0]
+        asked = len(re.findall(r"^### Exercise \d", exercises, flags=re.MULTILINE))
+        assert 2 <= asked <= 4 and exercises.count("<summary>Solution</summary>") == asked
+        return
+    numbers = [EXERCISE.search("".join(cell["source"])) for tag, cell in tagged if tag == "exercise"]
+    assert all(numbers), "an exercise begins with `### Exercise N · ★☆☆ · on paper` (or in code, implement it)"
+    assert [int(match[1]) for match in numbers if match] == list(range(1, len(numbers) + 1))
+    assert 2 <= len(numbers) <= 5 and [tag for tag, _ in tagged] == PARTS * len(numbers)
+    for tag, cell in tagged:
+        lines = [line for line in "".join(cell["source"]).splitlines() if line.strip()]
+        assert tag != "answer" or all(line.startswith("#") for line in lines), "the cell of an answer is left empty"
+        assert tag != "solution" or cell["metadata"]["jupyter"]["source_hidden"], "a solution is folded"
+    outside = [cell for cell in listed if "solution" not in cell["metadata"].get("tags", [])]
+    assert not any("<summary>" in "".join(cell["source"]) for cell in outside), "a solution stands outside its cell"
+
+
 @every_notebook
 def test_notebooks_follow_the_skeleton(path):
     text = prose(path)
@@ -168,9 +193,7 @@ def test_notebooks_follow_the_skeleton(path):
     assert [name for name in sections if name in HEADINGS] == HEADINGS
     numbered = [int(match[1]) for name in sections if (match := re.match(r"(\d+)\.? ", name))]
     assert numbered == list(range(1, len(numbered) + 1)) and len(numbered) >= 2, "sections are numbered from 1"
-    exercises = text.split("## Exercises")[1].split("\n## ")[0]
-    asked = len(re.findall(r"^### Exercise \d", exercises, flags=re.MULTILINE))
-    assert 2 <= asked <= 4 and exercises.count("<summary>Solution</summary>") == asked
+    check_exercises(path, text)
     assert any("record(" in code for code, _ in cells(path, "code")), "no record cell"
 
 
