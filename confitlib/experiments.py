@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from confitlib.audit import false_negatives
 from confitlib.augment import recorded_answers
 from confitlib.corpus import SIDES, Corpus, Side
-from confitlib.evaluation import compare, evaluate_classification, evaluate_ranking, holm, summarise_runs
+from confitlib.evaluation import evaluate_classification, evaluate_ranking, holm, summarise_runs
 from confitlib.evaluation.ranking import RankingResult, Relevance
 from confitlib.llm import Client
 from confitlib.rankers import InBatch, Mined, Ranker, RawEmbed
@@ -169,16 +169,6 @@ def mean_queries(runs: Sequence[Measurement], target: Side) -> pd.DataFrame:
     return pd.concat(frames).groupby(level=0, sort=False).mean().astype({"candidates": int, "positives": int})
 
 
-def compare_with(
-    reference: str, measured: Mapping[str, Sequence[Measurement]], target: Side, metric: str, seed: int = 0
-) -> pd.DataFrame:
-    """The reference against every other system: mean difference over queries, interval, Holm-adjusted p."""
-    queries = {name: mean_queries(runs, target) for name, runs in measured.items()}
-    ours = queries.pop(reference)
-    rows = [{"against": name, **vars(compare(ours, theirs, metric, seed))} for name, theirs in queries.items()]
-    return pd.DataFrame(rows).assign(p_holm=holm([row["p_value"] for row in rows]))
-
-
 def ablate(
     corpus: Corpus,
     settings: Mapping[str, Mapping[str, Any]],
@@ -242,17 +232,6 @@ def judge_gains(gained: pd.DataFrame, by: Sequence[str] = ("setting", "quantity"
     table["p_value"] = 2 * stats.t.sf((table["mean"] / half).abs() * stats.t.ppf(0.975, freedom), freedom)
     grouped = table.groupby("quantity", sort=False)["p_value"]
     return table.assign(p_holm=grouped.transform(lambda values: holm(values.to_numpy())))
-
-
-def gain_table(judged: pd.DataFrame, down: str = "setting", across: str = "quantity") -> pd.DataFrame:
-    """Judged gains as text, "mean [low, high]", with a star where `p_holm` is below 0.05.
-
-    One row a value of `down`, in the order given; one column a value of `across`.
-    """
-    rows = judged[["mean", "low", "high", "p_holm"]].to_numpy(float)
-    text = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]{' *' if p < 0.05 else ''}" for mean, low, high, p in rows]
-    table = judged.assign(gain=text).pivot(index=down, columns=across, values="gain")
-    return table.loc[judged[down].unique()]
 
 
 def thin_labels(corpus: Corpus, share: float, seed: int = 0) -> Corpus:

@@ -1,16 +1,17 @@
 """One plot style, one way to save a figure with its data, and what records alone can redraw."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from adjustText import adjust_text
-from IPython.display import display
+from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -101,6 +102,16 @@ def bar_with_interval(axes: Axes, table: pd.DataFrame, category: str, hue: str |
         axes.legend(title=hue)
 
 
+def forest(axes: Axes, table: pd.DataFrame, category: str, ours: Collection[str] = ()) -> None:
+    """Points at `mean` with whiskers from `low` to `high`, a row each from the top; diamonds for those in `ours`."""
+    for place, row in enumerate(table.to_dict("records")):
+        look: Any = {"fmt": "D", "color": "C3"} if row[category] in ours else {"fmt": "o", "color": "C0"}
+        whiskers = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+        axes.errorbar(row["mean"], place, xerr=whiskers, capsize=3, **look)
+    axes.set_yticks(range(len(table)), table[category])
+    axes.set_ylim(len(table) - 0.5, -0.5)
+
+
 def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
     """Write the name of every point beside it, moved where names would overlap; the last thing to draw."""
     texts = [axes.text(*point, fontsize=9) for point in zip(x, y, names, strict=True)]
@@ -110,18 +121,15 @@ def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequ
     adjust_text(texts, list(x), list(y), ax=axes, expand=(1.1, 1.3), arrowprops=line, iter_lim=400)
 
 
-def bands(settings: pd.Series) -> list[str]:
-    """The settings that are bands, from the top of the ranking down."""
-    names = {name for name in settings if name.endswith("%")}
-    return sorted(names, key=lambda name: [float(edge) for edge in name.removesuffix("%").split("-")])
+def middle(band: str) -> float:
+    """The middle of a band such as "3-4%", in percent of the ranking; NaN for a setting that is no band."""
+    lo, _, hi = band.removesuffix("%").partition("-")
+    return (float(lo) + float(hi)) / 2 if band.endswith("%") else np.nan
 
 
-def along_bands(axes: Axes, table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
-    """Name the bands below a panel, and sort a table by its new column `place` on that axis, NaN for no band."""
-    axes.set_xticks(range(len(order)), [band.removesuffix("%").replace("-", "–") for band in order], rotation=45)
-    axes.set_xlabel("percentile band of the ranking (%)")
-    places = {band: place for place, band in enumerate(order)}
-    return table.assign(place=table["setting"].map(places)).sort_values("place", kind="stable")
+def placed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table by its new column `place`, the middle of the band that `setting` names; NaN for no band."""
+    return table.assign(place=table["setting"].map(middle)).sort_values("place", kind="stable")
 
 
 def percentile_of_records(records: pd.DataFrame, standard: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
@@ -141,34 +149,36 @@ def percentile_of_records(records: pd.DataFrame, standard: pd.DataFrame) -> tupl
 
 
 def percentile(runs: pd.DataFrame) -> Figure:
-    """Quantities against the percentile band that negatives were mined from, one panel each.
+    """Quantities against the place in the ranking that negatives were mined from, one panel each.
 
-    `runs`: rows of `setting` ("3-4%", or "no band": a dashed line), `quantity` (a key of `QUANTITIES`), `value` and
-    `source`: "reference" is drawn as lines of means with Student's 95 % intervals, "this run" as crosses on top.
+    `runs`: rows of `setting` ("3-4%", or "no band": a horizontal line), `quantity` (a key of `QUANTITIES`), `value` and
+    `source`: "reference" is drawn as means with Student's 95 % intervals, "this run" as crosses.
     """
     # 1. a panel a quantity, two in a row
     quantities = [name for name in QUANTITIES if name in set(runs["quantity"])]
     rows = -(-len(quantities) // 2)
-    fig, panels = plt.subplots(rows, 2, figsize=(10, 3.6 * rows), squeeze=False)
+    fig, panels = plt.subplots(rows, 2, figsize=(10, 0.9 + 2.1 * rows), squeeze=False, sharex=True)
     for axes, quantity in zip(panels.flat, quantities, strict=False):
         table = summarise_runs(runs[runs["quantity"] == quantity], ["source", "setting"])
         # 2. the bands of each source, and a level line for its runs without mined negatives
-        for source, part in along_bands(axes, table, bands(runs["setting"])).groupby("source"):
-            mined, unmined = part.dropna(subset="place"), part.loc[part["setting"] == "no band", "mean"]
-            if source == "reference":
-                line_with_band(axes, mined, "place")
-                axes.lines[-1].set_label("reference runs")
-                style, color, label = "--", "0.4", "no mined negatives"
-            else:
-                axes.plot(mined["place"], mined["mean"], "x", color="C3", label="this run", markersize=9, mew=2)
-                style, color, label = ":", "C3", "this run, no mined negatives"
-            for value in unmined:  # none for what only negatives have
-                axes.axhline(value, linestyle=style, color=color, label=label)
-        axes.set_ylabel(QUANTITIES[quantity])
-    # 3. one legend for all panels; one that is left over stays empty
+        for source, part in placed(table).groupby("source"):
+            look, mined = LOOK["sources"][source], part.dropna(subset="place")
+            axes.plot(mined["place"], mined["mean"], **look["mined"])
+            axes.fill_between(mined["place"], mined["low"], mined["high"], color=look["mined"]["color"], alpha=0.2)
+            for value in part.loc[part["setting"] == "no band", "mean"]:  # none for what only negatives have
+                axes.axhline(value, **look["unmined"])
+        share_axis(axes.xaxis)
+        axes.set(title=QUANTITIES[quantity], ylabel=re.split(r",| \(", QUANTITIES[quantity])[0])
+    # 3. the axis along the ranking once; a panel that is left over stays empty
+    for axes in panels[:-1].flat:
+        axes.set_xlabel("")
     for spare in panels.flat[len(quantities) :]:
         spare.set_axis_off()
-    fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    # 4. where the highest means lie, and one legend for all panels
+    means = placed(runs).dropna(subset="place").groupby(["quantity", "setting"], sort=False)["value"].mean()
+    best = [f"{QUANTITIES[name]}: {means[name].idxmax()}" for name in quantities if name.endswith("ndcg@10")]
+    fig.suptitle(f"Where the best negatives lie.  {',  '.join(best)}", fontsize=14)
+    fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10)
     return fig
 
 
@@ -177,16 +187,37 @@ def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> 
 
     `judged`: what `experiments.judge_gains` returns by setting, quantity and `hue`.
     """
-    order = bands(judged["setting"])
-    fig, panels = plt.subplots(1, len(quantities), figsize=(5.5 * len(quantities), 4), squeeze=False)
+    fig, panels = plt.subplots(1, len(quantities), figsize=(10, 4.4), squeeze=False, sharey=True)
+    table = placed(judged).dropna(subset="place")
     for axes, quantity in zip(panels.flat, quantities, strict=True):
-        table = along_bands(axes, judged[judged["quantity"] == quantity], order)
-        line_with_band(axes, table.dropna(subset="place"), "place", hue=hue)
+        lines = zip(MARKERS, ("-", "--", ":"), table[table["quantity"] == quantity].groupby(hue), strict=False)
+        for shift, (marker, style, (label, part)) in enumerate(lines):  # side by side: no interval hides another
+            whiskers = part[["low", "high"]].sub(part["mean"], axis=0).abs().to_numpy().T
+            axes.errorbar(
+                1.09**shift * part["place"], part["mean"], whiskers, marker=marker, ls=style, capsize=3, label=label
+            )
         axes.axhline(0, color="0.3", linewidth=1)
-        axes.set_ylabel(f"gain, {QUANTITIES[quantity]}")
-        axes.get_legend().set_visible(axes is panels.flat[-1])
-    panels.flat[-1].legend(title=hue, loc="upper left", bbox_to_anchor=(1, 1))  # beside the intervals
+        share_axis(axes.xaxis)
+        axes.set(title=QUANTITIES[quantity], ylabel="gain over no mined negatives" if axes is panels[0, 0] else "")
+    panels[0, -1].legend(title=hue)
     return fig
+
+
+def heat_map(axes: Axes, judged: pd.DataFrame, down: str, across: str) -> None:
+    """Mean gains as coloured cells in the order given; a star marks those whose `p_holm` is below 0.05."""
+    judged = judged.assign(star=judged["p_holm"].lt(0.05).map({True: " *", False: ""}))
+    rows, columns = (list(judged[name].unique()) for name in (down, across))
+    means, stars = (
+        judged.pivot(index=down, columns=across, values=name).loc[rows, columns] for name in ("mean", "star")
+    )
+    limit, text = means.abs().to_numpy().max(), means.map("{:+.3f}".format) + stars
+    sns.heatmap(means, annot=text, fmt="", cmap="RdBu", vmin=-limit, vmax=limit, linewidths=1, cbar=False, ax=axes)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, labelrotation=0, length=0)
+
+
+def folded(table: pd.DataFrame, summary: str) -> HTML:
+    """A table of numbers to look up, which a click on its summary unfolds; to be displayed."""
+    return HTML(f"<details><summary>{summary}</summary>{table.to_html()}</details>")
 
 
 def results_markdown(records: pd.DataFrame) -> str:

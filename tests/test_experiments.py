@@ -7,11 +7,10 @@ from scipy import stats
 
 from confitlib import experiments
 from confitlib.corpus import SIDES
-from confitlib.evaluation import evaluate_ranking
+from confitlib.evaluation import compare, evaluate_ranking
 from confitlib.experiments import (
     ablate,
     band_name,
-    compare_with,
     gains,
     judge_gains,
     mean_queries,
@@ -41,11 +40,10 @@ def test_table_has_every_metric_of_every_run(measured):
 
 
 def test_comparison_is_the_difference_of_the_means(measured):
-    row = compare_with("BM25", measured, "resume", "ndcg@10").iloc[0]
+    test = compare(*(mean_queries(measured[name], "resume") for name in ("BM25", "TF-IDF")), "ndcg@10")
     means = table_of(measured).set_index("system")["resume ndcg@10"]
-    assert row["against"] == "TF-IDF"
-    assert row["difference"] == pytest.approx(means["BM25"] - means["TF-IDF"])
-    assert row["low"] < row["difference"] < row["high"] and 0 < row["p_holm"] <= 1
+    assert test.difference == pytest.approx(means["BM25"] - means["TF-IDF"])
+    assert test.low < test.difference < test.high and 0 < test.p_value <= 1
 
 
 def test_a_measurement_says_who_judged_and_is_kept_apart(tiny, tmp_path):

@@ -150,12 +150,13 @@ def test_the_percentile_figure_orders_bands_and_lays_the_newest_run_on_top(tmp_p
     runs_of_05(tmp_path)
     runs = load_records(tmp_path / "records")
     fig, data = plots.percentile_of_records(runs, runs)
-    assert fig.axes[0].get_ylabel() == plots.QUANTITIES["resume ndcg@10"]
-    assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["0–1", "3–4", "10–20"]
+    assert fig.axes[0].get_title(loc="left") == plots.QUANTITIES["resume ndcg@10"]
+    assert list(fig.axes[0].lines[0].get_xdata()) == [0.5, 3.5, 15], "a band stands at its middle"
+    assert fig.get_suptitle().count("10-20%") == 2, "the title names the best band of both rankings"
     lines = {line.get_label(): line.get_ydata() for line in fig.axes[0].lines}
-    assert list(lines["reference runs"]) == pytest.approx([0.15, 0.25, 0.35])
+    assert list(lines["mean over markets, 95 % interval"]) == pytest.approx([0.15, 0.25, 0.35])
     assert list(lines["this run"]) == pytest.approx([0.3, 0.4, 0.5])
-    assert lines["no mined negatives"][0] == pytest.approx(0.05)
+    assert lines["without mined negatives"][0] == pytest.approx(0.05)
     assert set(data["source"]) == {"reference", "this run"}
 
 
@@ -175,6 +176,48 @@ def test_a_run_of_other_parameters_is_a_reference_but_never_this_run(tmp_path):
     assert set(data.loc[data["source"] == "reference", "run"]) == set(runs["id"][1:])
     with pytest.raises(LookupError, match="no run of notebook 05"):
         plots.percentile_of_records(runs, runs[:0])
+
+
+def judged() -> pd.DataFrame:
+    """Gains of two bands in two quantities, of which one survives Holm's correction."""
+    rows = [("3-4%", "job ndcg@10", 0.02, 0.01), ("3-4%", "resume ndcg@10", 0.01, 0.6),
+            ("0-1%", "job ndcg@10", -0.04, 0.2), ("0-1%", "resume ndcg@10", -0.01, 0.9)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["setting", "quantity", "mean", "p_holm"])
+    return table.assign(low=table["mean"] - 0.01, high=table["mean"] + 0.01, size=4)
+
+
+def test_bands_stand_at_their_middle_in_the_order_of_the_ranking():
+    placed = plots.placed(pd.DataFrame({"setting": ["10-20%", "no band", "0-0.5%"]}))
+    assert placed["place"].tolist()[:2] == [0.25, 15] and np.isnan(placed["place"].iloc[2])
+
+
+def test_gains_of_bands_are_drawn_side_by_side_with_their_intervals():
+    table = pd.concat([judged(), judged().assign(size=32)])
+    fig = plots.gains_by_band(table, "size", ["resume ndcg@10", "job ndcg@10"])
+    small, large = (container.lines[0] for container in fig.axes[1].containers)
+    assert list(small.get_ydata()) == [-0.04, 0.02] and list(small.get_xdata()) == [0.5, 3.5]
+    assert (large.get_xdata() > small.get_xdata()).all(), "or one interval hides the other"
+    assert fig.axes[0].get_title(loc="left") == plots.QUANTITIES["resume ndcg@10"]
+
+
+def test_a_heat_map_keeps_the_order_and_stars_what_survives():
+    _, axes = plt.subplots()
+    plots.heat_map(axes, judged(), "setting", "quantity")
+    assert [text.get_text() for text in axes.texts] == ["+0.020 *", "+0.010", "-0.040", "-0.010"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["3-4%", "0-1%"]
+
+
+def test_a_forest_begins_at_the_top_and_marks_ours():
+    _, axes = plt.subplots()
+    plots.forest(axes, judged().query("quantity == 'job ndcg@10'"), "setting", ["0-1%"])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["3-4%", "0-1%"] and axes.yaxis_inverted()
+    assert [container.lines[0].get_marker() for container in axes.containers] == ["o", "D"]
+    assert axes.containers[1].lines[2][0].get_segments()[0][:, 0] == pytest.approx([-0.05, -0.03])
+
+
+def test_a_folded_table_shows_its_summary_first():
+    page = plots.folded(pd.DataFrame({"mean": [0.25]}), "All numbers").data
+    assert page.startswith("<details><summary>All numbers</summary><table") and "0.25" in page
 
 
 def test_the_results_table_is_the_newest_of_its_profile(tmp_path):
