@@ -258,9 +258,9 @@ def figures(
     source: Records = None,
     profile: Profile = "laptop",
     output: Annotated[Path | None, typer.Option(help="Folder that receives figures/; the repository.")] = None,
-    readme: Annotated[Path | None, typer.Option(help="File whose results table is renewed; README.md.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="README.md, whose headline table is renewed.")] = None,
 ) -> None:
-    """Draw the figure of notebook 05 and the README's table of results again, from records alone."""
+    """Draw the figure of notebook 05, and write the results in README.md and docs/results.md, from records alone."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -276,8 +276,9 @@ def figures(
         typer.echo("[OK] figures/05_percentile.png")
     except LookupError as error:
         typer.echo(f"[SKIP] 05_percentile: {error}")
-    plots.update_results(page, plots.results_markdown(standard))
-    typer.echo(f"[OK] results table of {page.name}")
+    for file in (page, page.parent / "docs" / "results.md"):
+        plots.update_results(file, plots.results_markdown(standard, headline=file == page))
+        typer.echo(f"[OK] results table of {file.name}")
 
 
 if __name__ == "__main__":

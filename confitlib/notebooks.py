@@ -129,6 +129,20 @@ def standard_settings(profile: str, path: Path) -> str:
     return settings(defaults | profile_parameters(profile, path), "seed")
 
 
+def use(profile: str, notebook: str | Path, namespace: dict[str, Any]) -> None:
+    """Give a notebook's parameters the values of a profile: `notebooks.use("tiny", "05", globals())`.
+
+    Call it below the parameters cell. The seed and the folder of the output stay as they are. Raises NotebookError for
+    an unknown profile, and before the parameters cell has run.
+    """
+    path = find_notebook(notebook)
+    defaults = {name: default for name, (_, default) in declared_parameters(path).items()}
+    if missing := sorted(defaults.keys() - namespace.keys()):
+        raise NotebookError(f"{path.name}: {', '.join(missing)} not set yet: run the parameters cell first")
+    kept = {name: namespace[name] for name in ("seed", "output") if name in defaults}
+    namespace.update(check_parameters(path, defaults | profile_parameters(profile, path) | kept))
+
+
 def current_parameters(notebook: str | Path, namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a notebook's parameters have in its namespace: `current_parameters("05", globals())`.
 
@@ -185,12 +199,11 @@ def run_notebook(
 ) -> Path:
     """Execute a notebook with a profile's parameters, overridden by `parameters`; returns the executed copy.
 
-    The copy gets a name of its own in `output_folder` (default `build/notebooks/<profile>`), an HTML
-    export beside it. The kernel is this interpreter, its working directory the repository root.
+    The copy gets a name of its own in `output_folder` (default `build/notebooks/<profile>`). The kernel is this
+    interpreter, its working directory the repository root.
     Raises NotebookError for unknown parameters and for a failing cell, whose executed copy stays.
     """
     import papermill
-    from nbconvert import HTMLExporter
 
     path, root = find_notebook(notebook), project_root()
     values = check_parameters(path, {**profile_parameters(profile, path), **(parameters or {})})
@@ -208,8 +221,6 @@ def run_notebook(
         times = [cell["papermill"]["start_time"] for cell in cells if not PAPERMILL_TAGS & set(cell.get("tags", []))]
         reached = max((place for place, begun in enumerate(times, 1) if begun), default=1)
         raise NotebookError(f"{path.name}, cell {reached}: {message}\nexecuted copy: {short_path(copy)}") from error
-    html, _ = HTMLExporter().from_filename(str(copy))
-    copy.with_suffix(".html").write_text(html, encoding="utf-8")
     return copy
 
 

@@ -220,8 +220,8 @@ def folded(table: pd.DataFrame, summary: str) -> HTML:
     return HTML(f"<details><summary>{summary}</summary>{table.to_html()}</details>")
 
 
-def results_markdown(records: pd.DataFrame) -> str:
-    """The newest table `results` that each notebook logged, as Markdown with its origin.
+def results_markdown(records: pd.DataFrame, headline: bool = False) -> str:
+    """The newest table `results` that each notebook logged, or its headline, as Markdown with its origin.
 
     Raises LookupError if no notebook logged one.
     """
@@ -231,12 +231,21 @@ def results_markdown(records: pd.DataFrame) -> str:
     pages = []
     for _, run in runs.drop_duplicates("notebook", keep="last").sort_values("notebook").iterrows():
         table = pd.DataFrame(run["tables"]["results"])
-        sides = ["--:" if pd.api.types.is_numeric_dtype(kind) else ":--" for kind in table.dtypes]
-        lines = ["| " + " | ".join(row) + " |" for row in [table.columns, sides, *table.map(cell).to_numpy()]]
+        shown = headline_of(table) if headline else table.map(cell)
+        sides = ["--:" if pd.api.types.is_numeric_dtype(table[name]) else ":--" for name in shown]
+        lines = ["| " + " | ".join(row) + " |" for row in [shown.columns, sides, *shown.to_numpy()]]
         origin = f"Notebook {run['notebook']}, profile {run['profile']}, seed {run['seed']}, "
         origin += f"commit {(run['commit'] or 'no git')[:7]}, {run['device']}, {run['seconds']:.0f} s."
         pages.append("\n".join([*lines, "", origin]))
     return "\n\n".join(pages)
+
+
+def headline_of(results: pd.DataFrame) -> pd.DataFrame:
+    """The systems and columns of a table `results` that a visitor sees first, as text: best first, ConFit's bold."""
+    names, columns = LOOK["headline"]["systems"], LOOK["headline"]["columns"]
+    chosen = results[results["system"].isin(names)].sort_values(columns[1], ascending=False)
+    shown = chosen[columns].assign(system=chosen["system"].map(names)).map(cell)
+    return shown.apply(lambda row: row.map("**{}**".format) if row["system"].startswith("ConFit") else row, axis=1)
 
 
 def cell(value: Any) -> str:

@@ -1,12 +1,16 @@
 """Fixtures shared by the tests: the tiny market, composed once a session, and a repository in miniature."""
 
+import os
+import shutil
+
 import pytest
 from miniature import make_project
+from playwright.sync_api import sync_playwright
 
 from confitlib.corpus import Corpus
 from confitlib.market import Market, compose
 
-SLOW_FIXTURES = {"fitted", "measured", "ray_engine"}  # they train systems or start a cluster
+SLOW_FIXTURES = {"browser", "fitted", "measured", "ray_engine"}  # they start a browser or a cluster, or train systems
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -33,3 +37,16 @@ def project(tmp_path, monkeypatch):
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, which `make test` installs where it may; left out without one, but never where CI is set."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"none of {', '.join(names)} is on the PATH")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -9,7 +9,7 @@ import pytest
 from miniature import PARAMETERS_CELL, RECORD_CELL, write_notebook
 from typer.testing import CliRunner
 
-from confitlib import cli
+from confitlib import cli, plots
 from confitlib.records import record
 from confitlib.util import read_entries
 
@@ -158,18 +158,23 @@ def test_claims_measure_expectation_and_tolerance_over_seeds(project):
 
 def test_figures_come_from_records_of_the_profile_alone(project):
     (project / "README.md").write_text(README)
+    (project / "docs").mkdir()
+    (project / "docs/results.md").write_text(README)
     import pandas as pd
 
     for rate, value in ((0.25, 0.5), (0.9, 0.7)):  # the second is not what the profile asks for
         run = record("05", {**STANDARD, "rate": rate}, project)
         run.log({"job ndcg@10.3-4%": 0.5, "job ndcg@10.no band": 0.4})
-        run.log_table("results", pd.DataFrame({"system": ["BM25"], "recall@100": [value]}))
+        table = dict.fromkeys(plots.LOOK["headline"]["columns"], value) | {"system": ["TF-IDF", "Siamese"]}
+        run.log_table("results", pd.DataFrame(table))
         run.save()
     result = confit("figures", "--profile", "tiny")
     assert result.exit_code == 0 and "[OK] figures/05_percentile.png" in result.output, result.output
     assert (project / "figures/05_percentile.png").is_file() and (project / "figures/05_percentile.csv").is_file()
-    text = (project / "README.md").read_text()
-    assert "| BM25 | 0.500 |" in text and "old" not in text and text.endswith("rest\n")
+    short, whole = ((project / name).read_text() for name in ("README.md", "docs/results.md"))
+    assert "| Siamese | 0.500 |" in whole and "Siamese" not in short
+    for text in (short, whole):
+        assert "| TF-IDF | 0.500 |" in text and "old" not in text and text.endswith("rest\n")
 
 
 def test_doctor_finds_this_installation_sound(monkeypatch):

@@ -1,5 +1,6 @@
 """The repository keeps its promises: pins agree, notebooks are clean, documented commands exist."""
 
+import ast
 import doctest
 import importlib.metadata
 import io
@@ -7,6 +8,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,15 +22,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import confitlib
-from confitlib import cli, notebooks
+from confitlib import cli, notebooks, plots
 from confitlib.cli import locked_versions
-from confitlib.records import SECRET_VALUE
+from confitlib.records import SECRET_VALUE, load_records
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted(path for folder in (".", "docs", "binder") for path in (ROOT / folder).glob("*.md"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKED_EXTRAS = ("dev", "eda", "federated", "scale", "zh")
+LOCKED_EXTRAS = ("book", "dev", "eda", "federated", "scale", "zh")
 CUDA_ONLY = re.compile(r"nvidia|cuda|triton")
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])(/(home|Users|root|work|tmp|mnt|media)/|[A-Z]:\\)")
 HEADINGS = ["What you will learn", "Time and hardware", "Takeaways", "Exercises", "References"]
@@ -76,7 +78,7 @@ def test_minimum_python_is_one_number():
     assert minimum.replace(".", ", ") in (ROOT / "Makefile").read_text()
 
 
-@pytest.mark.parametrize("target", ["reproduce", "test", "test-fast", "lab", "lock", "clean"])
+@pytest.mark.parametrize("target", ["reproduce", "test", "test-fast", "lab", "book", "handout", "lock", "clean"])
 def test_make_knows_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -263,6 +265,16 @@ def test_the_python_of_the_readme_runs(capsys):
 
 
 @pytest.mark.slow
+def test_the_bias_of_the_assignment_is_in_what_it_trains():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/teaching.md").read_text(), flags=re.DOTALL)
+    space: dict = {}
+    exec(compile(code, "teaching.md", "exec"), space)
+    changed = space["labels"]["label"] != space["corpus"].labels["label"]
+    assert 0 < changed.sum() < len(changed) / 4
+    assert space["unfair"].result.encoder.weight_hash() != space["fair"].result.encoder.weight_hash()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", getattr(confitlib, "__all__", []))
 def test_the_front_door_shows_calls_that_run(name):
     examples = [test for test in doctest.DocTestFinder().find(getattr(confitlib, name), name) if test.examples]
@@ -283,7 +295,131 @@ def test_the_library_is_thin(monkeypatch):
     assert 5 <= whole["median"] <= 10 and whole["p90"] <= 25 and whole["max"] <= 60, whole
 
 
-def test_documents_link_to_files_that_exist():
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+def text_of(path: Path) -> str:
+    """The prose of a document or a notebook, without code."""
+    text = prose(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors that code-hosting sites, JupyterLab and the book give to the headings of a page."""
+    headings = re.findall(
+        r"^#+ (.+)$", prose(path) if path.suffix == ".ipynb" else path.read_text(), flags=re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(path: Path) -> list[str]:
+    targets = re.findall(r"\]\((?!https?://|mailto:)([^)\s]+)\)", text_of(path))
+    targets += re.findall(r'(?:href|src)="(?!https?://|mailto:)([^"]+)"', text_of(path))
+    broken = []
+    for target in targets:
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        named = not anchor or anchor.lower() in anchors_of(file) if file.is_file() else False
+        broken += [] if named else [target]
+    return broken
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *NOTEBOOKS], ids=lambda path: path.name)
+def test_links_lead_to_files_and_headings_that_exist(path):
+    assert broken_links(path) == []
+
+
+def test_the_check_of_links_can_fail(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One thing\n[a](page.md#one-thing) [b](#one-thing) [c](page.md#two) [d](none.md) `[e](none.md)`\n"
+    )
+    assert broken_links(page) == ["page.md#two", "none.md"]
+
+
+def test_the_glossary_names_the_notebook_that_has_the_word():
+    entries = re.findall(
+        r"^## (.+?)\n\n(.+?)(?=\n\n|\Z)", (ROOT / "docs/glossary.md").read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    assert 35 <= len(entries) <= 60 and [term.lower() for term, _ in entries] == sorted(
+        term.lower() for term, _ in entries
+    )
+    for term, entry in entries:
+        path = ROOT / "notebooks" / re.search(r"\(\.\./notebooks/(\S+)\)", entry)[1]
+        word = re.split(r",| and ", term)[0].lower()
+        assert word.rstrip("s").replace("suitability", "suitab") in prose(path).lower(), (
+            f"{path.name} has no word of {term!r}"
+        )
+
+
+def test_the_workflows_fit_their_schema_and_pin_what_they_use():
+    files = sorted(map(str, (ROOT / ".github/workflows").glob("*.yml")))
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and len(files) == 2, done.stdout
+    targets = re.findall(r"^([a-z-]+)(?: [a-z-]+)*:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for text in (Path(file).read_text() for file in files):
+        assert re.findall(r"uses: (.+)", text) == re.findall(
+            r"uses: (\S+@[0-9a-f]{40}  # v[\d.]+)$", text, flags=re.MULTILINE
+        )
+        assert set(re.findall(r"run: make (\S+)", text)) <= set(targets)
+
+
+def test_the_schema_of_workflows_refuses_a_wrong_one(tmp_path):
+    (tmp_path / "wrong.yml").write_text("on: push\njobs: {one: {steps: [{run: make test}]}}\n")  # it runs on nothing
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", "wrong.yml"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 1
+
+
+def test_binder_installs_the_locked_versions_and_no_development_tools():
+    script = (ROOT / "binder/postBuild").read_text()
+    assert (ROOT / "binder/runtime.txt").read_text().strip() == f"python-{'.'.join(map(str, cli.MINIMUM_PYTHON))}"
+    assert "--constraint requirements.lock" in script and "--editable ." in script and "[" not in script
+    subprocess.run(["bash", "-n", ROOT / "binder/postBuild"], check=True)
+    queue, seen = [Requirement(line) for line in PROJECT["dependencies"]], set()
+    while queue:
+        requirement = queue.pop()
+        if (requirement.name, frozenset(requirement.extras)) not in seen and not CUDA_ONLY.match(requirement.name):
+            seen.add((requirement.name, frozenset(requirement.extras)))
+            queue += needed(requirement)
+    packages = len({canonicalize_name(name) for name, _ in seen})
+    assert f"{packages} packages" in (ROOT / "binder/README.md").read_text(), f"it installs {packages}"
+
+
+def test_the_results_in_the_documents_are_those_of_the_records(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    standard = notebooks.standard_records(load_records(ROOT / "records"), "laptop")
+    for name, headline in (("README.md", True), ("docs/results.md", False)):
+        shown = (ROOT / name).read_text().split(plots.BEGIN)[1].split(plots.END)[0].strip()
+        assert shown == plots.results_markdown(standard, headline), f"{name}: run `confit figures`"
+        assert not headline or shown.count("| ") > 60, "a system of the headline has no results"
+
+
+def handout(folder: Path) -> list[Path]:
+    """The notebooks without solutions, as `make handout` writes them."""
+    lines = (ROOT / "Makefile").read_text().replace("\\\n", " ").splitlines()
+    (command,) = [line for line in lines if "nbconvert" in line]
+    words = command.replace("$(BIN)/jupyter", f"{sys.executable} -m jupyter").replace("build/handout", str(folder))
+    subprocess.run(words, shell=True, cwd=ROOT, check=True)
+    return sorted(folder.glob("*.ipynb"))
+
+
+def test_handouts_have_no_solution_and_do_not_need_one(tmp_path):
+    assert [path.name for path in handout(tmp_path)] == [path.name for path in NOTEBOOKS]
+    for path in NOTEBOOKS:
+        whole = json.loads(path.read_text())["cells"]
+        left = json.loads((tmp_path / path.name).read_text())["cells"]
+        solutions = [cell for cell in whole if "solution" in cell["metadata"].get("tags", [])]
+        assert [cell["id"] for cell in left] == [cell["id"] for cell in whole if cell not in solutions]
+        only = assigned(solutions) - assigned(left)
+        later = {node.id for node in names(left) if isinstance(node.ctx, ast.Load)}
+        assert not only & later, f"{path.name}: a cell needs what only a solution defines: {only & later}"
+
+
+def names(some: list[dict]) -> list[ast.Name]:
+    """The names in code cells; a name in a `try` or behind `in globals()` counts too."""
+    code = ["".join(cell["source"]) for cell in some if cell["cell_type"] == "code"]
+    return [node for text in code for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)]
+
+
+def assigned(some: list[dict]) -> set[str]:
+    code = ["".join(cell["source"]) for cell in some if cell["cell_type"] == "code"]
+    defined = [node.name for text in code for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    return {node.id for node in names(some) if isinstance(node.ctx, ast.Store)} | set(defined)

@@ -129,7 +129,7 @@ def test_a_run_uses_profile_and_overrides_and_leaves_notebook_page_and_record(pr
     write_notebook(project / "notebooks/05_percentile.ipynb", where, RECORD_CELL)
     monkeypatch.chdir(project / "notebooks")
     executed = notebooks.run_notebook("05", {"seed": 4}, profile="tiny")
-    assert executed.parent == project / "build/notebooks/tiny" and executed.with_suffix(".html").is_file()
+    assert executed.parent == project / "build/notebooks/tiny"
     printed = nbformat.read(executed, as_version=4).cells[2].outputs[0].text
     assert printed.split() == [sys.executable, str(project), "build/tiny"]
     row = load_records(project / "build/tiny/records/runs.jsonl").iloc[0]
@@ -138,6 +138,20 @@ def test_a_run_uses_profile_and_overrides_and_leaves_notebook_page_and_record(pr
     }  # fmt: skip
     assert row["metrics"] == {"value": 1.0} and row["results_version"] == RESULTS_VERSION
     assert len(notebooks.standard_records(load_records(executed.parents[2] / "tiny/records"), "tiny")) == 1
+
+
+def test_one_line_switches_the_profile_of_a_notebook(project):
+    values = {
+        name: default for name, (_, default) in notebooks.declared_parameters(notebooks.find_notebook("05")).items()
+    }
+    with pytest.raises(NotebookError, match=r"output, profile, rate.*run the parameters cell first"):
+        notebooks.use("tiny", "05", {"bands": [], "seed": 3})
+    space = values | {"seed": 3, "output": "build/mine", "rate": 0.9, "kept": 1}
+    notebooks.use("tiny", "05", space)
+    assert space == values | {"profile": "tiny", "rate": 0.25, "seed": 3, "output": "build/mine", "kept": 1}
+    assert notebooks.current_parameters("05", space)["profile"] == "tiny"
+    with pytest.raises(NotebookError, match="no profile 'tinny'; known: tiny"):
+        notebooks.use("tinny", "05", space)
 
 
 def test_records_of_other_parameters_do_not_speak_for_the_profile(project):
