@@ -6,6 +6,7 @@ changed since, is executed with the tiny profile first.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from confitlib.notebooks import PAPERMILL_TAGS, all_notebooks, profile_parameter
 from confitlib.util import project_root
 
 PROFILES = ("laptop", "tiny")  # the first one that was run is shown
-DOCUMENTS = ("docs", "figures", "profiles", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "claims.yaml")
+FOLDERS = ("binder", "docs", "figures", "profiles")
+FILES = ("CITATION.cff", "CONTRIBUTING.md", "LICENSE", "claims.yaml", "requirements.lock")
 WIDGET, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 CONTENTS = """
 
@@ -59,13 +61,19 @@ def sources(notebook: Any) -> list[str]:
 
 
 def page_of(notebook: Any) -> Any:
-    """An executed notebook as the book shows it: injected parameters folded, widgets as they first stood."""
-    widgets = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
+    """An executed notebook as the book shows it.
+
+    Injected parameters are folded, widgets stand as they first stood, and figures are named after their section.
+    """
+    widgets, heading = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {}), ""
     for cell in notebook.cells:
         tags = set(cell.metadata.get("tags", []))
         if PAPERMILL_TAGS & tags:
             cell.metadata["tags"] = [*tags, "hide-input"]
+        if cell.cell_type == "markdown":
+            heading = (re.findall(r"^#+ (.+)$", cell.source, flags=re.MULTILINE) or [heading])[-1]
         if cell.cell_type == "code":
+            cell.metadata["mystnb"] = {"image": {"alt": f"Figure of the section {heading}"}}
             cell.outputs = [shown for output in cell.outputs for shown in still(output, widgets)]
     return notebook
 
@@ -93,12 +101,14 @@ def write_sources(folder: Path, executed: Mapping[Path, Path]) -> None:
     for path in all_notebooks():
         page = page_of(nbformat.read(executed.get(path, path), as_version=4))
         nbformat.write(page, folder / "notebooks" / path.name)
-    for name in DOCUMENTS:
-        (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, folder / name)
+    for name in FOLDERS:
+        shutil.copytree(root / name, folder / name)
+    for name in FILES:
+        shutil.copy(root / name, folder / name)
     documents = [f"docs/{path.stem}" for path in sorted((root / "docs").glob("*.md"))]
     contents = CONTENTS.format(
         notebooks="\n".join(f"notebooks/{path.stem}" for path in all_notebooks()),
-        documents="\n".join([*documents, "CONTRIBUTING"]),
+        documents="\n".join([*documents, "binder/README", "CONTRIBUTING"]),
     )
     front = (root / "README.md").read_text(encoding="utf-8")
     (folder / "index.md").write_text(front + contents, encoding="utf-8")

@@ -21,6 +21,7 @@ html_theme_options = {
     "show_navbar_depth": 1,
     "home_page_in_toc": True,
 }
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system
 html_copy_source = html_show_sourcelink = False
 
 # One file of MathJax, which draws formulas as SVG and so needs no fonts.
