@@ -20,6 +20,7 @@ html_theme_options = {
     "use_download_button": False,
     "show_navbar_depth": 1,
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search stands above the contents
 }
 html_context = {"default_mode": "auto"}  # light or dark as the reader's system
 html_copy_source = html_show_sourcelink = False
