@@ -105,12 +105,12 @@ def write_sources(folder: Path, executed: Mapping[Path, Path]) -> None:
         shutil.copytree(root / name, folder / name)
     for name in FILES:
         shutil.copy(root / name, folder / name)
+    front = (root / "README.md").read_text(encoding="utf-8")
     documents = [f"docs/{path.stem}" for path in sorted((root / "docs").glob("*.md"))]
     contents = CONTENTS.format(
-        notebooks="\n".join(f"notebooks/{path.stem}" for path in all_notebooks()),
+        notebooks="\n".join(dict.fromkeys(re.findall(r"\((notebooks/\w+)\.ipynb\)", front))),  # in reading order
         documents="\n".join([*documents, "binder/README", "CONTRIBUTING"]),
     )
-    front = (root / "README.md").read_text(encoding="utf-8")
     (folder / "index.md").write_text(front + contents, encoding="utf-8")
 
 

@@ -326,6 +326,12 @@ def test_links_lead_to_files_and_headings_that_exist(path):
     assert broken_links(path) == []
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/teaching.md"])
+def test_the_reading_order_names_every_notebook(name):
+    order = re.findall(r"^\| \[.+?\]\(\S*?notebooks/(\w+)\.ipynb\)", (ROOT / name).read_text(), flags=re.MULTILINE)
+    assert sorted(order) == [path.stem for path in NOTEBOOKS]
+
+
 def test_the_check_of_links_can_fail(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
