@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from classroom.lab import copy_notebooks, lab_command, lab_environment
 from confitlib.util import read_entries
@@ -28,6 +30,12 @@ RUN_ALL = """async () => {
         if (text.startsWith('# notebooks.use("tiny"')) model.sharedModel.setSource(text.replace('# ', ''));
     }
     await jupyterapp.commands.execute('notebook:run-all-cells');
+}"""
+# Bring the control of notebook 04 onto the screen.
+SHOW_CONTROL = """async () => {
+    const { content } = jupyterapp.shell.currentWidget;
+    const isControl = ({ model }) => model.sharedModel.getSource().startsWith('plots.control(');
+    await content.scrollToItem(content.widgets.findIndex(isControl), 'center');
 }"""
 # Code cells that were run, and those that failed.
 STATE = """() => {
@@ -103,6 +111,26 @@ def run_all(page, name: str) -> None:
     assert page.evaluate(STATE)["failed"] == []
 
 
+def move_the_band(page) -> None:
+    """Move the slider of notebook 04 from 3-4 to 3-7 % and read the false-negative rate of both bands."""
+    page.evaluate(SHOW_CONTROL)
+    cell = page.locator(".jp-CodeCell", has=page.locator(".noUi-handle-upper"))
+    table, handle = cell.locator("table").first, cell.locator(".noUi-handle-upper")
+    expect(table).to_contain_text("3 to 4 %", timeout=30_000)
+    before = rate(table.text_content())
+    handle.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    expect(cell.locator(".widget-readout").first).to_have_text("3.00 – 7.00")
+    expect(table).to_contain_text("3 to 7 %", timeout=60_000)
+    assert 0 < rate(table.text_content()) < before, "further down fewer negatives are false"
+
+
+def rate(text: str) -> float:
+    """The first percentage with a decimal in a text."""
+    return float(re.search(r"(\d+\.\d)%", text)[1])
+
+
 def saved_outputs(path: Path) -> int:
     return sum(len(cell.get("outputs", [])) for cell in json.loads(path.read_text())["cells"])
 
@@ -115,6 +143,8 @@ def test_a_session_in_lab_leaves_the_checkout_clean(browser, lab, checkout):
     assert page.url.endswith("/lab/tree/work/00_start_here.ipynb")
     for number, name in (("00", "00_start_here.ipynb"), ("04", "04_mining.ipynb")):
         run_all(page, name)
+        if number == "04":
+            move_the_band(page)
         for _ in range(60):  # until Lab has saved the copy by itself
             if saved_outputs(checkout / "work" / name):
                 break

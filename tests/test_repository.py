@@ -199,6 +199,29 @@ def test_notebooks_follow_the_skeleton(path):
     assert any("record(" in code for code, _ in cells(path, "code")), "no record cell"
 
 
+@every_notebook
+def test_what_a_control_draws_with_keeps_its_meaning(path):
+    """A control draws long after its cell has run, so no later cell may give its names another value."""
+    trees = [ast.parse(text) for text, _ in cells(path, "code")]
+    controlled = {match for text, _ in cells(path, "code") for match in re.findall(r"plots\.control\(\s*(\w+)", text)}
+    for place, tree in enumerate(trees):
+        for function in (one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name in controlled):
+            words = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+            own = {node.id for node in words if isinstance(node.ctx, ast.Store)} | {
+                one.arg for one in function.args.args
+            }
+            later = {name for one in trees[place + 1 :] for name in bound(one)}
+            assert not ({node.id for node in words} - own) & later
+
+
+def bound(tree: ast.Module) -> set[str]:
+    """The names that a cell gives a value to, outside comprehensions and functions."""
+    inner = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    hidden = {id(node) for outer in ast.walk(tree) if isinstance(outer, inner) for node in ast.walk(outer)}
+    stored = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    return {node.id for node in stored if id(node) not in hidden}
+
+
 def documented_commands() -> list[tuple[str, str]]:
     """Every line of the documents' shell blocks, with the document it stands in."""
     fenced = re.compile(r"```(?:sh|bash|console)\n(.*?)```", flags=re.DOTALL)
