@@ -21,6 +21,7 @@ from confitlib.mining.negatives import Negatives, mined_counts, score_gaps
 from confitlib.mining.ranking import band_window
 from confitlib.mining.strategies import DocumentSet, MiningProblem, codes_at, document_ids, mine
 from confitlib.text import texts
+from confitlib.util import checked
 
 Z_95 = 1.959963984540054
 VERDICTS = {"yes": True, "是": True, "no": False, "否": False}
@@ -48,6 +49,7 @@ class FalseNegatives:
         return {name: value for name, value in vars(self).items() if name != "per_query"}
 
 
+@checked
 def false_negatives(negatives: Negatives, corpus: Corpus) -> FalseNegatives:
     """Judge mined negatives by the corpus's truth.
 
@@ -79,6 +81,7 @@ def _truth(corpus: Corpus, target: Side) -> csr_array:
     return csr_array(corpus.truth.T if target == "resume" else corpus.truth)
 
 
+@checked
 def audit_bands(
     corpus: Corpus, embeddings: Embeddings, target: Side, edges: Sequence[float], queries: DocumentSet = "labelled"
 ) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from confitlib.util import read_yaml
+from confitlib.util import checked, read_yaml
 
 Side = Literal["resume", "job"]
 Split = Literal["train", "valid", "test"]
@@ -38,6 +39,7 @@ RANKING_COLUMNS = ["target", "split", "query_id", "candidate_id", "label"]
 ENTRY = ["target", "split", "query_id", "candidate_id"]
 REASONS = ("labelled positive", "augmented copy", "same text")
 PLACEHOLDER = r"^\s*\[\[[A-Za-z_]+\]\]\s*$"
+WIDTHLESS = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"  # signs that nobody sees
 SHOWN = 20  # defects that an error message prints in full
 KINDS: dict[str, dict[str, str]] = read_yaml(Path(__file__).with_name("defects.yaml"), dict)
 Places = Mapping[str, Sequence[str]]
@@ -85,6 +87,7 @@ class CorpusError(ValueError):
         super().__init__("\n".join([f"defects in the input ({counts}):", *lines]))
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """Resumes, jobs and what is known of their fit; validates itself on construction.
@@ -125,8 +128,6 @@ class Corpus:
     places: InitVar[Places | None] = None
 
     def __post_init__(self, places: Places | None) -> None:
-        if self.regime not in ("cold", "warm"):
-            raise ValueError(f"regime {self.regime!r} is unknown: use 'cold' or 'warm'")
         defects = [d for d in find_defects(self, places) if d.kind not in self.accepted]
         if defects:
             raise CorpusError(defects)
@@ -257,8 +258,13 @@ def judged_pairs(labels: pd.DataFrame, rankings: pd.DataFrame) -> pd.DataFrame:
 
 
 def blank_documents(frame: pd.DataFrame, fields: list[str]) -> NDArray[np.bool_]:
-    """Rows whose fields hold nothing but white space."""
-    return _cells(frame[fields]).apply(lambda column: column.str.strip() == "").all(axis=1).to_numpy()
+    """Rows whose fields hold nothing that is seen."""
+    return _cells(frame[fields]).apply(lambda column: _seen(column) == "").all(axis=1).to_numpy()
+
+
+def _seen(column: pd.Series) -> pd.Series:
+    """Texts without signs that have no width, and without white space at their ends."""
+    return column.str.replace(WIDTHLESS, "", regex=True).str.strip()
 
 
 def document_uses(labels: pd.DataFrame, rankings: pd.DataFrame, side: Side) -> pd.DataFrame:
@@ -309,7 +315,7 @@ def duplicate_groups(corpus: Corpus, side: Side) -> pd.Series:
     frame = _cells(corpus.documents(side)[corpus.fields(side)])
     fields = [frame[name].str for name in frame]
     hidden = np.any([field.fullmatch(PLACEHOLDER) for field in fields], axis=0)
-    plain = [field.normalize("NFC").str.casefold().str.split().str.join(" ") for field in fields]
+    plain = [_seen(frame[name]).str.normalize("NFC").str.casefold().str.split().str.join(" ") for name in frame]
     text = pd.Series(["\x1f".join(parts) for parts in zip(*plain, strict=True)], dtype="str")
     ids = pd.Series(frame.index.astype("str"))
     same_text = ("text " + text).where(~hidden & (text.str.strip("\x1f") != ""), "id " + ids)
@@ -367,25 +373,30 @@ def find_defects(corpus: Corpus, places: Places | None = None) -> list[Defect]:
     bare = [f"{side}s" for side in SIDES if not corpus.fields(side)]
     defects += [Defect("missing_column", table, "no text field", "Add a text column.") for table in bare]
     truth, sizes = corpus.truth, (len(corpus.resumes), len(corpus.jobs))
-    if truth is not None and not isinstance(truth, csr_array):
-        defects.append(Defect("truth_type", "truth", f"truth is a {type(truth).__name__}"))
-    elif truth is not None and truth.shape != sizes:
-        defects.append(Defect("truth_shape", "truth", f"truth has shape {truth.shape}, documents need {sizes}"))
+    if truth is not None and (truth.shape != sizes or truth.dtype.kind not in "biuf"):
+        what = f"truth has shape {truth.shape} of {truth.dtype}, documents need {sizes} of bool"
+        defects.append(Defect("truth_shape", "truth", what))
     elif truth is not None:
         try:
             truth.check_format(full_check=True)
+            if truth.indptr.max(initial=0) > len(truth.indices):  # which its differences may hide, when they overflow
+                raise ValueError("its rows end behind its entries")
         except ValueError as error:
             defects.append(Defect("truth_shape", "truth", f"truth is damaged: {error}"))
     if defects:  # the checks of rows need the columns
         return defects
-    # 2. rows
+    # 2. rows; an unknown id may be there in another form of Unicode
     for kind, table, rows, what in _checks(corpus):
-        frame = getattr(corpus, table)
+        frame, unknown = getattr(corpus, table), kind == "unknown_document" and np.any(rows)
+        ids = {str(name) for side in SIDES if unknown for name in corpus.documents(side).index}
+        forms = {normalize("NFC", name) for name in ids}
         for row in np.flatnonzero(rows).tolist():
             cells = {str(name): value for name, value in frame.iloc[row].items()} | {"id": frame.index[row]}
             place = f"rankings, query {cells['query_id']!r}" if table == "rankings" else f"{table}, row {row + 1}"
             place = places[table][row] if places and table in places else place
-            defects.append(Defect(kind, place, what.format(**cells)))
+            other_form = any(normalize("NFC", name) in forms for name in {*map(str, cells.values())} - ids)
+            remedy = "It is there in another form of Unicode: write ids alike, normalised to NFC." if other_form else ""
+            defects.append(Defect(kind, place, what.format(**cells), remedy))
     return list(dict.fromkeys(defects))  # an unknown query once, not once per candidate
 
 
@@ -402,7 +413,7 @@ def defect_rows(corpus: Corpus) -> dict[str, dict[str, NDArray[np.bool_]]]:
 def _document_checks(corpus: Corpus, side: Side) -> Iterator[Check]:
     table, frame, fields = f"{side}s", corpus.documents(side), corpus.fields(side)
     ids = frame.index
-    missing = np.asarray(ids.isna() | (ids.astype(str).str.strip() == ""))
+    missing = np.asarray(ids.isna() | (_seen(ids.astype(str).to_series()) == "").to_numpy())
     yield "missing_id", table, missing, f"{side} without an id"
     mistyped = np.array([not isinstance(name, str) for name in ids], dtype=bool) & ~missing
     yield "id_type", table, mistyped, f"{side} id {{id!r}} is not a string"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from traitlets.config import Config
 
 KERNEL = "python3"
-TYPES: dict[str, Any] = {"str": str, "int": int, "float": (float, int), "list": list, "None": type(None)}
+TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "None": type(None)}
 PAPERMILL_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
 MOST_RUNS = 10_000  # of one sweep
 
@@ -46,12 +46,13 @@ def all_notebooks() -> list[Path]:
 
 def find_notebook(notebook: str | Path) -> Path:
     """The notebook of a number such as "05", or of a path; raises NotebookError naming those there are."""
+    notebook = str(notebook)
     if Path(notebook).suffix == ".ipynb" and Path(notebook).is_file():
         return Path(notebook).resolve()
-    matches = [path for path in all_notebooks() if number_of(path) == str(notebook)]
+    matches = [path for path in all_notebooks() if number_of(path) == notebook]
     if len(matches) != 1:
         available = ", ".join(path.stem for path in all_notebooks()) or f"none in {project_root() / 'notebooks'}"
-        raise NotebookError(f"no single notebook {str(notebook)!r}; known: {available}. Run inside the repository.")
+        raise NotebookError(f"no single notebook {notebook!r}; known: {available}. Run inside the repository.")
     return matches[0]
 
 
@@ -63,8 +64,10 @@ def number_of(path: Path) -> str:
 def cells_of(path: Path) -> list[dict[str, Any]]:
     """The cells of a notebook as its JSON has them."""
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["cells"])
-    except (ValueError, KeyError) as error:
+        cells = list(json.loads(util.plain_file(path).read_text(encoding="utf-8"))["cells"])
+        [(list(cell["metadata"].get("tags", [])), cell["source"]) for cell in cells]  # what others read
+        return cells
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise NotebookError(f"{path} is no notebook ({error}): restore it, or merge it again") from error
 
 
@@ -86,11 +89,16 @@ def declared_parameters(path: Path) -> dict[str, tuple[str, Any]]:
             target, _, literal = line.partition(" = ")
             name, _, kind = target.partition(": ")
             value = ast.literal_eval(literal)
+            if name in parameters or not name.isidentifier():
+                raise NotebookError(
+                    f"{path}: the parameters cell sets {name!r} twice or in no line of its own: correct it"
+                )
             parameters[name] = kind or type(value).__name__, value
     except SyntaxError as error:
-        raise NotebookError(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from error
+        where = f"{path}: the parameters cell is not Python"
+        raise NotebookError(f"{where} ({error.msg}, line {error.lineno}): correct it") from error
     except ValueError as error:
-        raise NotebookError(f"{path}: the value in {line!r} is not a literal") from error
+        raise NotebookError(f"{path}: the value in {line!r} is not a literal: write it out") from error
     return parameters
 
 
@@ -172,15 +180,21 @@ def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dic
     Raises NotebookError for an unknown name or another type, TypeError for what is no JSON scalar or list.
     """
     path = find_notebook(notebook)
-    types = {name: kind.split(" | ") for name, (kind, _) in declared_parameters(path).items()}
-    refuse_unknown(f"{path.name}, parameters", parameters, types)
+    declared = declared_parameters(path)
+    refuse_unknown(f"{path.name}, parameters", parameters, declared)
     values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
-    for name, value in values.items():
-        kinds = [kind.split("[")[0] for kind in types[name]]
-        fits = isinstance(value, tuple(TYPES[kind] for kind in kinds if kind in TYPES))  # whole numbers are floats too
-        if not ("bool" in kinds if isinstance(value, bool) else fits):  # booleans are no numbers
-            raise NotebookError(f"{path.name}: parameter {name} is {' or '.join(kinds)}, got {value!r}")
+    for name, (kind, default) in declared.items():
+        kinds = [type_of(default) if one.startswith("list") else TYPES.get(one, str) for one in kind.split(" | ")]
+        given = [parameters[name], values[name]] if name in parameters else []  # NaN becomes None
+        if given and not any(all(util.fits(value, one) for value in given) for one in kinds):
+            wanted = " or ".join(map(str, kinds)).replace("<class '", "").replace("'>", "")
+            raise NotebookError(f"{path.name}: parameter {name}={parameters[name]!r} must be {wanted}")
     return values
+
+
+def type_of(value: Any) -> Any:
+    """The type of a default value: that of a list names the type of its first element."""
+    return list[type_of(value[0])] if isinstance(value, list) and value else type(value)  # type: ignore[misc]
 
 
 def parse_value(notebook: str | Path, name: str, text: str) -> Any:
@@ -208,7 +222,7 @@ def run_notebook(
     path, root = find_notebook(notebook), project_root()
     values = check_parameters(path, {**profile_parameters(profile, path), **(parameters or {})})
     copy = root / (output_folder or f"build/notebooks/{profile}") / f"{path.stem}.{run_id()}.ipynb"
-    copy.parent.mkdir(parents=True, exist_ok=True)
+    util.make_folder(copy.parent)
     how = {"kernel_name": KERNEL, "language": "python", "cwd": root}
     try:
         with own_kernel() as config:
@@ -278,10 +292,11 @@ def plan_sweep(file: str | Path) -> list[SweepRun]:
     """
     content = util.read_yaml(file, dict)
     refuse_unknown(str(file), content, ["notebook", "profile", "grid", "seeds"])
-    named, profile, grid = content.get("notebook"), content.get("profile", "laptop"), content.get("grid") or {}
+    named, profile, grid = content.get("notebook"), content.get("profile", "laptop"), content.get("grid")
     numbers = named if isinstance(named, list) else [named]
-    if not all(isinstance(number, str) for number in numbers):
+    if not numbers or not all(isinstance(number, str) for number in numbers):
         raise ValueError(f'{file}: notebook is {named!r}: name it in quotes, e.g. notebook: "05"')
+    grid = {} if grid is None else grid
     if not isinstance(grid, dict):
         raise ValueError(f"{file}: grid is {grid!r:.60}, expected a mapping from parameter to list of values")
     if "seed" in grid and "seeds" in content:

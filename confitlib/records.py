@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from confitlib.util import RESULTS_VERSION, append_line, project_root, read_entries, read_yaml
+from confitlib.util import RESULTS_VERSION, append_line, checked, project_root, read_entries, read_yaml
 
 if sys.platform != "win32":
     import resource
@@ -156,6 +156,11 @@ def load_records(path: str | Path) -> pd.DataFrame:
     if not files or not all(file.is_file() for file in files):
         raise FileNotFoundError(f"no records at {path}: run a notebook first, e.g. `confit run all`")
     entries = [{**entry, "source": file.name} for file in files for entry in read_entries(file)]
+    foreign = [entry["source"] for entry in entries if not {"id", "time"} <= {*entry}]
+    if foreign or not entries:
+        raise ValueError(
+            f"{path if path.is_file() else foreign or path} holds no records: name a file that a run wrote"
+        )
     frame = pd.DataFrame(entries, columns=FIXED["columns"], dtype=object)
     return frame.sort_values("time", kind="stable", ignore_index=True)
 
@@ -187,6 +192,7 @@ def metrics_by_setting(records: pd.DataFrame, notebook: str, by: Sequence[str] =
     return pd.DataFrame(rows)
 
 
+@checked
 @dataclass(frozen=True)
 class Claim:
     """A number that the kit asserts, and how far a new run may be from it.
@@ -210,13 +216,13 @@ class Claim:
     better: Literal["higher", "lower"] | None = None
 
     def __post_init__(self) -> None:
+        empty = [name for name, value in vars(self).items() if value == ""]
         checks = {
             "expected and tolerance must be finite, tolerance not negative": math.isfinite(self.expected)
             and 0 <= self.tolerance < math.inf,
             "the tolerance reaches from the expected value to zero, so it hardly fails: average over more seeds, or "
             "drop the claim": not self.expected or self.tolerance < abs(self.expected),
-            "statement, reason and source must be given": self.statement and self.reason and self.source,
-            "better must be higher or lower": self.better in (None, "higher", "lower"),
+            f"{' and '.join(empty)} must be given": not empty,
         }
         if problems := [problem for problem, good in checks.items() if not good]:
             raise ValueError(f"claim {self.id!r}: {'; '.join(problems)}")
@@ -234,9 +240,9 @@ def load_claims(path: str | Path) -> list[Claim]:
         try:
             claims.append(Claim(**entry))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, entry {number}: {error}") from error
+            raise ValueError(f"{path}, entry {number}: {error}. Correct the entry.") from error
         if claims[-1].id in [claim.id for claim in claims[:-1]]:
-            raise ValueError(f"{path}, entry {number}: claim {claims[-1].id!r} appears more than once")
+            raise ValueError(f"{path}, entry {number}: claim {claims[-1].id!r} appears more than once: rename it")
     return claims
 
 

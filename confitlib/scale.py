@@ -32,7 +32,7 @@ from confitlib.mining.kernel import Sieve, asked, chunks, decoded, finite, sampl
 from confitlib.mining.ranking import FloatArray, Hits, IntArray, concatenate, inner_products
 from confitlib.readers.repairs import as_text
 from confitlib.text import TEXT, join_fields, serialise, texts
-from confitlib.util import atomic
+from confitlib.util import atomic, plain_file
 
 _encoder = lru_cache(maxsize=1)(load_encoder)  # one encoder a process, loaded once
 Result = TypeVar("Result")
@@ -46,6 +46,7 @@ KEYS = 2**22  # scores kept in one pass over the pool, 32 MiB
 WIDER = 4.0  # times the margin before, for queries whose bounds missed their window
 LINKS, BUILD_EFFORT, SEARCH_EFFORT = 32, 80, 128  # HNSW: neighbours of a vector, candidates while building, searching
 ABOUT, VECTORS, DOCUMENTS = "index.json", "index.faiss", "documents.parquet"
+FORMATS = (".txt", ".md", ".json")  # of a document
 TITLE = 80  # characters that stand for a document
 
 
@@ -502,8 +503,8 @@ def read_document(path: str | Path, side: Side) -> str:
     Raises FileNotFoundError, and ValueError for JSON that is no such object and for another kind of file.
     """
     file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no {side} file {file}")
+    if plain_file(file).suffix.lower() not in FORMATS:
+        raise ValueError(f"{file}: a {side} is read from {', '.join(FORMATS)}; save it as one of these")
     try:
         content = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() != ".json":

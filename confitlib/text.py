@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from confitlib.corpus import HYPOTHETICAL, Corpus, Side
+from confitlib.util import checked
 
 Language = Literal["en", "zh"]
 Variant = Literal["okapi", "bm25l"]
@@ -25,12 +26,15 @@ SOURCES: dict[Side, dict[Language, str]] = {
 }
 CHINESE_SHARE = 0.2
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-WORD = re.compile(r"[^\W_]+[+#]*")  # the signs keep "c++" and "c#" apart from "c"
+# Marks such as vowel signs belong to the letter before them, which \w does not know.
+COMBINING = "".join(sign for sign in map(chr, range(0x300, 0x10000)) if unicodedata.category(sign) in ("Mn", "Mc"))
+WORD = re.compile(f"[\\w{COMBINING}]+[+#]*")  # the signs keep "c++" and "c#" apart from "c"
 SENTENCE_END = re.compile(r"\n+|(?<=[.!?;])\s+(?![a-z])|(?<=[。！？；])")
 BM25_METHODS = {"okapi": "robertson", "bm25l": "bm25l"}
 BULLET = re.compile(r"^[\s\-*•·–]+")
 
 
+@checked
 def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] | None = None) -> pd.Series:
     """Every document of a side as one text; the index holds the ids, in frame order.
 
@@ -128,7 +132,7 @@ def words(text: str) -> list[str]:
     """
     text = unicodedata.normalize("NFC", text).lower()
     parts = [text] if language_of(text) == "en" else _jieba_cut()(text)
-    return [word for part in parts for word in WORD.findall(part)]
+    return [word for part in parts for word in WORD.findall(part.replace("_", " "))]
 
 
 def pieces(text: str, language: Language) -> list[str]:
@@ -146,13 +150,6 @@ def _jieba_cut() -> Callable[[str], list[str]]:
     return jieba.lcut
 
 
-def check_variant(variant: Variant) -> Variant:
-    """The variant of BM25; raises ValueError for an unknown one."""
-    if variant not in BM25_METHODS:
-        raise ValueError(f"variant={variant!r} is unknown; use one of {list(BM25_METHODS)}")
-    return variant
-
-
 class WordIndex:
     """BM25 scores of documents, given as lists of words, for a query of words.
 
@@ -164,7 +161,7 @@ class WordIndex:
         import bm25s  # takes seconds, and only this class needs it
 
         self.unique = unique
-        self._index = bm25s.BM25(method=BM25_METHODS[check_variant(variant)], k1=1.5, b=0.75, delta=0.5)
+        self._index = bm25s.BM25(method=BM25_METHODS[variant], k1=1.5, b=0.75, delta=0.5)
         self._size, self._worded = len(documents), any(documents)
         if self._worded:
             self._index.index(list(documents), show_progress=False)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
+import inspect
 import json
 import os
+import re
 import sys
 import uuid
 import warnings
-from collections.abc import Hashable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import inf
 from mmap import ACCESS_READ, mmap
+from numbers import Integral, Real
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from types import UnionType
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from yaml.error import MarkedYAMLError
@@ -31,6 +37,8 @@ RESULTS_VERSION = {
     "evaluation": 1,
 }  # fmt: skip
 T = TypeVar("T", dict, list)
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # JSON writes a character beyond U+FFFF as two of these
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def project_root() -> Path:
@@ -55,10 +63,28 @@ def short_path(path: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
+def make_folder(path: Path) -> Path:
+    """A folder, made if it is not there; raises OSError saying what to do where nothing can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"cannot write to {path} ({error.strerror}): choose another folder") from error
+    return path
+
+
+def plain_file(path: str | Path) -> Path:
+    """A path of a plain file; raises FileNotFoundError for another, for a pipe would be read for ever."""
+    path = Path(path)
+    if not path.is_file():
+        what = "is no plain file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}: check the path")
+    return path
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it replaces `path` once the block has ended without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
@@ -100,10 +126,10 @@ class StrictLoader(yaml.SafeLoader):
 def read_yaml(path: str | Path, kind: type[T]) -> T:
     """The mapping (`dict`) or list of a file, empty for an empty file; raises ValueError naming file and line."""
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
+        content = yaml.load(plain_file(path).read_text(encoding="utf-8"), StrictLoader)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8. Save it as UTF-8.") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: of a date or number that is none
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else f"{path}"
         raise ValueError(f"{where}: not YAML ({getattr(error, 'problem', error)}). Correct the line.") from error
@@ -116,7 +142,7 @@ def read_yaml(path: str | Path, kind: type[T]) -> T:
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Append one JSON line; safe with several writers and after a writer was killed in the middle of a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("ab+") as file:
         lock(file)
         repair_end(file, path)
@@ -156,10 +182,30 @@ def repair_end(file: IO[bytes], path: Path) -> None:
 
 def parsed(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a line, or None if it is torn or something else."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         entry = json.loads(line)
         return entry if isinstance(entry, dict) else None
     return None
+
+
+def parse_json(text: str) -> Any:
+    """JSON whose keys are unique and whose text is whole; raises ValueError."""
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """The object of some pairs."""
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+            raise ValueError(f"key {repeated[0]!r} occurs twice in one object")
+        return record
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique_keys)
+        if HALF_PAIR.search(text):
+            json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is no character: UnicodeEncodeError
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None
+    return content
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
@@ -172,7 +218,7 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 
 def numbered_entries(path: Path) -> dict[int, dict[str, Any]]:
     """The records of one file by line number, from 1, as `read_entries` reads them; `.gz` files are unpacked."""
-    content = path.read_bytes()
+    content = plain_file(path).read_bytes()
     lines = (gzip.decompress(content) if path.suffix == ".gz" else content).split(b"\n")
     entries = {number: parsed(line) for number, line in enumerate(lines, 1) if line.strip()}
     for number, entry in entries.items():
@@ -220,3 +266,60 @@ def check_range(settings: object, *names: str, least: float = 0, above: float = 
         if value is not None and not (least <= value <= most and above < value < inf):
             low = f"at least {least}" if above < least else f"above {above}"
             raise ValueError(f"{name}={value} must be {low}" + (f" and at most {most}" if most < inf else ""))
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value has an annotated type, as far as one can see: `True` is no number, text no list of texts."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if kind is Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if kind is bool:
+        return type(value).__name__ in ("bool", "bool_")  # numpy's too
+    if hint is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+        return True
+    if issubclass(kind, Mapping):
+        some = value.items() if isinstance(value, Mapping) and parts else ()
+        return isinstance(value, Mapping) and all(fits(key, parts[0]) and fits(one, parts[1]) for key, one in some)
+    if issubclass(kind, Iterable) and parts and kind is not tuple and kind.__module__ != "numpy":
+        if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+            return False
+        sized = hasattr(value, "__len__")  # what is not can be read but once
+        return (kind is Iterable or (sized and not isinstance(value, Mapping))) and (
+            not sized or all(fits(one, parts[0]) for one in value)
+        )
+    return isinstance(value, kind)
+
+
+def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raise for a value, by name, that does not fit its hint: ValueError for an unknown choice, else TypeError."""
+    for name, value in values.items():
+        if name in hints and not fits(value, hint := hints[name]):
+            choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
+            if choices and isinstance(value, str):
+                raise ValueError(f"{name}={value!r:.60} is unknown; use one of {choices}")
+            wanted = (
+                hint.__name__ if isinstance(hint, type) and not get_args(hint) else re.sub(r"[\w.]+\.", "", str(hint))
+            )
+            raise TypeError(f"{name}={value!r:.60} is a {type(value).__name__}: give {wanted}")
+        if name == "seed" and value is not None and value < 0:
+            raise ValueError(f"seed={value} must be at least 0")
+
+
+def checked(function: F) -> F:
+    """A public function, or a class by its constructor, that checks its arguments by their annotations first."""
+    if isinstance(function, type):
+        function.__init__ = checked(function.__init__)  # type: ignore[misc]
+        return function
+    signature = inspect.signature(function)
+    hints = functools.cache(lambda: get_type_hints(function))  # not before all modules are there
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        check_types(signature.bind(*args, **kwargs).arguments, hints())
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]

@@ -75,7 +75,7 @@ def test_verdicts(value, better, verdict):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"tolerance": 0.4}, "hardly fails"), ({"tolerance": -1}, "not negative"), ({"better": "up"}, "higher or lower"),
+    [({"tolerance": 0.4}, "hardly fails"), ({"tolerance": -1}, "not negative"), ({"better": "up"}, "'higher', 'lower'"),
      ({"tolerence": 1}, "tolerence"), ({"expected": "much"}, "entry 1"), ({"reason": ""}, "reason")],
 )  # fmt: skip
 def test_claims_that_cannot_be_checked_are_refused(change, message, tmp_path):

@@ -16,7 +16,7 @@ from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, Split, 
 from confitlib.llm.client import DEFAULT_MODEL, Client
 from confitlib.llm.store import Store
 from confitlib.text import read_fields, texts, words
-from confitlib.util import project_root
+from confitlib.util import checked, project_root
 
 Generator = str | Client
 AUTO, OFFLINE = "auto", "offline"
@@ -84,6 +84,7 @@ def hypothetical_documents(task: str, corpus: Corpus, side: Side, generator: Gen
     return replace(corpus.with_hypothetical(side, written.first()), notes=(*corpus.notes, note))
 
 
+@checked
 def hyre(corpus: Corpus, generator: Generator = AUTO, *, seed: int = 0, official: bool = False) -> Corpus:
     """HyRe: every job carries a hypothetical resume, appended wherever `texts` or an encoder reads jobs.
 

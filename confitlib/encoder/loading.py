@@ -4,7 +4,8 @@ import difflib
 import json
 import os
 import re
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from confitlib.encoder.model import FACTORS, Pooling, TextEncoder, TokenAverage, quiet
-from confitlib.util import read_yaml
+from confitlib.util import checked, read_yaml
 
 MODULES, WEIGHTS = "modules.json", "model.safetensors"
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 MINILM_TOKEN_VECTORS = "embeddings.word_embeddings.weight"
 STATIC_MAX_LENGTH = 8192
 # What a folder may say of its transformer; Sentence-Transformers would take arguments of loaders from there as well.
@@ -35,6 +37,7 @@ def recipe_for(name: str) -> Recipe:
     return next(matching, ("mean", "", 512))
 
 
+@checked
 def load_encoder(
     name_or_path: str | Path,
     pooling: Pooling | None = None,
@@ -63,7 +66,7 @@ def load_encoder(
     folder = packaged if name == "minilm" else Path(name)
     modules: list[Any]
     # 1. the modules, and how they were trained to be read
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _named(name):
         torch.default_generator.manual_seed(seed)
         if name == "static":
             table = load_file(packaged / WEIGHTS)[MINILM_TOKEN_VECTORS].float()
@@ -95,6 +98,18 @@ def load_encoder(
         encoder.card = (folder / "README.md").read_text(encoding="utf-8")
     own_card = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return encoder.to(device or (own_card if torch.cuda.is_available() else "cpu")).eval()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Let whatever a package says of a damaged encoder name its folder and the remedy; our own errors do."""
+    try:
+        yield
+    except Exception as error:
+        if not Path(name).is_dir() or str(error).startswith((name, "encoder ")):
+            raise
+        what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"{name} holds no whole encoder ({what}): save or download it again") from error
 
 
 def _modules_of_transformer(source: str, trust_remote_code: bool) -> tuple[list[nn.Module], Recipe]:
@@ -163,7 +178,10 @@ def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[Any], 
     for kind in {"StaticEmbedding", "Dense"} & parts.keys():
         if not (parts[kind] / WEIGHTS).is_file():
             raise FileNotFoundError(f"{parts[kind]} lacks {WEIGHTS}: save the encoder again, in safetensors")
-    for file in parts.get("Transformer", path).glob("sentence_*_config.json"):
+    words = parts.get("Transformer", path)
+    if "Transformer" in parts and not any((words / file).is_file() for file in TOKENIZERS):  # else one without words
+        raise FileNotFoundError(f"{words} lacks its tokenizer: save the encoder again")
+    for file in words.glob("sentence_*_config.json"):
         if more := json.loads(file.read_text(encoding="utf-8")).keys() - SETTINGS:
             raise ValueError(f"{file}: {', '.join(sorted(more))} cannot be set by a folder; remove it")
     # 2. load, from this machine only

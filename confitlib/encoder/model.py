@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -404,12 +405,14 @@ def length_sorted_batches(lengths: Sequence[int] | Rows, batch_size: int, tokens
 
 def check_texts(texts: Sequence[str]) -> list[str]:
     """The texts as a list; raises TypeError for a single string and for a value that is not text."""
-    if isinstance(texts, str):
-        raise TypeError("got one string where a list of texts is expected; pass [text]")
+    if isinstance(texts, str) or not hasattr(texts, "__iter__"):
+        raise TypeError(f"got one {type(texts).__name__} where a list of texts is expected; pass [text]")
     checked = list(texts)
     for position, text in enumerate(checked):
         if not isinstance(text, str):
             raise TypeError(f"text {position} is {text!r} ({type(text).__name__}); fill or drop it before encoding")
+        if re.search("[\ud800-\udfff]", text):
+            raise ValueError(f"text {position} holds half an emoji; repair it before encoding")
     return checked
 
 

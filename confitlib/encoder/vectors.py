@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.text import texts
-from confitlib.util import atomic, content_key
+from confitlib.util import atomic, checked, content_key
 
 if TYPE_CHECKING:
     from confitlib.encoder.model import TextEncoder
@@ -26,6 +26,7 @@ Activations = NDArray[np.float16]
 logger = logging.getLogger(__name__)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """Vectors of all documents, `[n, dim]` float32 in the order of `corpus.resumes` and `corpus.jobs`.
@@ -57,7 +58,10 @@ class Embeddings:
         """Raise ValueError if shapes do not fit the corpus or a row is not finite, naming side, row and id."""
         for side in SIDES:
             vectors, ids = self.of(side), corpus.documents(side).index
-            if vectors.ndim != 2 or len(vectors) != len(ids):
+            if vectors.dtype.kind not in "fiu" or isinstance(vectors, np.ma.MaskedArray):
+                kind = f"{type(vectors).__name__} of {vectors.dtype}"
+                raise ValueError(f"{side} embeddings are a {kind}: give a plain array of real numbers")
+            if vectors.ndim != 2 or len(vectors) != len(ids) or not vectors.shape[1]:
                 expected = f"[{len(ids)}, dim], one row for each {side} of corpus {corpus.name!r}"
                 raise ValueError(f"{side} embeddings have shape {list(vectors.shape)}, expected {expected}")
             # finite squared lengths bound every inner product, so no score can be NaN either

@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from confitlib.util import check_types
+
 Rows = NDArray[Any] | Sequence[NDArray[Any]]
 
 DEFAULT_KS = (10, 100)
+RANKED = {"ks": Sequence[int], "scores": Sequence[Any], "relevant": Sequence[Any]}
 COUNTS = ["candidates", "positives"]
 BLOCK = 128  # queries at a time: bounds memory when every candidate carries a gain
 
@@ -29,6 +32,7 @@ def rank_metrics(
     >>> rank_metrics([[0.9, 0.5, 0.5]], [[0, 1, 0]], ks=[2])[["recall@2", "mrr"]].round(3).to_dict("list")
     {'recall@2': [0.5], 'mrr': [0.417]}
     """
+    check_types({"ks": ks, "scores": scores, "relevant": relevant}, RANKED)
     if len(scores) != len(relevant):
         raise ValueError(f"scores hold {len(scores)} queries, relevant {len(relevant)}: give one row a query to both")
     if any(k < 1 for k in ks):
@@ -72,9 +76,11 @@ class TieGroups:
             ordered = np.sort(values)
             if len(ordered) and np.isnan(ordered[-1]):  # a sort puts NaN last
                 raise ValueError(f"scores of query {query!r} hold {np.isnan(values).sum()} NaN: mend the ranker")
-            if not (gains >= 0).all():
+            if {values.dtype.kind, gains.dtype.kind} - {*"biuf"} or np.isinf(values).any():
+                raise ValueError(f"scores or relevant of query {query!r} are no finite numbers: give such numbers")
+            if not ((gains >= 0) & (gains < np.inf)).all():
                 raise ValueError(
-                    f"relevant of query {query!r} is negative or NaN: mark unjudged (-1) candidates with 0"
+                    f"relevant of query {query!r} is negative or not finite: mark unjudged (-1) candidates with 0"
                 )
             hits = np.flatnonzero(gains)
             below, up_to = (np.searchsorted(ordered, values[hits], side=side) for side in ("left", "right"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from confitlib.corpus import SIDES, SPLITS, Corpus, Side, Split, other
 from confitlib.evaluation.metrics import COUNTS, DEFAULT_KS, Rows, random_baseline, rank_metrics
 from confitlib.evaluation.statistics import bootstrap_interval, summarise
+from confitlib.util import checked
 
 Candidates = Literal["pool", "lists"]
 Relevance = Literal["truth", "labels"]
@@ -73,6 +74,7 @@ class RankingResult:
         return {metric: float(baseline[metric].mean()) for metric in metrics}
 
 
+@checked
 def evaluate_ranking(
     ranker: Scorer,
     corpus: Corpus,
@@ -99,10 +101,6 @@ def evaluate_ranking(
     {'recall@10': 0.19, 'ndcg@10': 0.14, 'map': 0.14, 'mrr': 0.25}
     """
     # 1. who says what is relevant
-    allowed = {target: SIDES, candidates: get_args(Candidates), relevance: (None, *get_args(Relevance))}
-    for value, values in allowed.items():
-        if value not in values:
-            raise ValueError(f"{value!r} is unknown here: use one of {values}")
     relevance = relevance or ("truth" if corpus.truth is not None and candidates == "pool" else "labels")
     judged = corpus.known_positives() if relevance == "labels" else corpus.truth  # in any split  [resumes, jobs]
     if judged is None:
@@ -115,6 +113,7 @@ def evaluate_ranking(
     longest = queries["candidates"].max()
     queries = queries.drop(columns=[f"{name}@{k}" for k in wanted if k > longest for name in ("recall", "ndcg")])
     notes = [f"k = {k} left out: no query has more than {longest} candidates" for k in wanted if k > longest]
+    notes += ["no query has two candidates: every order has the same metrics"] if longest < 2 else []
     notes += [f"recall@{k} is 1 for any order: no query has more candidates" for k in wanted if k == longest]
     if skipped := int((queries["positives"] == 0).sum()):
         notes.append(f"{skipped} of {len(queries)} queries have no positive and are left out of the means")
@@ -178,9 +177,12 @@ def _scores(ranker: Scorer, target: Side, queries: list[str], pool: list[str]) -
 
 def _checked(ranker: Scorer, scores: NDArray[Any], *shape: int) -> NDArray[Any]:
     """The scores as an array of the shape that was asked for; raises ValueError for another."""
+    plain = not isinstance(scores, np.ma.MaskedArray)
     scores = np.asarray(scores)
     if scores.shape != shape:
         raise ValueError(f"ranker {ranker.name!r} gave scores of shape {scores.shape}, asked for {shape}")
+    if not plain or scores.dtype.kind not in "biuf" or not np.isfinite(scores).all():
+        raise ValueError(f"ranker {ranker.name!r} gave scores that are no finite numbers: mend the ranker")
     return scores
 
 
@@ -215,6 +217,7 @@ class ClassificationResult:
         return self.pairs["label"].to_numpy(), order, self.pairs["predicted"].to_numpy()
 
 
+@checked
 def evaluate_classification(ranker: Scorer, corpus: Corpus, official: bool = False) -> ClassificationResult:
     """Classify the labelled test pairs by a threshold that maximises weighted F1 on the validation pairs.
 
@@ -232,9 +235,6 @@ def evaluate_classification(ranker: Scorer, corpus: Corpus, official: bool = Fal
             raise ValueError(f"corpus {corpus.name!r} has no {split} labels: {remedy}")
         ids = list(table["resume_id"]), list(table["job_id"])
         scores = _checked(ranker, ranker.score_pairs(*ids), len(table)).astype(np.float64)
-        if not np.isfinite(scores).all():
-            resume, job, _ = table[~np.isfinite(scores)].iloc[0]
-            raise ValueError(f"ranker {ranker.name!r} scores {resume!r}, {job!r} NaN or infinite")
         pairs[split] = table.assign(score=scores)
     # 2. the threshold of the validation pairs decides on the test pairs
     test, threshold = pairs["test"], tune_threshold(pairs["valid"]["label"], pairs["valid"]["score"], official)
@@ -285,16 +285,33 @@ def _weighted_f1(hits: Any, false_alarms: Any, positives: Any, negatives: Any) -
     return (positives * accepted_f1 + negatives * rejected_f1) / (positives + negatives)
 
 
-def evaluate_graded(ranker: Scorer | None, grades: pd.DataFrame, ks: Sequence[int] = (10,)) -> pd.DataFrame:
-    """The metrics of each job's graded resumes (`resume_id, job_id, score`) in the order of a ranker.
+@checked
+def evaluate_graded(
+    ranker: Scorer | None,
+    grades: pd.DataFrame,
+    ks: Sequence[int] = (10,),
+    target: Side = "resume",
+    gains: Literal["exponential", "linear"] = "exponential",
+) -> pd.DataFrame:
+    """The metrics of each job's graded resumes, or each resume's jobs (`target`), in the order of a ranker.
 
-    Without a ranker (None) the order is random. Returns a frame of `rank_metrics`, one row a job;
-    only its nDCG uses the grades, with gains `2**score - 1`.
+    `grades`: `resume_id, job_id, score`, a score from 0 to 1,023. Without a ranker (None) the order is random. Returns
+    a frame of `rank_metrics`, one row a query; only its nDCG uses the grades, with gains `2**score - 1` or, "linear",
+    the score itself. Raises ValueError for other grades.
     """
-    gains, pairs = (2.0 ** grades["score"] - 1).to_numpy(float), (list(grades["resume_id"]), list(grades["job_id"]))
-    scores = np.zeros(len(grades)) if ranker is None else np.asarray(ranker.score_pairs(*pairs))
-    lists = grades.groupby("job_id").indices
-    ranked, relevant = ([values[places] for places in lists.values()] for values in (scores, gains))
+    columns = ["resume_id", "job_id", "score"]
+    if missing := [name for name in columns if name not in grades.columns]:
+        raise ValueError(f"grades lack {missing}: give a frame of {columns}")
+    if grades.empty or grades.duplicated(columns[:2]).any():
+        raise ValueError("grades hold no pair, or one twice: give each pair once")
+    score = pd.to_numeric(grades["score"], errors="coerce")
+    if not score.between(0, 1023).all() or grades["score"].map(lambda one: isinstance(one, str | bool)).any():
+        raise ValueError("grades: a score is not a number from 0 to 1,023; give such numbers")
+    gain = (2.0**score - 1 if gains == "exponential" else score).to_numpy(float)
+    pairs = list(grades["resume_id"]), list(grades["job_id"])
+    scores = np.zeros(len(grades)) if ranker is None else _checked(ranker, ranker.score_pairs(*pairs), len(grades))
+    lists = grades.groupby(f"{other(target)}_id").indices
+    ranked, relevant = ([values[places] for places in lists.values()] for values in (scores, gain))
     return rank_metrics(ranked, relevant, ks, list(map(str, lists)))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from confitlib.evaluation.metrics import COUNTS
+from confitlib.util import checked
 
 CONFIDENCE = 0.95
 RESAMPLES = 1999
@@ -18,12 +19,15 @@ PERMUTATIONS = 9999
 BATCH_CELLS = 2**21  # resampled values at a time: 16 MiB of float64
 
 
+@checked
 def summarise(queries: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """The mean of each metric over the queries that have positives, with its 95 % bootstrap interval.
 
     `queries`: a frame of `rank_metrics`. Returns rows indexed by `metric` with `mean, low, high`.
     With fewer than two usable queries the interval is NaN.
     """
+    if missing := sorted({*COUNTS} - {*queries.columns}):
+        raise ValueError(f"queries lack {missing}: give a frame of rank_metrics")
     used = queries[queries["positives"] > 0].drop(columns=COUNTS)
     low, high = bootstrap_interval([used.to_numpy().T], np.mean, seed)
     return pd.DataFrame({"mean": used.mean(), "low": low, "high": high}).rename_axis("metric")
@@ -64,6 +68,7 @@ class Comparison:
     queries: int
 
 
+@checked
 def compare(a: pd.DataFrame, b: pd.DataFrame, metric: str, seed: int = 0) -> Comparison:
     """Paired randomisation test of two rankers on the same queries (Smucker et al., CIKM 2007).
 
@@ -120,7 +125,10 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     The i-th smallest of m p-values is multiplied by m - i + 1, and none falls below a smaller one. Used rather than
     false discovery rates because a table compares few systems and each claim must hold.
     """
-    p = np.asarray(p_values, dtype=np.float64)
+    given = np.asarray(p_values)
+    if given.ndim != 1 or given.dtype.kind not in "biuf" or not ((given >= 0) & (given <= 1) | np.isnan(given)).all():
+        raise ValueError("p_values must be a list of numbers from 0 to 1")
+    p = given.astype(np.float64)
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN is sorted last
     adjusted = np.full_like(p, np.nan)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1.0)

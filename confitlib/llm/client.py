@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,7 @@ from tqdm.auto import tqdm
 
 from confitlib.llm.requests import Answer, Check, EmbeddingRequest, Request, Usage, judge, mask, read_chat, read_vectors
 from confitlib.llm.store import Store
-from confitlib.util import check_range, read_yaml
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from confitlib.util import check_range, checked, read_yaml
 
 KEY_VARIABLE, URL_VARIABLE, MODEL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL", "CONFIT_LLM_MODEL"
 DEFAULT_MODEL = "gpt-4o-mini"  # the paper's
@@ -37,6 +34,7 @@ REMEDY = (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class Price:
     """US dollars per million tokens; a call in a batch costs the share `batch` of that."""
@@ -47,7 +45,7 @@ class Price:
     source: str = ""
 
     def __post_init__(self) -> None:
-        check_range(self, "input", "output", "batch")
+        check_range(self, "input", "output", "batch", most=1e6)
 
     def cost(self, usage: Usage, batch: bool = False) -> float:
         """US dollars for the tokens of calls."""
@@ -136,6 +134,7 @@ class Client:
     covered before sending. After a call, `summary` says what it did and `spent` what the client has cost so far.
     """
 
+    @checked
     def __init__(
         self,
         store: Store | str | Path,
@@ -144,7 +143,7 @@ class Client:
         budget: float | None = None,
         concurrency: int = 8,
         offline: bool = False,
-        api: OpenAI | None = None,
+        api: Any = None,  # an openai.OpenAI
     ) -> None:
         self.store = store if isinstance(store, Store) else Store(store)
         self.model = model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL

@@ -29,7 +29,9 @@ SHORTEST, LONGEST, COPIED, RUN = 20, 20_000, 0.8, 5
 
 OPENING = "[\\[\uff3b\u3010\u3014]"  # square brackets, also full-width ones, as a document may imitate them
 MARKER = re.compile(OPENING + r"(?=\s*(?:/\s*)?(?:the\s+)?(?:start|end|beginning)\s+of\b|\s*example\s+resume\b)", re.I)
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+EMAIL = re.compile(
+    r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"
+)  # no longer (RFC 5321), else text without spaces takes for ever
 URL = re.compile(r"(?:https?://|www\.)[^\s<>\"'）】，。]+|\b(?:linkedin|github)\.com/[^\s<>\"'）】，。]+", re.I)
 PHONE = re.compile(r"(?<![\w.-])(?:\+|00)?\(?\d(?:[ ().-]{0,3}\d){8,14}(?![\w-])")
 # dates and spans of them, or a pay range
@@ -153,6 +155,8 @@ def read_chat(content: Any) -> Entry:
     try:
         choice = content["choices"][0]
         text, refusal = (choice["message"].get(name) for name in ("content", "refusal"))
+        if not choice["message"].keys() & {"content", "refusal"}:
+            raise LookupError
         text = (text or "").encode("utf-8", "replace").decode()
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("no choice with a message of text") from error
@@ -165,6 +169,8 @@ def read_vectors(content: Any, n: int) -> list[Entry]:
     """An entry of the store for each of the `n` texts of an embeddings response; raises ValueError if it is none."""
     try:
         rows = sorted(content["data"], key=lambda row: row["index"])
+        if [row["index"] for row in rows] != list(range(n)):
+            raise LookupError
         vectors = np.array([row["embedding"] for row in rows], dtype="<f4")  # exact, a third of the size in decimals
     except (LookupError, TypeError) as error:
         raise ValueError("no embeddings") from error
@@ -271,7 +277,7 @@ def read_requests(path: Path) -> dict[str, tuple[str, Request]]:
         try:
             request = Request(**line)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number}: not a request ({error})") from error
+            raise ValueError(f"{path}, line {number}: not a request ({error}). Write the file anew.") from error
         if kind != "chat" or request.fingerprint() != name:
             raise ValueError(f"{path}, line {number}: altered, as the fingerprint shows. Write the file anew.")
         requests[name] = task, request
@@ -312,8 +318,10 @@ def _read_answer(line: Mapping[str, Any]) -> Entry:
     if "custom_id" not in line:
         choice = {"message": {"content": line.get("text")}, "finish_reason": line.get("finish_reason", "stop")}
         return {**read_chat({**line, "choices": [choice]}), "origin": "import"}
-    body = (line.get("response") or {}).get("body") or {}
+    response, fault = line.get("response"), line.get("error")
+    body = response.get("body") if isinstance(response, dict) else None
     try:
         return {**read_chat(body), "origin": "batch"}
     except ValueError as error:
-        raise ValueError((line.get("error") or body.get("error") or {}).get("message") or str(error)) from error
+        fault = fault or (body.get("error") if isinstance(body, dict) else None)
+        raise ValueError((isinstance(fault, dict) and fault.get("message")) or str(fault or error)) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from confitlib.llm.requests import EmbeddingRequest, Entry, Request, fingerprint_of
-from confitlib.util import lock, parsed, read_entries, repair_end, write_line
+from confitlib.util import lock, make_folder, parsed, plain_file, read_entries, repair_end, write_line
 
 
 class Store(dict[str, Entry]):
@@ -37,7 +37,7 @@ class Store(dict[str, Entry]):
         """Append a reply; returns the one that counts, which is an earlier one if there is one by now."""
         payload = request.payload()
         name, time = fingerprint_of(payload), datetime.now(UTC).isoformat(timespec="milliseconds")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         with self.path.open("ab+") as file:
             lock(file)
             repair_end(file, self.path)
@@ -49,8 +49,8 @@ class Store(dict[str, Entry]):
 
     def refresh(self) -> None:
         """Read what other processes have appended since."""
-        if self.path.is_file():
-            with self.path.open("rb") as file:
+        if self.path.exists():
+            with plain_file(self.path).open("rb") as file:
                 self._read_on(file)
 
     def _read_on(self, file: IO[bytes]) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,12 @@ from confitlib.market import world
 from confitlib.market.labels import Activity, Rng, candidate_lists, draw_labels
 from confitlib.market.texts import Bank, load_bank, write_documents
 from confitlib.market.world import Latents
-from confitlib.util import atomic, check_range, claim, read_yaml
+from confitlib.util import atomic, check_range, checked, claim, read_yaml
 
 WARM_SHARES = (0.8, 0.1, 0.1)  # of the labels, by split
 
 
+@checked
 @dataclass(frozen=True)
 class Preset:
     """A market by numbers.
@@ -88,6 +89,7 @@ class Market:
         return world.coverage(self.latents["resume"].rows(rows), self.latents["job"].rows(columns))
 
 
+@checked
 def compose(preset: str = "laptop", seed: int = 0, regime: Regime = "cold", **overrides: Any) -> Market:
     """Compose a market; the same preset, seed, regime and overrides always give the same corpus.
 
@@ -101,8 +103,6 @@ def compose(preset: str = "laptop", seed: int = 0, regime: Regime = "cold", **ov
     >>> market.corpus
     Corpus('market-tiny-0': 440 resumes, 200 jobs, 1,100 labels, 9,760 list entries)
     """
-    if regime not in get_args(Regime):
-        raise ValueError(f"regime {regime!r} is unknown: use one of {get_args(Regime)}")
     # 1. documents
     numbers, splits = _resolve(preset, overrides), {}
     for side in SIDES:

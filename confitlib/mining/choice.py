@@ -9,6 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from confitlib.corpus import Corpus, Side, other
 from confitlib.encoder.vectors import Embeddings
+from confitlib.util import checked
 
 RESAMPLES, SEED = 200, 0
 
@@ -27,6 +28,7 @@ class ChosenBand:
     matches: int
 
 
+@checked
 def choose_band(
     corpus: Corpus, embeddings: Embeddings, target: Side, width: float = 0.01, bound: float = 0.1, top_rate: float = 1.0
 ) -> ChosenBand:

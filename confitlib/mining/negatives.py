@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from confitlib.corpus import REASONS, Corpus, Side, other
-from confitlib.util import atomic
+from confitlib.util import atomic, parse_json, plain_file
 
 TABLE_COLUMNS = ["query_id", "negative_id", "rank", "percentile", "score"]
 QUERY_COLUMNS = ["candidates", *REASONS, "positive_score"]
@@ -79,12 +79,12 @@ class Negatives:
     def load(path: str | Path) -> Negatives:
         """Read what `save` wrote; raises FileNotFoundError if the folder is missing or incomplete."""
         folder = Path(path)
-        if not (folder / ABOUT).exists():
+        if not (folder / ABOUT).is_file():
             raise FileNotFoundError(f"{folder} holds no complete negatives ({ABOUT} is missing): mine them again")
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             return Negatives(table=pd.read_parquet(folder / TABLE), queries=pd.read_parquet(folder / QUERIES), **about)
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{folder} holds damaged negatives ({error}): mine them again") from error
 
     @cached_property
@@ -138,9 +138,9 @@ def read_official(path: str | Path, corpus: Corpus) -> dict[Side, Negatives]:
     Raises ValueError naming file, key and id where the file and the corpus disagree.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: line {error.lineno} is not JSON ({error.msg}). Write the file again.") from error
+        content = parse_json(plain_file(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Write the file again.") from error
     negatives: dict[Side, Negatives] = {}
     for target, key in OFFICIAL_KEYS.items():
         # 1. the lists and their ids are checked

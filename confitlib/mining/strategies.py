@@ -1,10 +1,11 @@
 """Hard-negative mining: the call `mine`, the problem that strategies work on, and every strategy, top to bottom."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from confitlib.mining.kernel import UNRANKED, select_band
 from confitlib.mining.negatives import QUERY_COLUMNS, Negatives, describe_mining
 from confitlib.mining.ranking import Hits, IntArray, band_window, concatenate, draw, inner_products, mine_band
 from confitlib.text import Variant, WordIndex, texts, words
-from confitlib.util import generator_of
+from confitlib.util import check_types, checked, generator_of
 
 DocumentSet = Literal["train", "labelled"]
 Strategy = Callable[..., "Selection"]
@@ -29,6 +30,7 @@ DEEPEST = 200  # ANCE draws from the top 200
 STEPS_A_NEGATIVE = 50  # our bound, so that a walk in a small component ends
 
 
+@checked
 def mine(
     strategy: str,
     corpus: Corpus,
@@ -76,6 +78,10 @@ def mine(
     per_query["positive_score"] = problem.positive_scores()
     positive = pd.Series(problem.scores(*problem.labelled(1)))
     statistics = describe_mining(table, per_query, positive, n)
+    statistics["top_hits"] = int((table["rank"] == 0).sum())
+    if used.get("lo") and statistics["top_hits"]:
+        message = f"{statistics['top_hits']} negatives are top hits of their queries: use a larger pool or lo"
+        warnings.warn(message, stacklevel=3)
     recorded = {"strategy": strategy, "corpus": corpus.name, **settings, **used}
     return Negatives(target, table, per_query, statistics, recorded)
 
@@ -95,9 +101,8 @@ def check_mining(strategy: str, **arguments: Any) -> dict[str, Any]:
         raise ValueError(f"strategy {strategy!r} takes {sorted(own)}, not {unknown}")
     # 2. each value by itself
     hints = get_type_hints(mine) | get_type_hints(STRATEGIES[strategy])
+    check_types(arguments, hints)
     for name, value in arguments.items():
-        if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
-            raise ValueError(f"{name}={value!r} is unknown; use one of {list(get_args(hints[name]))}")
         optional = value is None and type(None) in get_args(hints[name])
         if name in RANGES and not optional and value not in RANGES[name]:
             raise ValueError(f"{name}={value} must lie in {RANGES[name]}")
@@ -164,6 +169,10 @@ class MiningProblem:
         self.embeddings.check(self.corpus)
         sides = ((other(self.target), self.query_ids), (self.target, self.pool_ids))
         queries, pool = (self.embeddings.of(side)[self.corpus.positions(side, ids)] for side, ids in sides)
+        lengths = np.concatenate([np.linalg.norm(one, axis=1) for one in (queries, pool)])
+        if (np.abs(lengths[lengths > 0] - 1) > 0.01).any():
+            message = "embeddings are not of length one: ranks are by inner product, not by cosine; normalise the rows"
+            warnings.warn(message, stacklevel=2)
         return queries.astype(np.float32, copy=False), pool.astype(np.float32, copy=False)
 
     def labelled(self, label: int) -> tuple[IntArray, IntArray]:

@@ -13,7 +13,8 @@ from torch import nn
 
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.encoder import Embeddings
-from confitlib.text import Variant, WordIndex, check_variant, texts, words
+from confitlib.text import Variant, WordIndex, texts, words
+from confitlib.util import checked
 
 Rows = NDArray[np.intp]
 Scores = NDArray[np.float32]
@@ -86,6 +87,7 @@ class VectorRanker(Ranker):
         return np.einsum("nd,nd->n", vectors.resumes[rows["resume"]], vectors.jobs[rows["job"]])
 
 
+@checked
 class BM25(Ranker):
     """BM25 with the whole opposite document as the query.
 
@@ -104,7 +106,7 @@ class BM25(Ranker):
 
     def __init__(self, variant: Variant = "okapi", unique: bool = False) -> None:
         self.variant, self.unique = variant, unique
-        self.name = {"okapi": "BM25", "bm25l": "BM25L"}[check_variant(variant)]
+        self.name = {"okapi": "BM25", "bm25l": "BM25L"}[variant]
 
     def index(self, corpus: Corpus) -> Self:
         """Tokenise both sides and index each for being ranked."""

@@ -17,10 +17,12 @@ from confitlib.mining import Negatives, check_mining, mine
 from confitlib.rankers.base import Rows, Scores, VectorRanker, trained_weights
 from confitlib.text import texts
 from confitlib.training import Refresh, TrainingConfig, TrainingResult, train, train_once
+from confitlib.util import checked
 
 HyRe = bool | Literal["average"]
 
 
+@checked
 @dataclass(eq=False, repr=False)
 class RawEmbed(VectorRanker):
     """Cosine of the embeddings of an encoder that has not seen the corpus.
@@ -252,6 +254,7 @@ def rescored(scores: Scores, bonus: Scores, first_n: int, weight: float) -> Scor
     return changed
 
 
+@checked
 @dataclass(eq=False, repr=False)
 class InBatch(RawEmbed):
     """The dual encoder trained with in-batch negatives only: ConFit v2 before runner-up mining.
@@ -332,6 +335,7 @@ class Mined(InBatch):
         return {side: mine(self.strategy, corpus, target=side, **ask) for side in SIDES}
 
 
+@checked
 @dataclass(eq=False, repr=False)
 class ConFitV2(Mined):
     """The two stages of ConFit v2: in-batch training, runner-up mining with its encoder, training with both.

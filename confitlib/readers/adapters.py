@@ -1,6 +1,7 @@
 """Formats of others: Hugging Face datasets, RecBole-PJF atomic files and the raw Tianchi tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,13 @@ def load_hub(name_or_path: str | Path, *, configs: Mapping[str, str] | None = No
     parts = {}
     wanted: Mapping[str, str | None] = configs or {"pairs": None}
     for table, config in wanted.items():
-        if any((Path(name_or_path) / marker).exists() for marker in ("dataset_dict.json", "state.json")):
-            parts[table] = datasets.load_from_disk(str(name_or_path))
-        else:
-            parts[table] = datasets.load_dataset(str(name_or_path), config, **options)
+        saved = any((Path(name_or_path) / marker).exists() for marker in ("dataset_dict.json", "state.json"))
+        try:
+            read = datasets.load_from_disk if saved else partial(datasets.load_dataset, name=config, **options)
+            parts[table] = read(str(name_or_path))
+        except Exception as error:  # of any package that reads some format: the remedy is the same
+            what = f"not read as a dataset ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+            raise fail("unreadable", f"{name_or_path} [{table}]", what) from error
     if not configs and isinstance(parts["pairs"], dict) and "pairs" in parts["pairs"]:
         parts = dict(parts["pairs"])
     if "pairs" not in parts:
@@ -72,6 +76,7 @@ def load_recbole(
     folder: str | Path,
     name: str,
     *,
+    threshold: float | None = None,
     fractions: Sequence[float] = FRACTIONS,
     seed: int = 0,
     accept: str | Iterable[str] = (),
@@ -81,8 +86,8 @@ def load_recbole(
 
     Headers are typed (`user_id:token`, `label:float`). Users are resumes, items are jobs. The
     sentences of a document, one a row, become the lines of the field `text`; other columns of
-    .user and .item are fields of their own. A pair is accepted if its label is at least 0.5 in
-    any of its interactions, rejected otherwise; without a column `label` every interaction is an
+    .user and .item are fields of their own. A pair is accepted if its label is at least `threshold` (0.5, for labels
+    from 0 to 1) in any of its interactions, rejected otherwise; without a column `label` every interaction is an
     acceptance. Splits come from `split_documents` (`fractions`, `seed`); `accept`: see `load`.
     """
     report, path, ids = Report(accept), Path(folder) / f"{name}.inter", {}
@@ -100,9 +105,12 @@ def load_recbole(
         report.notes.append(f"{path}: no column 'label', so every interaction counts as an acceptance")
         events = events.assign(label=1)
     scores = pd.to_numeric(events["label"], errors="coerce")
-    for place, score in events["label"][scores.isna()].items():
-        report.add("unknown_label", place, f"label {score!r} is not a number")
-    pairs = pairs.assign(label=(scores >= THRESHOLD).astype("int64"))[scores.notna()]
+    known = scores.notna() if threshold is not None else scores.between(0, 1)
+    for place, score in events["label"][~known].items():
+        report.add(
+            "unknown_label", place, f"label {score!r} is not a number from 0 to 1", "Give threshold=, for ratings."
+        )
+    pairs = pairs.assign(label=(scores >= (threshold or THRESHOLD)).astype("int64"))[known]
     tables["labels"] = repairs.merge_events(pairs, report)
     return split_documents(repairs.assemble(tables, report, name), fractions, seed)
 

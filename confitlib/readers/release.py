@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from confitlib.corpus import COPY_OF, LABEL_COLUMNS, RANKING_COLUMNS, RESERVED, SIDES, SPLITS, Corpus, Regime, Side
 from confitlib.readers import repairs
 from confitlib.readers.repairs import PLACE, Report, as_id, fail, select
-from confitlib.util import atomic, files_hash, read_yaml
+from confitlib.util import atomic, checked, files_hash, make_folder, parse_json, read_yaml
 
 IDS: dict[Side, str] = {"resume": "user_id", "job": "jd_no"}
 LISTS: dict[Side, str] = {"resume": "user_ids", "job": "jd_nos"}
@@ -36,6 +36,7 @@ NEEDS_QUOTES = re.compile('[,"\r\n]')
 # --- reading ---
 
 
+@checked
 def load(
     path: str | Path, accept: str | Iterable[str] = (), *, encoding: str = "utf-8", regime: Regime = "cold"
 ) -> Corpus:
@@ -116,7 +117,7 @@ def _documents(path: Path, side: Side, report: Report, encoding: str) -> pd.Data
 
 def _list_rows(path: Path, target: Side, split: str, report: Report, encoding: str) -> list[tuple[Any, ...]]:
     try:
-        lists = repairs.parse_json(repairs.decode(path, encoding))
+        lists = parse_json(repairs.decode(path, encoding))
         if not isinstance(lists, dict):
             raise ValueError("an object of queries was expected")
     except ValueError as error:
@@ -153,10 +154,21 @@ def _load_saved(folder: Path, paths: Mapping[str, Path]) -> Corpus:
         parts["truth"] = csr_array(truth, shape=(len(parts["resumes"]), len(parts["jobs"]))) if truth else None
         parts |= {"name": saved["name"], "regime": saved["regime"]}
         parts |= {"accepted": frozenset(saved["accepted"]), "notes": tuple(saved["notes"])}
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile, zlib.error) as error:
+        return Corpus(**parts)
+    except (
+        OSError,
+        EOFError,
+        RecursionError,
+        MemoryError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        BadZipFile,
+        zlib.error,
+    ) as error:
         what = f"not saved completely, saved by another version, or changed since: {error}"
         raise fail("stale_sidecar", folder / SIDECAR, what) from None
-    return Corpus(**parts)
 
 
 # --- writing ---
@@ -185,7 +197,7 @@ def save(corpus: Corpus, path: str | Path) -> Path:
     if present:
         raise FileExistsError(f"{folder} holds a corpus already ({', '.join(present)}): choose or clear a folder")
     # 2. the release files
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / SIDECAR).touch()  # so that `load` refuses what a killed `save` leaves
     settings: dict[str, Any] = {"name": corpus.name, "regime": corpus.regime, "notes": corpus.notes, "columns": {}}
     for side in SIDES:

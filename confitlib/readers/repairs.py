@@ -9,7 +9,6 @@ import csv
 import gzip
 import io
 import json
-import re
 import sys
 import zlib
 from collections import Counter
@@ -21,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from confitlib.corpus import KINDS, RANKING_COLUMNS, SIDES, Corpus, CorpusError, Defect, Regime, defect_rows, home_of
+from confitlib.util import parse_json, plain_file
 
 PLACE = "\0place"
-HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # JSON writes a character beyond U+FFFF as two of these
 ACCEPTABLE = {kind: entry["repair"] for kind, entry in KINDS.items() if "repair" in entry}
 Tables = dict[str, pd.DataFrame]  # resumes, jobs, labels and, where there are any, rankings, each with `PLACE`
 
@@ -66,8 +65,8 @@ def fail(kind: str, where: object, what: object, remedy: str = "") -> CorpusErro
 # --- files to frames ---
 
 
-def read_separated(path: Path, report: Report, encoding: str = "utf-8") -> pd.DataFrame:
-    """Read rows of cells below a header.
+def read_separated(path: Path, report: Report, encoding: str = "utf-8", header: int | None = 0) -> pd.DataFrame:
+    """Read rows of cells below a header; with `header=None` there is none, and columns are named "1", "2", ….
 
     In a .csv file cells are separated by commas and quoted ones may hold line breaks; in any other a row is a line,
     cells are separated by tabs, and quotes are text. A row with another number of cells than the header is a defect.
@@ -82,19 +81,20 @@ def read_separated(path: Path, report: Report, encoding: str = "utf-8") -> pd.Da
             raise fail("malformed_row", f"{path}, line {reader.line_num}", what) from None
     else:
         rows = [line.removesuffix("\r").split("\t") for line in text.removesuffix("\n").split("\n")]
-    header = rows[0] if rows else []
-    if header in ([], [""]):
+    if not rows or rows[0] in ([], [""]):
         raise fail("missing_column", path, "the file is empty", "Provide a header and rows.")
-    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
+    rows = rows if header == 0 else [[str(place) for place in range(1, len(rows[0]) + 1)], *rows]
+    names = rows[0]
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise fail("duplicate_column", f"{path}, header", f"columns {repeated} occur twice")
     complete = {}
     for place, row in zip(numbered(path, len(rows) - 1), rows[1:], strict=True):
-        if len(row) == len(header):
+        if len(row) == len(names):
             complete[place] = row
         elif row not in ([], [""]):  # an empty line separates nothing
-            report.add("ragged_row", place, f"{len(row)} cells, the header has {len(header)}")
-    return pd.DataFrame(list(complete.values()), index=list(complete), columns=header, dtype="str")
+            report.add("ragged_row", place, f"{len(row)} cells, the header has {len(names)}")
+    return pd.DataFrame(list(complete.values()), index=list(complete), columns=names, dtype="str")
 
 
 def read_jsonl(path: Path, report: Report, encoding: str = "utf-8", required: Sequence[str] = ()) -> pd.DataFrame:
@@ -121,19 +121,33 @@ def read_jsonl(path: Path, report: Report, encoding: str = "utf-8", required: Se
     return pd.DataFrame(cells, index=list(records), dtype=object)
 
 
-def read_table(path: Path, report: Report, encoding: str = "utf-8") -> pd.DataFrame:
-    """Read a .csv, .tsv, .jsonl (or .gz of one) or .parquet file; cells keep their text, ids their zeros."""
+def read_table(path: Path, report: Report, encoding: str = "utf-8", header: int | None = 0) -> pd.DataFrame:
+    """Read a .csv, .tsv, .jsonl (or .gz of one) or .parquet file; cells keep their text, ids their zeros.
+
+    A folder of .txt files is a table of `id` (the name) and `text`; a file of TREC judgements (.qrels) one of
+    `query_id`, `iteration`, `document_id` and `label`.
+    """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if path.is_dir() and (files := sorted(path.glob("*.txt"))):
+        cells = {"id": [file.stem for file in files], "text": [decode(file, encoding) for file in files]}
+        return pd.DataFrame(cells, index=[str(file) for file in files], dtype="str")
+    if suffix == ".qrels":
+        rows = [line.split() for line in decode(path, encoding).splitlines()]
+        ragged = [place for place, row in zip(numbered(path, len(rows)), rows, strict=True) if len(row) not in (0, 4)]
+        if ragged:
+            raise fail("ragged_row", ragged[0], "not 4 cells", "Write query, iteration, document and label.")
+        frame = pd.DataFrame(rows, numbered(path, len(rows)), ["query_id", "iteration", "document_id", "label"], "str")
+        return frame.dropna()
     if suffix in (".csv", ".tsv"):
-        return read_separated(path, report, encoding)
+        return read_separated(path, report, encoding, header)
     if suffix == ".jsonl":
         return read_jsonl(path, report, encoding)
     if suffix != ".parquet":
         raise ValueError(f"{path}: cannot tell the format; rename it to one of .csv, .tsv, .jsonl, .parquet (or .gz)")
     try:
-        frame = pd.read_parquet(path, dtype_backend="numpy_nullable").astype(object)
-    except FileNotFoundError:
-        raise fail("missing_file", path, "the file does not exist") from None
+        frame = pd.read_parquet(plain_file(path), dtype_backend="numpy_nullable").astype(object)
+    except FileNotFoundError as error:
+        raise fail("missing_file", path, error) from None
     except (OSError, ValueError) as error:
         raise fail("unreadable", path, error) from None
     return frame.where(frame.notna(), None).set_axis(numbered(path, len(frame)))
@@ -145,9 +159,11 @@ def numbered(where: object, n: int) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """A cell as text: nothing as "", a list as its items in lines, anything else as `str` shows it."""
+    """A cell as text: nothing as "", a list in lines, truth values and objects as JSON, the rest as `str` has it."""
     if isinstance(value, (list, tuple, np.ndarray)):
         return "\n".join(as_text(item) for item in value)
+    if isinstance(value, bool | np.bool_ | dict):
+        return json.dumps(value, ensure_ascii=False, default=lambda one: one.tolist())
     return "" if value is None or value != value else str(value)
 
 
@@ -159,14 +175,17 @@ def as_id(value: Any) -> str:
 def decode(path: Path, encoding: str) -> str:
     """The text of a file; an error names the row or line of the first byte that is not in this encoding."""
     try:
-        raw = path.read_bytes()
+        raw = plain_file(path).read_bytes()
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except FileNotFoundError:
-        raise fail("missing_file", path, "the file does not exist") from None
+    except FileNotFoundError as error:
+        raise fail("missing_file", path, error) from None
     except (OSError, EOFError, zlib.error) as error:
         raise fail("unreadable", path, error) from None
     try:
-        return raw.decode(encoding).removeprefix("\ufeff")
+        text = raw.decode(encoding).removeprefix("\ufeff")
+        if not encoding.lower().startswith("utf-8") and is_utf_8(raw, text):
+            raise fail("encoding", path, f"the file is UTF-8, not {encoding}", 'Leave encoding="utf-8".')
+        return text
     except LookupError:
         raise ValueError(f"encoding {encoding!r} is unknown to Python: use e.g. 'utf-8', 'cp1252', 'gb18030'") from None
     except UnicodeDecodeError as error:
@@ -177,24 +196,14 @@ def decode(path: Path, encoding: str) -> str:
         raise fail("encoding", f"{path}, {place}", f"{what} at offset {error.start} is not {encoding}") from None
 
 
-def parse_json(text: str) -> Any:
-    """JSON whose keys are unique and whose text is whole; raises ValueError."""
-
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """The object of some pairs."""
-        record = dict(pairs)
-        if len(record) < len(pairs):
-            repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-            raise ValueError(f"key {repeated[0]!r} occurs twice in one object")
-        return record
-
+def is_utf_8(raw: bytes, text: str) -> bool:
+    """Whether bytes are UTF-8 although they could be decoded otherwise, to `text`: one letter may be chance."""
     try:
-        content = json.loads(text, object_pairs_hook=unique_keys)
-        if HALF_PAIR.search(text):
-            json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is no character: UnicodeEncodeError
-    except RecursionError:
-        raise ValueError("lists or objects are nested too deeply") from None
-    return content
+        plain = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    longer = len(plain) < len(text) or sum(sign > "\x7f" for sign in (text if raw.isascii() else plain)) > 1
+    return plain != text and "\0" not in plain and longer
 
 
 # --- columns ---

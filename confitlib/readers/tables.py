@@ -1,10 +1,11 @@
 """One's own data: a table of labelled pairs, with the texts inside or in tables of their own; and splits for it."""
 
+import difflib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from confitlib.corpus import RESERVED, SIDES, SPLITS, Corpus, Regime, Side, Split, duplicate_groups, other
 from confitlib.readers import repairs
 from confitlib.readers.repairs import PLACE, Report, as_id, as_text, document_frame, select
+from confitlib.util import checked
 
-Columns = Mapping[str, Mapping[str, Any]]
+Columns = Mapping[str, Mapping[str, str | Sequence[str]]]
 
 TABLES: dict[str, tuple[str, ...]] = {f"{side}s": (f"{side}_id", "text") for side in SIDES}
 TABLES["pairs"] = ("resume_id", "job_id", "label", "split", "resume_text", "job_text")
@@ -22,6 +24,7 @@ SPLIT_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev"
 FRACTIONS = (0.8, 0.1, 0.1)
 
 
+@checked
 def load_pairs(
     pairs: str | Path,
     *,
@@ -34,15 +37,18 @@ def load_pairs(
     seed: int = 0,
     regime: Regime = "cold",
     accept: str | Iterable[str] = (),
-    encoding: str = "utf-8",
+    encoding: str | Mapping[str, str] = "utf-8",
+    header: Literal[0] | None = 0,
     name: str | None = None,
 ) -> Corpus:
-    """Read labelled pairs from a .csv, .tsv, .jsonl (or .gz of one) or .parquet file.
+    """Read labelled pairs from a .csv, .tsv, .jsonl (or .gz of one), .parquet or .qrels file.
 
     The `pairs` table has the columns `resume_id, job_id, label`, and, where texts are not in
     files of their own, `resume_text` and `job_text`; without an id column, ids are made from the
     texts. `resumes` and `jobs` are tables with `resume_id` (`job_id`) or `id`, and `text`; without
-    a `text` column every other column is a text field. Their documents need no label.
+    a `text` column every other column is a text field. Their documents need no label. Each may be a folder of .txt
+    files, whose names are the ids. Where an id of `pairs` is a list of them (JSON lines), each makes a pair; without
+    a column `label` all these are accepted. A .qrels file has `query_id, document_id` and `label`: map them.
 
     `columns`: other names, by table, e.g. `{"resumes": {"resume_id": "cv_no", "text": ["skills",
     "history"]}, "pairs": {"label": "rating"}}`. `label_values`: labels that are not 0 and 1, e.g.
@@ -50,7 +56,8 @@ def load_pairs(
     stay in the column `score` of `Corpus.labels`. `split`: the split of all labels, or fractions
     for `split_documents` (with `seed`), which in the warm regime deal out the labels themselves; default:
     the column `split` of the pairs, else fractions.
-    `regime`, `accept`, `name`: see `load`. Columns that are not used are named in `Corpus.notes`.
+    `regime`, `accept`, `name`: see `load`. `encoding`: of all files, or of each by table. `header=None`: tables have
+    no header, and their columns are "1", "2", …. Columns that are not used are named in `Corpus.notes`.
 
     Raises CorpusError with every defect, each with file, row and remedy.
 
@@ -65,11 +72,19 @@ def load_pairs(
     """
     report, paths = Report(accept), {"pairs": pairs, "resumes": resumes, "jobs": jobs}
     given = {table: Path(path) for table, path in paths.items() if path is not None}
-    tables = {table: (repairs.read_table(path, report, encoding), str(path)) for table, path in given.items()}
+    codes = (
+        dict.fromkeys(given, encoding) if isinstance(encoding, str) else {**dict.fromkeys(given, "utf-8"), **encoding}
+    )
+    if codes.keys() - given.keys():
+        raise ValueError(f"encoding names {sorted(codes.keys() - given.keys())}: use tables that are given, {[*given]}")
+    tables = {
+        table: (repairs.read_table(path, report, codes[table], header), str(path)) for table, path in given.items()
+    }
     reader = PairReader(tables, report, columns or {}, label_values or {}, threshold, split)
     return reader.corpus(name or Path(pairs).name.split(".")[0], regime, seed)
 
 
+@checked
 @dataclass
 class PairReader:
     """The way from tables to a corpus, for `load_pairs` and `load_hub`; the fields are parameters of theirs.
@@ -91,11 +106,22 @@ class PairReader:
             unknown, allowed = sorted(set(names) - set(TABLES[table])), sorted(TABLES[table])
             if unknown:
                 raise ValueError(f"columns: {unknown} are unknown names of {table!r}; choose from {allowed}")
-        if isinstance(self.split, str) and self.split not in SPLITS:
-            raise ValueError(f"split {self.split!r} is unknown: use one of {SPLITS}, or fractions")
+            if table not in self.tables:
+                raise ValueError(f"columns: there is no table {table!r} here; give it, or leave it out of columns")
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise ValueError(f"threshold={self.threshold} must be finite")
+        if not {*self.label_values.values()} <= {0, 1}:
+            raise ValueError(f"label_values={dict(self.label_values)} must name 0 or 1 for each label")
         if self.threshold is not None and self.label_values:
             raise ValueError("give threshold (for scores) or label_values (for named labels), not both")
         self.pairs, self.where = self.tables["pairs"]
+        listed = [name for name in self.pairs if self.pairs[name].map(lambda cell: isinstance(cell, list)).any()]
+        for column in {self.names("pairs", f"{side}_id")[0] for side in SIDES} & {*listed}:
+            self.pairs = self.pairs.explode(column)
+            if self.names("pairs", "label") == ["label"] and "label" not in self.pairs:
+                self.pairs["label"] = 1
+                self.report.notes.append(f"{self.where}: no column 'label', so every pair is accepted")
+        self.tables = {**self.tables, "pairs": (self.pairs, self.where)}
 
     def corpus(self, name: str, regime: Regime, seed: int) -> Corpus:
         """The corpus of the tables; raises CorpusError with every defect."""
@@ -141,6 +167,7 @@ class PairReader:
     def select(self, table: str, canonical: str, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of a table that hold a canonical name's content; each that is missing is a defect."""
         remedy = f'Map it: columns={{"{table}": {{"{canonical}": "<a column of the file>"}}}}.'
+        remedy += " If the file has no header, pass header=None."
         return select(self.tables[table][0], columns, self.tables[table][1], remedy, self.report)
 
     def optional(self, canonical: str) -> pd.DataFrame:
@@ -156,6 +183,11 @@ class PairReader:
         column = self.names("pairs", canonical)[0]
         if column in self.pairs.columns or canonical in self.columns.get("pairs", {}) or not len(inline.columns):
             return self.select("pairs", canonical, [column])[column].map(as_id).astype("str")
+        used = {name for role in TABLES["pairs"] for name in self.names("pairs", role)}
+        rest = {str(name).strip().lower(): name for name in self.pairs.columns if name not in used}
+        if close := difflib.get_close_matches(canonical, rest, n=1, cutoff=0.75):
+            what, remedy = f"no column {canonical!r}, but {rest[close[0]]!r}", f"Rename it to {canonical}, or drop it."
+            self.report.add("missing_column", f"{self.where}, header", what, remedy)
         keys = pd.Series(["\x1f".join(row) for row in inline.to_numpy()], index=inline.index, dtype="str")
         self.report.notes.append(f"{self.where}: {side} ids are made from {keys.nunique()} distinct texts")
         return keys.map(lambda key: hashlib.sha1(key.encode()).hexdigest()[:16]).astype("str")
@@ -209,6 +241,7 @@ def _spelling(value: Any) -> str:
 # --- splits for data that comes without any ---
 
 
+@checked
 def split_documents(corpus: Corpus, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> Corpus:
     """A cold-start split: every document gets one of train, valid and test, and so do the labels.
 
@@ -253,6 +286,6 @@ def empty_splits(splits: pd.Series, fractions: Sequence[float]) -> list[str]:
 
 def _split_of(places: NDArray[Any], fractions: Sequence[float]) -> NDArray[np.object_]:
     """The split of each place between 0 and 1, when train, valid and test have these fractions in turn."""
-    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+    if len(fractions) != len(SPLITS) or not min(fractions) >= 0 or not abs(sum(fractions) - 1) < 1e-9:
         raise ValueError(f"fractions {tuple(fractions)}: give the shares of {SPLITS}, which sum to 1")
     return np.array(SPLITS, dtype=object)[np.searchsorted(np.cumsum(fractions)[:-1], places, side="right")]

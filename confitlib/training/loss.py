@@ -1,10 +1,15 @@
 """The contrastive losses of ConFit v2 and v1."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from confitlib.util import checked
 
+
+@checked
 def contrastive_loss(
     resumes: Tensor,
     jobs: Tensor,
@@ -31,6 +36,16 @@ def contrastive_loss(
     >>> round(float(contrastive_loss(torch.eye(2), torch.eye(2), temperature=1.0)), 3)
     0.313
     """
+    # 1. what fits together
+    parts = {"resumes": resumes, "jobs": jobs, "negative_resumes": negative_resumes, "negative_jobs": negative_jobs}
+    for name, part in parts.items():
+        if part is not None and (part.ndim != 2 or part.shape[1] != resumes.shape[-1] or not part.is_floating_point()):
+            raise ValueError(f"{name} of {part.dtype} {[*part.shape]}: give rows of floats, all as wide")
+    if not 0 < len(resumes) == len(jobs):
+        raise ValueError(f"{len(resumes)} resumes, {len(jobs)} jobs: give one job for each resume")
+    if not 0 < temperature < math.inf or not 0 <= lambda_ <= 1:
+        raise ValueError(f"temperature={temperature} must be above 0, lambda_={lambda_} between 0 and 1")
+    # 2. candidates of each side, and the loss of both
     job_candidates = jobs if negative_jobs is None else torch.cat([jobs, negative_jobs])
     resume_candidates = resumes if negative_resumes is None else torch.cat([resumes, negative_resumes])
     if normalized:
@@ -73,6 +88,8 @@ def info_nce(anchors: Tensor, candidates: Tensor, temperature: float, masked: Te
     """
     with torch.autocast(anchors.device.type, enabled=False):
         scores = anchors.float() @ candidates.float().T / temperature
+    if masked is not None and (masked.shape != scores.shape or masked.dtype != torch.bool):
+        raise ValueError(f"masked_jobs and masked_resumes must be booleans, here of shape {[*scores.shape]}")
     if masked is not None:
         scores = scores.masked_fill(masked, -torch.inf)
     return cross_entropy(scores, torch.arange(len(anchors), device=anchors.device))

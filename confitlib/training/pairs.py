@@ -1,5 +1,6 @@
 """Batches of positive pairs: seeded hard negatives, documents prepared once, masks of known positives."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,10 @@ class PositivePairs(torch.utils.data.Dataset):
         for side, mined in negatives.items():
             if mined.target != side:
                 raise ValueError(f"negatives for {side}s hold {mined.target}s: pass them under {mined.target!r}")
+            asked = self.corpus.documents(other(side)).index[np.unique(self.rows[other(side)])]
+            if unmined := len(asked.difference(mined.queries.index)):
+                message = f"negatives of {side}s: {unmined} of {len(asked)} queries in training pairs were not mined"
+                warnings.warn(message, stacklevel=2)
             rows = self.corpus.positions(side, mined.table["negative_id"])
             queries = self.corpus.positions(other(side), mined.table["query_id"])
             by_query: Any = pd.Series(rows).groupby(queries).indices

@@ -32,9 +32,10 @@ from confitlib.text import texts
 from confitlib.training.loss import contrastive_loss
 from confitlib.training.optimizer import RowAdam
 from confitlib.training.pairs import DocumentStore, Mined, PairCollator, PairSampler, PositivePairs, filler
-from confitlib.util import check_range, claim, content_key, read_yaml, results_version
+from confitlib.util import check_range, checked, claim, content_key, read_yaml, results_version
 
 
+@checked
 @dataclass(frozen=True)
 class TrainingConfig:
     """Everything that decides a training run; the defaults suit the static encoder on the laptop market.
@@ -75,6 +76,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_range(self, "epochs", "batch_size", "gradient_accumulation", "chunk", least=1)
+        check_range(self, *(["mode"] if isinstance(self.mode, int) else []), least=1)
         check_range(self, "learning_rate", "temperature", above=0)
         check_range(self, "warmup", "lambda_", most=1)
         check_range(self, "weight_decay", "max_grad_norm", "negatives_per_pair", "negatives_per_batch", "seed")
@@ -211,6 +213,7 @@ class ContrastiveTrainer(Trainer):
         return None if self.model.encoder.sparse_parameters else super()._get_grad_norm(model, grad_norm)
 
 
+@checked
 @dataclass(frozen=True)
 class Refresh:
     """Mine both sides again before the epochs `every, 2 x every, …` of a run, counted from 0.
@@ -311,6 +314,7 @@ class TrainingResult:
         return cls(encoder, history, saved["seconds"], config)
 
 
+@checked
 def train(
     encoder: TextEncoder,
     corpus: Corpus,
