@@ -279,18 +279,17 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if kind is bool:
         return type(value).__name__ in ("bool", "bool_")  # numpy's too
-    if hint is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+    if hint is Any or not isinstance(kind, type):
         return True
-    if issubclass(kind, Mapping):
-        some = value.items() if isinstance(value, Mapping) and parts else ()
-        return isinstance(value, Mapping) and all(fits(key, parts[0]) and fits(one, parts[1]) for key, one in some)
-    if issubclass(kind, Iterable) and parts and kind is not tuple and kind.__module__ != "numpy":
-        if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+    if getattr(kind, "_is_protocol", False):
+        return any(hasattr(value, name) for name in vars(kind) if not name.startswith("_"))  # a part may do
+    if isinstance(value, Mapping) and parts and issubclass(kind, Mapping):
+        return all(fits(key, parts[0]) and fits(one, parts[1]) for key, one in value.items())
+    if parts and issubclass(kind, Iterable) and kind is not tuple and kind.__module__ != "numpy":
+        if isinstance(value, str | bytes) or (kind is not Iterable and isinstance(value, Mapping)):
             return False
         sized = hasattr(value, "__len__")  # what is not can be read but once
-        return (kind is Iterable or (sized and not isinstance(value, Mapping))) and (
-            not sized or all(fits(one, parts[0]) for one in value)
-        )
+        return all(fits(one, parts[0]) for one in value) if sized else kind is Iterable and hasattr(value, "__iter__")
     return isinstance(value, kind)
 
 
@@ -301,9 +300,7 @@ def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
             choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
             if choices and isinstance(value, str):
                 raise ValueError(f"{name}={value!r:.60} is unknown; use one of {choices}")
-            wanted = (
-                hint.__name__ if isinstance(hint, type) and not get_args(hint) else re.sub(r"[\w.]+\.", "", str(hint))
-            )
+            wanted = re.sub(r"<class '|'>|[\w.]+\.", "", str(hint))
             raise TypeError(f"{name}={value!r:.60} is a {type(value).__name__}: give {wanted}")
         if name == "seed" and value is not None and value < 0:
             raise ValueError(f"seed={value} must be at least 0")

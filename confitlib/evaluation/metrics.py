@@ -39,7 +39,7 @@ def rank_metrics(
         raise ValueError(f"ks={tuple(ks)}: every k must be at least 1")
     index = pd.RangeIndex(len(scores)) if query_ids is None else pd.Index(query_ids)
     if len(index) != len(scores):
-        raise ValueError(f"query_ids names {len(index)} queries, scores hold {len(scores)}")
+        raise ValueError(f"query_ids names {len(index)} queries, scores hold {len(scores)}: give one id a query")
     frames = []
     for part in [slice(start, start + BLOCK) for start in range(0, len(scores), BLOCK)] or [slice(0, 0)]:
         ties = TieGroups(scores[part], relevant[part], index[part])
@@ -73,11 +73,11 @@ class TieGroups:
         for query, values, gains in zip(query_ids, map(np.asarray, scores), map(np.asarray, relevant), strict=True):
             if values.ndim != 1 or values.shape != gains.shape:
                 raise ValueError(f"query {query!r}: scores have shape {values.shape}, relevant {gains.shape}")
+            if {values.dtype.kind, gains.dtype.kind} - {*"biuf"} or np.isinf(values).any():
+                raise ValueError(f"scores or relevant of query {query!r} are no finite numbers: give such numbers")
             ordered = np.sort(values)
             if len(ordered) and np.isnan(ordered[-1]):  # a sort puts NaN last
                 raise ValueError(f"scores of query {query!r} hold {np.isnan(values).sum()} NaN: mend the ranker")
-            if {values.dtype.kind, gains.dtype.kind} - {*"biuf"} or np.isinf(values).any():
-                raise ValueError(f"scores or relevant of query {query!r} are no finite numbers: give such numbers")
             if not ((gains >= 0) & (gains < np.inf)).all():
                 raise ValueError(
                     f"relevant of query {query!r} is negative or not finite: mark unjudged (-1) candidates with 0"

@@ -17,6 +17,7 @@ from confitlib.evaluation.statistics import bootstrap_interval, summarise
 from confitlib.util import checked
 
 Candidates = Literal["pool", "lists"]
+Gains = Literal["exponential", "linear"]
 Relevance = Literal["truth", "labels"]
 
 Block = tuple[list[str], Rows, Rows]  # query ids, and of each query the scores and relevance of its candidates
@@ -180,8 +181,8 @@ def _checked(ranker: Scorer, scores: NDArray[Any], *shape: int) -> NDArray[Any]:
     plain = not isinstance(scores, np.ma.MaskedArray)
     scores = np.asarray(scores)
     if scores.shape != shape:
-        raise ValueError(f"ranker {ranker.name!r} gave scores of shape {scores.shape}, asked for {shape}")
-    if not plain or scores.dtype.kind not in "biuf" or not np.isfinite(scores).all():
+        raise ValueError(f"ranker {ranker.name!r} gave scores of shape {scores.shape}, asked for {shape}: mend it")
+    if not plain or scores.dtype.kind not in "biuf" or np.isinf(scores).any():
         raise ValueError(f"ranker {ranker.name!r} gave scores that are no finite numbers: mend the ranker")
     return scores
 
@@ -235,6 +236,9 @@ def evaluate_classification(ranker: Scorer, corpus: Corpus, official: bool = Fal
             raise ValueError(f"corpus {corpus.name!r} has no {split} labels: {remedy}")
         ids = list(table["resume_id"]), list(table["job_id"])
         scores = _checked(ranker, ranker.score_pairs(*ids), len(table)).astype(np.float64)
+        if np.isnan(scores).any():
+            resume, job, _ = table[np.isnan(scores)].iloc[0]
+            raise ValueError(f"ranker {ranker.name!r} gave scores of NaN, first for {resume!r}, {job!r}: mend it")
         pairs[split] = table.assign(score=scores)
     # 2. the threshold of the validation pairs decides on the test pairs
     test, threshold = pairs["test"], tune_threshold(pairs["valid"]["label"], pairs["valid"]["score"], official)
@@ -291,7 +295,7 @@ def evaluate_graded(
     grades: pd.DataFrame,
     ks: Sequence[int] = (10,),
     target: Side = "resume",
-    gains: Literal["exponential", "linear"] = "exponential",
+    gains: Gains = "exponential",
 ) -> pd.DataFrame:
     """The metrics of each job's graded resumes, or each resume's jobs (`target`), in the order of a ranker.
 

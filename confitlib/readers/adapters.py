@@ -108,7 +108,7 @@ def load_recbole(
     known = scores.notna() if threshold is not None else scores.between(0, 1)
     for place, score in events["label"][~known].items():
         report.add(
-            "unknown_label", place, f"label {score!r} is not a number from 0 to 1", "Give threshold=, for ratings."
+            "unknown_label", place, f"label {score!r} is not a number from 0 to 1", "Give threshold=, or repair it."
         )
     pairs = pairs.assign(label=(scores >= (threshold or THRESHOLD)).astype("int64"))[known]
     tables["labels"] = repairs.merge_events(pairs, report)

@@ -198,12 +198,9 @@ def decode(path: Path, encoding: str) -> str:
 
 def is_utf_8(raw: bytes, text: str) -> bool:
     """Whether bytes are UTF-8 although they could be decoded otherwise, to `text`: one letter may be chance."""
-    try:
-        plain = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    longer = len(plain) < len(text) or sum(sign > "\x7f" for sign in (text if raw.isascii() else plain)) > 1
-    return plain != text and "\0" not in plain and longer
+    plain = raw.decode("utf-8", "replace")
+    several = len(plain) < len(text) or sum(sign > "\x7f" for sign in (text if raw.isascii() else plain)) > 1
+    return plain != text and several and "\0" not in plain and "\ufffd" not in plain
 
 
 # --- columns ---

@@ -72,14 +72,13 @@ def load_pairs(
     """
     report, paths = Report(accept), {"pairs": pairs, "resumes": resumes, "jobs": jobs}
     given = {table: Path(path) for table, path in paths.items() if path is not None}
-    codes = (
-        dict.fromkeys(given, encoding) if isinstance(encoding, str) else {**dict.fromkeys(given, "utf-8"), **encoding}
-    )
-    if codes.keys() - given.keys():
-        raise ValueError(f"encoding names {sorted(codes.keys() - given.keys())}: use tables that are given, {[*given]}")
-    tables = {
-        table: (repairs.read_table(path, report, codes[table], header), str(path)) for table, path in given.items()
+    codes = dict.fromkeys(given, encoding) if isinstance(encoding, str) else encoding
+    if odd := sorted(codes.keys() - given.keys()):
+        raise ValueError(f"encoding names {odd}: use tables that are given, {[*given]}")
+    frames = {
+        table: repairs.read_table(path, report, codes.get(table, "utf-8"), header) for table, path in given.items()
     }
+    tables = {table: (frame, str(given[table])) for table, frame in frames.items()}
     reader = PairReader(tables, report, columns or {}, label_values or {}, threshold, split)
     return reader.corpus(name or Path(pairs).name.split(".")[0], regime, seed)
 
@@ -115,11 +114,12 @@ class PairReader:
         if self.threshold is not None and self.label_values:
             raise ValueError("give threshold (for scores) or label_values (for named labels), not both")
         self.pairs, self.where = self.tables["pairs"]
-        listed = [name for name in self.pairs if self.pairs[name].map(lambda cell: isinstance(cell, list)).any()]
-        for column in {self.names("pairs", f"{side}_id")[0] for side in SIDES} & {*listed}:
-            self.pairs = self.pairs.explode(column)
-            if self.names("pairs", "label") == ["label"] and "label" not in self.pairs:
-                self.pairs["label"] = 1
+        for column in [self.names("pairs", f"{side}_id")[0] for side in SIDES]:
+            if column in self.pairs and self.pairs[column].map(lambda cell: isinstance(cell, list)).any():
+                self.pairs = self.pairs.explode(column)
+                if self.names("pairs", "label") != ["label"] or "label" in self.pairs:
+                    continue
+                self.pairs = self.pairs.assign(label=1)
                 self.report.notes.append(f"{self.where}: no column 'label', so every pair is accepted")
         self.tables = {**self.tables, "pairs": (self.pairs, self.where)}
 

@@ -143,7 +143,7 @@ def wrong_types() -> Iterator[Case]:
 
 CHOICES: dict[str, list[tuple[str, Any]]] = {
     "compose": [("preset", "huge"), ("preset", ""), ("regime", "hot"), ("seed", -1), ("families", 0), ("families", 13), ("train_jobs", 0), ("nothing", 1)],
-    "mine": [("strategy", "best"), ("target", "both"), ("pool", "all"), ("queries", "test"), ("seed", -1), ("n", 0), ("lo", -0.1), ("hi", 1.1), ("lo", 0.5), ("lo", float("nan")), ("hi", float("nan")), ("hi", float("inf")), ("k", 3), ("device", "tpu")],
+    "mine": [("strategy", "best"), ("target", "both"), ("pool", "all"), ("queries", "test"), ("seed", -1), ("n", 0), ("lo", -0.1), ("hi", 1.1), ("lo", 0.5), ("lo", float("nan")), ("hi", float("nan")), ("hi", float("inf")), ("k", 3), ("k", 3)],
     "evaluate_ranking": [("target", "both"), ("split", "all"), ("candidates", "some"), ("relevance", "guess"), ("ks", [0]), ("ks", [-1])],
     "choose_band": [("target", "x"), ("width", 0.0), ("width", float("nan")), ("bound", 2.0), ("top_rate", -1.0), ("width", 0.6)],
     "audit_bands": [("target", "x"), ("edges", [0.5]), ("edges", [1, 0]), ("edges", [0, float("nan"), 1]), ("edges", [0, 2]), ("edges", []), ("queries", "all")],

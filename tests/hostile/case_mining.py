@@ -198,7 +198,9 @@ def lengths() -> Iterator[Case]:
 
     for strategy, target, stretched in itertools.product(("band", "top", "ance"), ("resume", "job"), (True, False)):
 
-        def call(folder: Path, strategy: str = strategy, target: Any = target, stretched: bool = stretched) -> list[str]:
+        def call(
+            folder: Path, strategy: str = strategy, target: Any = target, stretched: bool = stretched
+        ) -> list[str]:
             longer = np.linspace(1, 5, len(tiny().jobs), dtype=np.float32)[:, None]
             given = Embeddings(vectors().resumes, vectors().jobs * longer if stretched else vectors().jobs)
             with warnings.catch_warnings(record=True) as caught:

@@ -46,7 +46,7 @@ EXPECTED = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeErr
 REMEDY = re.compile(
     r"\b(use|give|pass|choose|check|must|expected?|provide|write|repair|remove|restore|save|rename|correct|keep|needs?|"
     r"cannot|fill|drop|encode|known|lower|mend|make|name|quote|supply|add|accept|fetch|download|declare|split by|set|"
-    r"index by|takes|holds|has|have|at least|between|connect|run|map|open|evaluate|draw|leave|wants?)\b",
+    r"index by|takes|holds|has|have|at least|between|connect|run|map|open|evaluate|draw|leave|wants?|mark)\b",
     re.IGNORECASE,
 )
 
