@@ -95,7 +95,7 @@ def load_encoder(
     encoder = TextEncoder(name, backbone, pool, recipe[1] if prefix is None else prefix, length, adapter)
     # 3. its model card and its device
     if (folder / "README.md").is_file():
-        encoder.card = (folder / "README.md").read_text(encoding="utf-8")
+        encoder.card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     own_card = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return encoder.to(device or (own_card if torch.cuda.is_available() else "cpu")).eval()
 

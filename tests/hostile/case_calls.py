@@ -148,7 +148,7 @@ CHOICES: dict[str, list[tuple[str, Any]]] = {
     "choose_band": [("target", "x"), ("width", 0.0), ("width", float("nan")), ("bound", 2.0), ("top_rate", -1.0), ("width", 0.6)],
     "audit_bands": [("target", "x"), ("edges", [0.5]), ("edges", [1, 0]), ("edges", [0, float("nan"), 1]), ("edges", [0, 2]), ("edges", []), ("queries", "all")],
     "texts": [("side", "both"), ("fields", ["nothing"]), ("fields", [])],
-    "load_encoder": [("name_or_path", "statc"), ("name_or_path", "nowhere-at-all/x/y"), ("pooling", "max"), ("pooling", "cls"), ("max_length", 0), ("max_length", -5), ("name_or_path", "")],
+    "load_encoder": [("name_or_path", "statc"), ("name_or_path", "nowhere-at-all/x/y"), ("pooling", "max"), ("pooling", "cls"), ("max_length", 0), ("max_length", -5)],
     "BM25": [("variant", "plus")],
     "compare": [("metric", "bleu")],
     "load_pairs": [("regime", "hot"), ("split", "dev"), ("accept", "nothing"), ("threshold", float("nan")), ("threshold", float("inf")), ("seed", -1), ("label_values", {"yes": 2})],
