@@ -285,7 +285,7 @@ def fits(value: Any, hint: Any) -> bool:
         return any(hasattr(value, name) for name in vars(kind) if not name.startswith("_"))  # a part may do
     if isinstance(value, Mapping) and parts and issubclass(kind, Mapping):
         return all(fits(key, parts[0]) and fits(one, parts[1]) for key, one in value.items())
-    if parts and issubclass(kind, Iterable) and kind is not tuple and kind.__module__ != "numpy":
+    if parts and issubclass(kind, Iterable) and not issubclass(kind, tuple | Mapping) and kind.__module__ != "numpy":
         if isinstance(value, str | bytes) or (kind is not Iterable and isinstance(value, Mapping)):
             return False
         sized = hasattr(value, "__len__")  # what is not can be read but once

@@ -171,7 +171,7 @@ def wrong_values() -> Iterator[Case]:
                 f"{name}({parameter}={value!r})",
                 call,
                 None,
-                ((parameter, "lo", "fractions") if parameter in ("lo", "hi") else (parameter, repr(value)),),
+                ((parameter, "lo", "fractions") if parameter in ("lo", "hi") else (parameter, str(value)),),
             )
 
 
