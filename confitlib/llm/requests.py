@@ -172,7 +172,7 @@ def read_vectors(content: Any, n: int) -> list[Entry]:
         if [row["index"] for row in rows] != list(range(n)):
             raise LookupError
         vectors = np.array([row["embedding"] for row in rows], dtype="<f4")  # exact, a third of the size in decimals
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise ValueError("no embeddings") from error
     if vectors.ndim != 2 or len(vectors) != n or not np.isfinite(vectors).all():
         raise ValueError(f"embeddings of shape {list(vectors.shape)} for {n} texts")
