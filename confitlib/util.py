@@ -123,6 +123,9 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+StrictLoader.add_constructor("tag:yaml.org,2002:binary", yaml.SafeLoader.construct_undefined)  # type: ignore[type-var]
+
+
 def read_yaml(path: str | Path, kind: type[T]) -> T:
     """The mapping (`dict`) or list of a file, empty for an empty file; raises ValueError naming file and line."""
     try:

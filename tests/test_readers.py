@@ -128,7 +128,7 @@ def test_missing_files(release: Path) -> None:
     (release / "rank_job.json").unlink()
     assert load(release).notes == ("the folder has no file for: test_rank_job",)
     (release / "all_jd.csv").unlink()
-    refused(lambda: load(release), "missing_file", "no file named all_job*.csv", "Give the file this name")
+    refused(lambda: load(release), "missing_file", "all_job*.csv", "Give the file this name")
     refused(lambda: load(release / "nowhere"), "missing_file", "the folder does not exist")
 
 

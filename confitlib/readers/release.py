@@ -90,7 +90,7 @@ def _locate(folder: Path) -> dict[str, Path]:
         elif names:
             paths[role] = folder / names[0]
         elif role in ("resumes", "jobs"):
-            report.add("missing_file", folder, f"no file named {patterns[-1]}", "Give the file this name.")
+            report.add("missing_file", folder, f"no file named {' or '.join(patterns)}", "Give the file this name.")
     report.settle()
     return paths
 

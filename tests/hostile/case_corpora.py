@@ -79,7 +79,7 @@ def random_corpus(seed: int) -> Corpus:
 
 def round_trips() -> Iterator[Case]:
     """What is saved is loaded, cell by cell."""
-    for seed in range(120):
+    for seed in range(40):
 
         def call(folder: Path, seed: int = seed) -> tuple[Corpus, Corpus]:
             corpus = random_corpus(seed)

@@ -77,7 +77,7 @@ def vectors_of(path: Path) -> np.ndarray:
 
 
 def damaged_files() -> Iterator[Case]:
-    """Each file of an encoder's folder removed, emptied, cut, or changed: the same vectors, or an error with the place."""
+    """Each file of an encoder's folder removed, emptied, cut or changed: the same vectors, or an error with a place."""
     for kind in ("static", "transformer"):
         files = [file.relative_to(folders()[kind]) for file in sorted(folders()[kind].rglob("*")) if file.is_file()]
         for file in files:
@@ -135,7 +135,8 @@ def missing_weights() -> Iterator[Case]:
 
 def power() -> Iterator[Case]:
     """What a folder says of itself never widens what the caller allowed."""
-    code = "import pathlib\npathlib.Path(__file__).with_name('canary').touch()\nfrom transformers import BertModel as Own, BertConfig as OwnConfig\n"
+    code = "import pathlib\npathlib.Path(__file__).with_name('canary').touch()\n"
+    code += "from transformers import BertModel as Own, BertConfig as OwnConfig\n"
     places = [
         "config.json",
         "tokenizer_config.json",

@@ -40,10 +40,18 @@ def put(array: np.ndarray, value: Any) -> np.ndarray:
 
 
 CHANGES: dict[str, Any] = {
-    "NaN": lambda a: put(a, np.nan), "inf": lambda a: put(a, np.inf), "-inf": lambda a: put(a, -np.inf), "complex": lambda a: a.astype(complex), "text": lambda a: a.astype(str),
-    "objects": lambda a: put(a.astype(object), None), "one row less": lambda a: a[:-1], "turned": lambda a: a.T[:, ::-1][:, :-1], "flat": lambda a: np.repeat(a.ravel()[:, None], 2, axis=1), "masked": lambda a: np.ma.masked_array(a, a > 0.5),
+    "NaN": lambda a: put(a, np.nan),
+    "inf": lambda a: put(a, np.inf),
+    "-inf": lambda a: put(a, -np.inf),
+    "complex": lambda a: a.astype(complex),
+    "text": lambda a: a.astype(str),
+    "objects": lambda a: put(a.astype(object), None),
+    "one row less": lambda a: a[:-1],
+    "turned": lambda a: a.T[:, ::-1][:, :-1],
+    "flat": lambda a: np.repeat(a.ravel()[:, None], 2, axis=1),
+    "masked": lambda a: np.ma.masked_array(a, a > 0.5),
     "dates": lambda a: (a * 100).astype("int64").astype("datetime64[s]"),
-}  # fmt: skip
+}
 
 
 def rankers() -> Iterator[Case]:
@@ -184,10 +192,25 @@ def metrics() -> Iterator[Case]:
             None,
         )
     odd: dict[str, dict[str, Any]] = {
-        "k of 0": {"ks": [0]}, "k of 1.5": {"ks": [1.5]}, "k as text": {"ks": ["1"]}, "k alone": {"ks": 10}, "k of truth": {"ks": [True]}, "negative gain": {"relevant": [[1, -1, 0]]}, "NaN gain": {"relevant": [[1, np.nan, 0]]},
-        "inf gain": {"relevant": [[np.inf, 0, 0]]}, "NaN score": {"scores": [[1, np.nan, 0]]}, "inf score": {"scores": [[1, np.inf, 0]]}, "text score": {"scores": [["a", "b", "c"]]}, "two rows": {"scores": [[1, 2, 3], [1, 2, 3]]},
-        "other length": {"relevant": [[1, 0]]}, "deep": {"scores": [[[1], [2], [3]]]}, "ids": {"query_ids": ["a", "b"]}, "complex": {"scores": [[1j, 2, 3]]}, "objects": {"scores": [[None, 2, 3]]}, "scalar": {"scores": 5},
-    }  # fmt: skip
+        "k of 0": {"ks": [0]},
+        "k of 1.5": {"ks": [1.5]},
+        "k as text": {"ks": ["1"]},
+        "k alone": {"ks": 10},
+        "k of truth": {"ks": [True]},
+        "negative gain": {"relevant": [[1, -1, 0]]},
+        "NaN gain": {"relevant": [[1, np.nan, 0]]},
+        "inf gain": {"relevant": [[np.inf, 0, 0]]},
+        "NaN score": {"scores": [[1, np.nan, 0]]},
+        "inf score": {"scores": [[1, np.inf, 0]]},
+        "text score": {"scores": [["a", "b", "c"]]},
+        "two rows": {"scores": [[1, 2, 3], [1, 2, 3]]},
+        "other length": {"relevant": [[1, 0]]},
+        "deep": {"scores": [[[1], [2], [3]]]},
+        "ids": {"query_ids": ["a", "b"]},
+        "complex": {"scores": [[1j, 2, 3]]},
+        "objects": {"scores": [[None, 2, 3]]},
+        "scalar": {"scores": 5},
+    }
     for name, change in odd.items():
         given = {"scores": [[0.1, 0.2, 0.3]], "relevant": [[1, 0, 0]], "ks": [2], **change}
         yield Case(

@@ -71,7 +71,7 @@ def request(number: int = 0) -> Request:
 
 
 def replies() -> Iterator[Case]:
-    """A reply with anything at any place is stored and read again as it was, with counts of tokens from 0 up, or none."""
+    """A reply with anything at any place is stored and read again as it was, with token counts from 0 up, or none."""
     for place, value in itertools.product(PLACES, VALUES):
 
         def call(folder: Path, place: tuple[Any, ...] = place, value: Any = value) -> Any:

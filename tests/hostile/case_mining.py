@@ -16,7 +16,7 @@ from verdicts import Case
 
 from confitlib import Embeddings, audit_bands, choose_band, mine
 from confitlib.corpus import other
-from confitlib.mining.negatives import Negatives, read_official, write_official
+from confitlib.mining.negatives import read_official, write_official
 
 Change = Callable[[np.ndarray], Any]
 

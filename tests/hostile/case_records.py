@@ -358,13 +358,12 @@ def command_line() -> Iterator[Case]:
 
 def unwritable() -> Iterator[Case]:
     """Folders that cannot be written to, because a file stands in their place."""
-    from confitlib.llm import Client, Store
-    from confitlib.llm.requests import write_requests
-    from confitlib.readers import save
     from case_llm import REPLY, request
     from inputs import small_corpus
 
-    from confitlib.llm.requests import read_chat
+    from confitlib.llm import Client, Store
+    from confitlib.llm.requests import read_chat, write_requests
+    from confitlib.readers import save
 
     calls: dict[str, Any] = {
         "save a corpus": lambda path: save(small_corpus(), path / "x"),

@@ -14,7 +14,8 @@ from verdicts import Case
 from confitlib import notebooks, util
 
 CELL = (
-    'profile: str = "laptop"\nseed: int = 0\nrate: float = 0.5\nbands: list = [[0.0, 0.01]]\nnames: list = ["a"]\nks: list = [1]\n'
+    'profile: str = "laptop"\nseed: int = 0\nrate: float = 0.5\nbands: list = [[0.0, 0.01]]\nnames: list = ["a"]\n'
+    "ks: list = [1]\n"
     'flag: bool = False\nlimit: int | None = None\noutput: str = "."\n'
 )
 PROFILE = "common:\n  seed: 7\n'05':\n  rate: 0.25\n  bands: [[0.0, 0.1]]\n"
