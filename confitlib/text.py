@@ -28,7 +28,7 @@ CHINESE_SHARE = 0.2
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 # Marks such as vowel signs belong to the letter before them, which \w does not know.
 COMBINING = "".join(sign for sign in map(chr, range(0x300, 0x10000)) if unicodedata.category(sign) in ("Mn", "Mc"))
-WORD = re.compile(f"[\\w{COMBINING}]+[+#]*")  # the signs keep "c++" and "c#" apart from "c"
+WORD = re.compile(f"\\w[\\w{COMBINING}]*[+#]*")  # the signs keep "c++" and "c#" apart from "c"
 SENTENCE_END = re.compile(r"\n+|(?<=[.!?;])\s+(?![a-z])|(?<=[。！？；])")
 BM25_METHODS = {"okapi": "robertson", "bm25l": "bm25l"}
 BULLET = re.compile(r"^[\s\-*•·–]+")

@@ -69,7 +69,7 @@ DEFECTS = [
     ("missing_column", {"resumes": pd.DataFrame({"text": ["a"]}, index=["1"])}, "resumes", "['split'] are missing"),
     ("missing_column", {"resumes": pd.DataFrame({"split": SPLIT}, index=["1", "2", "3"])}, "resumes", "no text field"),
     ("missing_column", {"labels": labels().drop(columns="label")}, "labels", "['label'] are missing"),
-    ("truth_shape", {"truth": csr_array((2, 3), dtype=bool)}, "truth", "shape (2, 3), documents need (3, 3)"),
+    ("truth_shape", {"truth": csr_array((2, 3), dtype=bool)}, "truth", "shape (2, 3) of bool, documents need (3, 3)"),
     ("truth_shape", {"truth": csr_array((np.ones(1), np.array([7]), np.array([0, 1, 1, 1])), shape=(3, 3))}, "truth",
      "damaged"),
     ("unknown_document", {"labels": labels(("9", "1", 1, "train"))}, "labels, row 1", "unknown resume '9'"),

@@ -562,7 +562,7 @@ def test_a_missing_model_says_at_once_what_to_do(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"), [("python", "one string"), (["python", float("nan")], "text 1"), ([None], "text 0")]
+    ("texts", "message"), [("python", "one str where"), (["python", float("nan")], "text 1"), ([None], "text 0")]
 )
 def test_values_that_are_not_texts_are_named(texts: object, message: str) -> None:
     with pytest.raises(TypeError, match=message):

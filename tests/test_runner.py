@@ -51,8 +51,8 @@ def test_a_parameters_cell_holds_literals_only(cell, project):
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [({"ratee": 1.0}, NotebookError, "unknown ratee; known: .*rate, seed"),
-     ({"seed": "1"}, NotebookError, "seed is int, got '1'"), ({"seed": True}, NotebookError, "seed is int"),
-     ({"bands": 0.1}, NotebookError, "bands is list"), ({"rate": {"a": 1}}, TypeError, "rate"),
+     ({"seed": "1"}, NotebookError, "seed='1' must be int"), ({"seed": True}, NotebookError, "seed=True must be int"),
+     ({"bands": 0.1}, NotebookError, "bands=0.1 must be list"), ({"rate": {"a": 1}}, TypeError, "rate"),
      ({"output": Path("x")}, TypeError, "output")],
 )  # fmt: skip
 def test_wrong_parameters_stop_before_anything_runs(parameters, error, message, project):

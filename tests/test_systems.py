@@ -211,7 +211,7 @@ def test_in_the_warm_market_documents_recur_and_labels_are_split():
     assert not warm.labels.duplicated(["resume_id", "job_id"]).any()
     again = compose("tiny", regime="warm").corpus
     assert again == warm
-    with pytest.raises(ValueError, match="regime 'hot' is unknown"):
+    with pytest.raises(ValueError, match="regime='hot' is unknown"):
         compose("tiny", regime="hot")
 
 
