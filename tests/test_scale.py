@@ -351,7 +351,8 @@ def test_a_resume_of_fields_reads_as_the_corpus_writes_it(tmp_path, tiny):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [("cv.txt", b"  ", "blank"), ("cv.pdf", b"%PDF\xff\xfe", "read from .txt, .md, .json"),
-     ("cv.json", b"{", "not valid JSON"), ("cv.json", b'{"text": 1}', "object of text fields"), (None, b"", "does not exist")],
+     ("cv.json", b"{", "not valid JSON"), ("cv.json", b'{"text": 1}', "object of text fields"),
+     (None, b"", "does not exist")],
 )  # fmt: skip
 def test_a_resume_that_cannot_be_read_is_refused(name, content, message, folder, tmp_path):
     confit("index", folder, tmp_path / "jobs", "--model", "static")
