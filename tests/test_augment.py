@@ -24,6 +24,7 @@ from confitlib.augment.tasks import (
 )
 from confitlib.corpus import COPY_OF, HYJOB, HYRE, LABEL_COLUMNS, NEGATIVE_FOR, SIDES, Corpus, other
 from confitlib.llm import Client, Store
+from confitlib.market import compose
 from confitlib.text import join_fields, pieces, read_fields, texts
 
 MODEL = "some-model"
@@ -438,6 +439,12 @@ def test_auto_replays_a_committed_store_and_is_offline_without_one(small, answer
     monkeypatch.setattr("confitlib.augment.documents.DEFAULT_MODEL", MODEL)
     assert generate("hyre", small, "job", ["J1"]).generator == "LLM some-model"
     assert generate("hyre", small, "job", ["J5"]).generator.startswith("offline")  # nothing recorded for it
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_language_model_wrote_the_hypothetical_resumes_of_two_laptop_markets(seed):
+    told = hyre(compose("laptop", seed=seed).corpus, seed=seed)
+    assert "1,220 documents by the LLM claude" in told.notes[-1] and (told.jobs[HYRE] != "").all()
 
 
 def test_unknown_tasks_and_sides_are_refused(small):

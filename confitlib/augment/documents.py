@@ -54,7 +54,7 @@ def generate(
         clients = [generator]
     else:
         store = Store(recorded_answers())
-        answered = {entry["model"] if "model" in entry else entry["request"]["model"] for entry in store.values()}
+        answered = {entry["request"]["model"] for entry in store.values()}
         replayed = [generator] if generator != AUTO else [m for m in (DEFAULT_MODEL, RECORDED_MODEL) if m in answered]
         clients = [Client(store, model=model, offline=True) for model in replayed if model != OFFLINE]
     # 2. the prompts, and the answers of the first client that has most of them

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from confitlib.llm.requests import EmbeddingRequest, Entry, Request, fingerprint_of
-from confitlib.util import lock, make_folder, parsed, plain_file, read_entries, repair_end, write_line
+from confitlib.util import lock, make_folder, numbered_entries, parsed, plain_file, repair_end, write_line
 
 
 class Store(dict[str, Entry]):
@@ -27,8 +27,10 @@ class Store(dict[str, Entry]):
         self.duplicates = self._offset = self._lines = 0
         self.refresh()
         for file in sorted(self.path.parent.glob("*.jsonl.gz")):
-            for entry in read_entries(file):
-                self.setdefault(entry["fingerprint"], entry)
+            for line, entry in numbered_entries(file).items():
+                if not {"fingerprint", "text", "model"} <= entry.keys():
+                    raise ValueError(f"{file}, line {line} is no answer. Restore the file, or remove the line.")
+                self.setdefault(entry["fingerprint"], {**entry, "request": {"model": entry["model"]}})
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, {len(self)} replies)"
