@@ -39,7 +39,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """Debian's Chromium, which `make test` installs where it may; left out without one, but never where CI is set."""
     names = ("chromium", "chromium-browser", "google-chrome")
