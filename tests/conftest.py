@@ -2,8 +2,11 @@
 
 import os
 import shutil
+from collections import Counter
+from typing import Any
 
 import pytest
+import verdicts
 from miniature import make_project
 from playwright.sync_api import sync_playwright
 
@@ -19,6 +22,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the table of the hostile cases that ran, on whichever worker."""
+    counts: dict[str, Counter[str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == verdicts.PROPERTY:
+                    counts[value[0]] = Counter(value[1])
+    if counts:
+        terminalreporter.section("hostile input")
+        for line in verdicts.table(dict(sorted(counts.items()))):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

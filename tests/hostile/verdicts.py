@@ -36,6 +36,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+PROPERTY = "hostile"  # under which a test reports its counts
 VERDICTS = ("right", "clear", "bad", "silent", "executed", "dead")
 PATIENCE = 30  # seconds of one case, which on a busy machine may be slow
 MEMORY = 6 * 2**30  # bytes of a child
