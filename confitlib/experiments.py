@@ -6,7 +6,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,18 @@ from tqdm.auto import tqdm
 
 from confitlib.audit import false_negatives
 from confitlib.augment import recorded_answers
-from confitlib.corpus import SIDES, Corpus, Side
+from confitlib.corpus import SIDES, Corpus, Side, Split
 from confitlib.evaluation import evaluate_classification, evaluate_ranking, holm, summarise_runs
 from confitlib.evaluation.ranking import RankingResult, Relevance
 from confitlib.llm import Client
+from confitlib.market import Market
+from confitlib.market.oracles import strata
 from confitlib.rankers import InBatch, Mined, Ranker, RawEmbed
 from confitlib.training import TrainingConfig
 from confitlib.util import RESULTS_VERSION, atomic, content_key, files_hash
 
 IN_BATCH = "in-batch"
+CUTOFFS = (10, 20, 100)
 OF_NEGATIVES = {"false negatives": "rate", "hardness": "score_gap"}  # as records name them, as the audit does
 
 
@@ -36,7 +39,8 @@ OF_NEGATIVES = {"false negatives": "rate", "hardness": "score_gap"}  # as record
 class Measurement:
     """One fitted ranker on the test split.
 
-    `rankings` by target, `classification`; `mining`: exact share of `false negatives` and mean score gap to the
+    `rankings` by target, `classification`, empty off the test split; `strata`: what `confitlib.market.oracles.strata`
+    finds, empty without a market; `mining`: exact share of `false negatives` and mean score gap to the
     positives (`hardness`: small is hard) of what was mined, over both targets, empty where nothing was or truth is
     unknown; `costs`: `fit seconds` (with indexing, and with a training that a cache has spared), `pairs per second` of
     scoring the full test pool, `parameters`; `history`: the training log, None for a ranker without one.
@@ -44,6 +48,7 @@ class Measurement:
 
     rankings: dict[Side, RankingResult]
     classification: dict[str, float]
+    strata: dict[str, float]
     mining: dict[str, float]
     costs: dict[str, float]
     history: pd.DataFrame | None = None
@@ -69,21 +74,29 @@ class Measurement:
     def means(self) -> dict[str, float]:
         """All qualities; ranking metrics are prefixed by their target: `resume recall@100`, …, `roc_auc`."""
         ranked = {f"{side} {name}": mean for side in SIDES for name, mean in self.rankings[side].means().items()}
-        return {**ranked, **self.classification, **self.mining}
+        return {**ranked, **self.classification, **self.strata, **self.mining}
 
 
 def measure(
-    ranker: Ranker, corpus: Corpus, cache: str | None = None, relevance: Relevance | None = None
+    ranker: Ranker,
+    corpus: Corpus,
+    cache: str | None = None,
+    *,
+    relevance: Relevance | None = None,
+    split: Split = "test",
+    market: Market | None = None,
 ) -> Measurement:
-    """Fit a ranker and measure it on the full test pools and the labelled test pairs.
+    """Fit a ranker and measure it on the full pools of a split, and on the labelled pairs of the test split.
 
-    `relevance`: who says what is relevant in a pool, as in `evaluate_ranking`. With `cache`, the measurement is kept
+    `relevance`: who says what is relevant in a pool, as in `evaluate_ranking`. `market`: the one that the corpus comes
+    from, to measure what the ranker knows of it. With `cache`, the measurement is kept
     under a key of ranker, parameters, the files these name, data and results versions, so that an interrupted
     experiment goes on where it stopped and notebooks share what they measure. A cached one leaves the ranker unfitted.
     """
     path = None
     if cache is not None:
         parts = _subject(ranker) | {"relevance": relevance, "data": corpus.fingerprint(), "version": RESULTS_VERSION}
+        parts |= {"split": split, "strata": market is not None}
         path = Path(cache) / "measured" / f"{content_key(**parts)}.json"
         if path.exists():
             try:
@@ -92,22 +105,24 @@ def measure(
                 warnings.warn(f"{path} is damaged ({error!r:.80}): measured again", stacklevel=2)
     if isinstance(ranker, RawEmbed):
         ranker.progress = False  # several systems run at once, under one bar
-    # 1. fit, then score the full test pool: the costs
+    # 1. fit, then score the full pool: the costs
     started = time.perf_counter()
     ranker.fit(corpus)
     fitted = time.perf_counter()
-    resumes, jobs = corpus.pool("resume", "test"), corpus.pool("job", "test")
+    resumes, jobs = corpus.pool("resume", split), corpus.pool("job", split)
     ranker.score(resumes, jobs)
     rate = len(resumes) * len(jobs) / (time.perf_counter() - fitted)
     spent = fitted - started + getattr(ranker, "saved_seconds", 0.0)
     costs = {"fit seconds": spent, "pairs per second": rate, "parameters": ranker.n_parameters}
     # 2. the quality of rankings, classes and mined negatives
-    rankings = {side: evaluate_ranking(ranker, corpus, side, relevance=relevance) for side in SIDES}
-    classes, mining = evaluate_classification(ranker, corpus).means(), {}
+    rankings = {side: evaluate_ranking(ranker, corpus, side, split, relevance=relevance, ks=CUTOFFS) for side in SIDES}
+    classes = evaluate_classification(ranker, corpus).means() if split == "test" else {}
+    known = {} if market is None else strata(ranker, market, split)
+    mining: dict[str, float] = {}
     if (mined := getattr(ranker, "negatives", None)) and corpus.truth is not None:
         audits = [false_negatives(mined[side], corpus) for side in SIDES]
         mining = {name: float(np.mean([vars(one)[field] for one in audits])) for name, field in OF_NEGATIVES.items()}
-    measurement = Measurement(rankings, classes, mining, costs, getattr(ranker, "history", None))
+    measurement = Measurement(rankings, classes, known, mining, costs, getattr(ranker, "history", None))
     if path is not None:
         measurement.save(path)
     return measurement
@@ -135,15 +150,15 @@ def measure_systems(
     corpus: Corpus | Mapping[str, Corpus],
     workers: int = 2,
     cache: str | None = None,
-    relevance: Relevance | None = None,
+    **options: Any,
 ) -> dict[str, list[Measurement]]:
     """Measure every ranker of every system (one a seed), `workers` at a time with one thread each.
 
-    `corpus`: the same for all, or one for each system by name; `cache`, `relevance`: as in `measure`.
+    `corpus`: the same for all, or one for each system by name; `cache`, `options`: as in `measure`.
     """
     runs = [(name, ranker) for name, rankers in systems.items() for ranker in rankers]
     corpora = dict.fromkeys(systems, corpus) if isinstance(corpus, Corpus) else corpus
-    jobs = [joblib.delayed(_on_one_thread)(measure, one, corpora[name], cache, relevance) for name, one in runs]
+    jobs = [joblib.delayed(_on_one_thread)(one, corpora[name], cache, options) for name, one in runs]
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the workers; this process has read it before
     warnings.filterwarnings("ignore", "A worker stopped", module="joblib")  # it is replaced, and nothing is lost
     results = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
@@ -151,10 +166,10 @@ def measure_systems(
     return {name: [next(done) for _ in rankers] for name, rankers in systems.items()}
 
 
-def _on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+def _on_one_thread(ranker: Ranker, corpus: Corpus, cache: str | None, options: Mapping[str, Any]) -> Measurement:
     """Small matrices gain nothing from threads, and results must not depend on how many there are."""
     torch.set_num_threads(1)
-    return function(*arguments)
+    return measure(ranker, corpus, cache, **options)
 
 
 def table_of(measured: Mapping[str, Sequence[Measurement]]) -> pd.DataFrame:
@@ -176,30 +191,38 @@ def ablate(
     config: TrainingConfig,
     *,
     encoder: str = "static",
+    max_length: int | None = None,
     cache: str | None = None,
     workers: int = 2,
+    **options: Any,
 ) -> pd.DataFrame:
     """Train with every mining setting and every seed, and once a seed without mined negatives, as "in-batch".
 
     `settings`: name to what `mine` takes, e.g. `{"runner-ups": {"strategy": "band", "lo": 0.03, "hi": 0.04}}`, and
-    `refresh`, the epochs after which it is done again (`Mined`).
-    Returns one row a measurement: `setting, seed, quantity, value`; quantities as of `Measurement.means`. `cache` as
-    in `measure`; `workers` changes the time and nothing else.
+    `refresh`, the epochs after which it is done again (`Mined`); without a strategy, name to what replaces the
+    config's, e.g. `{"twice the batch": {"batch_size": 8}}`. `max_length`: tokens read of a document (`RawEmbed`).
+    Returns one row a measurement: `setting, seed, quantity, value`; quantities as of `Measurement.means`, and `fit
+    seconds`. `cache` and `options` as in `measure`; `workers` changes the time and nothing else.
     """
     # 1. one system a setting, one ranker a seed
     configs = [replace(config, seed=seed) for seed in seeds]
-    unmined = {IN_BATCH: [InBatch(encoder, one, cache=cache) for one in configs]}
+    told: dict[str, Any] = {"max_length": max_length, "cache": cache}
+    unmined = {IN_BATCH: [InBatch(encoder, one, **told) for one in configs]}
     mined = {}
     for name, setting in settings.items():
         others = dict(setting)
-        strategy, refresh = others.pop("strategy"), others.pop("refresh", 0)
-        mined[name] = [Mined(encoder, one, strategy, others, refresh, cache=cache) for one in configs]
+        strategy, refresh = others.pop("strategy", None), others.pop("refresh", 0)
+        if strategy is None:
+            unmined[name] = [InBatch(encoder, replace(one, **others), **told) for one in configs]
+        else:
+            mined[name] = [Mined(encoder, one, strategy, others, refresh, **told) for one in configs]
     # 2. the in-batch runs first: all others mine with their encoders, which the cache keeps
-    measured = measure_systems(unmined, corpus, workers, cache)
-    measured |= measure_systems(mined, corpus, workers, cache)
+    measured = measure_systems(unmined, corpus, workers, cache, **options)
+    measured |= measure_systems(mined, corpus, workers, cache, **options)
     # 3. a row a measured quantity
     runs = [(name, seed, run) for name, some in measured.items() for seed, run in zip(seeds, some, strict=True)]
-    rows = [(name, seed, *pair) for name, seed, run in runs for pair in run.means().items()]
+    numbers = [(name, seed, {**run.means(), "fit seconds": run.costs["fit seconds"]}) for name, seed, run in runs]
+    rows = [(name, seed, *pair) for name, seed, found in numbers for pair in found.items()]
     return pd.DataFrame(rows, columns=["setting", "seed", "quantity", "value"])
 
 

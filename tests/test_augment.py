@@ -1,5 +1,7 @@
 """Augmentation: no document learns its own answer, copies inherit labels, replies that leak the example are refused."""
 
+import gzip
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +28,7 @@ from confitlib.corpus import COPY_OF, HYJOB, HYRE, LABEL_COLUMNS, NEGATIVE_FOR, 
 from confitlib.llm import Client, Store
 from confitlib.market import compose
 from confitlib.text import join_fields, pieces, read_fields, texts
+from confitlib.util import content_key
 
 MODEL = "some-model"
 
@@ -439,6 +442,22 @@ def test_auto_replays_a_committed_store_and_is_offline_without_one(small, answer
     monkeypatch.setattr("confitlib.augment.documents.DEFAULT_MODEL", MODEL)
     assert generate("hyre", small, "job", ["J1"]).generator == "LLM some-model"
     assert generate("hyre", small, "job", ["J5"]).generator.startswith("offline")  # nothing recorded for it
+
+
+def test_texts_that_come_with_the_project_follow_their_document(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("confitlib.augment.documents.recorded_answers", lambda: tmp_path / "answers.jsonl")
+    ids = list(small.jobs.index)[:2]
+    own = texts(small, "job")
+    lines = [{"document": content_key(document=own[one]), "text": f"for {one}", "model": "claude"} for one in ids]
+    file = tmp_path / "hyre_here.jsonl.gz"
+    file.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    assert generate("hyre", small, "job", ids).texts == {one: [f"for {one}"] for one in ids}
+    others = generate("hyre", small, "job", list(small.jobs.index)[:5], generator="claude")
+    assert list(others.texts) == ids and len(others.problems) == 3
+    assert generate("hyre", small, "job", list(small.jobs.index)[:5]).generator.startswith("offline")  # most is missing
+    file.write_bytes(gzip.compress(b'{"text": "for nobody"}\n'))
+    with pytest.raises(ValueError, match=r"hyre_here\.jsonl\.gz, line 1 is no answer"):
+        generate("hyre", small, "job", ids)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -9,6 +9,7 @@ from confitlib import experiments
 from confitlib.corpus import SIDES
 from confitlib.evaluation import compare, evaluate_ranking
 from confitlib.experiments import (
+    CUTOFFS,
     ablate,
     band_name,
     gains,
@@ -48,8 +49,8 @@ def test_comparison_is_the_difference_of_the_means(measured):
 
 def test_a_measurement_says_who_judged_and_is_kept_apart(tiny, tmp_path):
     for relevance in ("labels", None, "labels"):
-        measured = measure(BM25(), tiny, str(tmp_path), relevance)
-        expected = evaluate_ranking(BM25().fit(tiny), tiny, "job", relevance=relevance)
+        measured = measure(BM25(), tiny, str(tmp_path), relevance=relevance)
+        expected = evaluate_ranking(BM25().fit(tiny), tiny, "job", relevance=relevance, ks=CUTOFFS)
         pd.testing.assert_frame_equal(measured.rankings["job"].queries, expected.queries)
 
 

@@ -1,7 +1,6 @@
 """The language-model client against a server that injects faults: nothing lost, nothing asked twice, no key seen."""
 
 import asyncio
-import gzip
 import json
 import logging
 import pickle
@@ -529,22 +528,6 @@ def test_commands_write_requests_of_a_task_and_take_its_answers(project, monkeyp
     Path("answers.jsonl").write_text(json.dumps({"fingerprint": lines[1]["fingerprint"], "text": "no"}) + "\n")
     assert confit("import", "answers.jsonl", "--requests", path).exit_code == 1
     assert "use one of hyre" in confit("requests", "--task", "nothing").output
-
-
-def test_packed_answers_beside_a_store_are_replayed_behind_its_own(tmp_path):
-    requests = asked("one", "two")
-    packed = [{"fingerprint": one.fingerprint(), "text": "packed", "model": "m"} for one in requests]
-    content = "".join(json.dumps(entry) + "\n" for entry in packed)
-    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(content.encode()))
-    (tmp_path / "own").mkdir()
-    Store(tmp_path / "own" / "s.jsonl").add(requests[0], text="own", finish_reason="stop")
-    (tmp_path / "own" / "s.jsonl").rename(tmp_path / "s.jsonl")
-    answers = Client(tmp_path / "s.jsonl", offline=True).complete(requests)
-    assert [answer.text for answer in answers] == ["own", "packed"]
-    assert "m: 2" in CliRunner().invoke(cli.app, ["llm", "stats", str(tmp_path / "s.jsonl")]).output
-    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"text": "no fingerprint"}\n'))
-    with pytest.raises(ValueError, match=r"packed\.jsonl\.gz, line 1 is no answer"):
-        Store(tmp_path / "s.jsonl")
 
 
 def test_stores_are_counted_and_joined_by_appending(tmp_path):

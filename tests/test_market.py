@@ -15,12 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from confitlib import evaluate_ranking
 from confitlib.corpus import SIDES, SPLITS, Corpus, Side
 from confitlib.market import PRESETS, Market, compose
 from confitlib.market.__main__ import card_table, statistics
 from confitlib.market.labels import degrees
+from confitlib.market.oracles import Oracle, oracle_table, strata
 from confitlib.market.texts import TRAIN_PHRASES, Dice, load_bank, phrases
 from confitlib.market.world import LEVELS, fit
+from confitlib.rankers import CountTable
 
 CARD = Path(__file__).parents[1] / "docs" / "data_card.md"
 # The first 16 hex digits of the SHA-256 of all job posts as CSV; they change only with RESULTS_VERSION["market"].
@@ -82,7 +85,8 @@ def card_rows(first_cell: str) -> list[list[str]]:
 def test_the_bank_has_what_the_card_says() -> None:
     bank = load_bank()
     assert (bank.occupations["family"].nunique(), len(bank.occupations), len(bank.skills)) == (12, 60, 278)
-    assert TRAIN_PHRASES == {"bullets": 7, "requirements": 5, "summaries": 4, "responsibilities": 7}
+    sentences = {"bullets": 7, "requirements": 5, "summaries": 4, "responsibilities": 7}
+    assert sentences | {"resume_terms": 3, "industries": 2, "degrees": 2} == TRAIN_PHRASES
 
 
 def test_same_seed_same_corpus(market: Market) -> None:
@@ -106,6 +110,16 @@ def test_another_seed_changes_everything(market: Market) -> None:
     assert len(pairs[0] & pairs[1]) < 0.1 * len(pairs[0])
     assert ours.truth is not None and theirs.truth is not None
     assert ours.truth.multiply(theirs.truth).sum() < 0.2 * ours.truth.sum()
+
+
+def test_people_apply_anew_with_documents_and_truth_as_they_are(market: Market) -> None:
+    again = compose("tiny", seed=0, redraw=1).corpus
+    for side in SIDES:
+        pd.testing.assert_frame_equal(again.documents(side), market.corpus.documents(side))
+    assert again.truth is not None and market.corpus.truth is not None
+    assert (again.truth != market.corpus.truth).nnz == 0
+    pairs = [set(zip(c.labels["resume_id"], c.labels["job_id"], strict=True)) for c in (again, market.corpus)]
+    assert len(pairs[0] & pairs[1]) < 0.6 * len(pairs[0])
 
 
 def test_truth_follows_the_definition(market: Market) -> None:
@@ -135,7 +149,7 @@ def test_coverage_and_fit_are_exact(market: Market) -> None:
 
 
 def test_about_one_pair_in_a_hundred_is_suitable(laptop: Market) -> None:
-    assert 0.8 <= statistics(laptop)["suitable pairs, %"] <= 1.0
+    assert 0.8 <= statistics(laptop)["suitable pairs, %"] <= 1.2
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -148,6 +162,34 @@ def test_phrases_stay_on_their_side(market: Market, split: str) -> None:
     assert any(phrase in everything for phrase in fragments(held_out=split != "train"))
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_resumes_name_skills_titles_and_degrees_in_words_of_their_split(market: Market, split: str) -> None:
+    held_out = split != "train"
+    bank, resumes = load_bank(), market.corpus.resumes[market.corpus.resumes["split"] == split]
+    terms = {term for skill in bank.skills.itertuples() for term in phrases(skill, "resume_terms", held_out)}
+    foreign = {term for skill in bank.skills.itertuples() for term in phrases(skill, "resume_terms", not held_out)}
+    listed = {term for skills in resumes["skills"] for term in re.split(r", (?![^(]*\))", skills)}
+    assert listed <= terms and not listed & (foreign - terms)
+    degrees = {one for work in bank.occupations.itertuples() for one in phrases(work, "degrees", held_out)}
+    assert set(resumes["education"].str.split(", ").str[0]) <= {one.split(", ")[0] for one in degrees}
+    titles = {text for work in bank.occupations["titles"] for level in work.values() for text in level[1:-1]}
+    assert resumes["title"].isin(titles).all() == held_out
+
+
+def test_nothing_but_fit_ranks_well(laptop: Market) -> None:
+    """The aims of the market: neither the field of work nor the counting of words is enough."""
+    reached = oracle_table(laptop)["ndcg@100, resumes"]
+    assert reached["same family"] < 0.35 and reached["same occupation"] < 0.5 and reached["truth"] == 1
+    means = evaluate_ranking(CountTable().fit(laptop.corpus), laptop.corpus, "resume").means()
+    assert means["ndcg@100"] < reached["same family"]
+
+
+def test_strata_tell_what_a_ranker_knows(market: Market) -> None:
+    family, truth = (strata(Oracle(market, name), market) for name in ("same family", "truth"))
+    assert list(family.values()) == [1, 0.5, 0.5, 0.5]
+    assert truth["suitable in occupation and level"] == 1 and truth["family"] < 1
+
+
 def test_splits_share_no_document(market: Market) -> None:
     for side in SIDES:
         used = [set(market.corpus.labelled(split)[f"{side}_id"]) for split in SPLITS]
@@ -155,11 +197,12 @@ def test_splits_share_no_document(market: Market) -> None:
         assert set(market.corpus.documents(side)["split"]) == set(SPLITS)
 
 
-@pytest.mark.parametrize("suitable", [True, False])
-def test_a_tenth_of_the_decisions_contradicts_the_truth(laptop: Market, suitable: bool) -> None:
-    truth = true_labels(laptop.corpus)
-    wrong = laptop.corpus.labels["label"].to_numpy().astype(bool) != truth
-    assert 0.08 < wrong[truth == suitable].mean() < 0.12
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_tenth_of_the_accepted_does_not_suit(laptop: Market, split: str) -> None:
+    here = (laptop.corpus.labels["split"] == split).to_numpy()
+    truth, accepted = true_labels(laptop.corpus)[here], laptop.corpus.labels["label"].to_numpy()[here] == 1
+    assert (~truth[accepted]).mean() == pytest.approx(0.1, abs=0.5 / accepted.sum())
+    assert 0.03 < (~accepted[truth]).mean() < 0.17  # as many of the suitable are rejected, give or take chance
 
 
 def test_applications_prefer_what_fits(laptop: Market) -> None:
@@ -170,7 +213,7 @@ def test_applications_prefer_what_fits(laptop: Market) -> None:
 def test_laptop_has_the_size_of_the_design(laptop: Market) -> None:
     figures = statistics(laptop)
     assert figures["train accepted"] + figures["train rejected"] == pytest.approx(5_700, rel=0.01)
-    assert 2_400 <= figures["train accepted"] <= 2_900
+    assert 2_200 <= figures["train accepted"] <= 2_700
 
 
 def test_half_of_the_skills_are_listed_and_the_others_shown(market: Market) -> None:
@@ -203,7 +246,7 @@ def test_texts_are_clean(laptop: Market) -> None:
             assert not texts.str.contains(flaw, regex=False).any(), flaw
         assert not texts.str.contains(r"\ba (?:8|11|18)\b").any()
         assert not texts.duplicated().any()
-        assert texts.str.split().str.len().between(80, 300).all()
+        assert texts.str.split().str.len().between(80, 400).all()
 
 
 def test_dates_agree_with_the_years_of_experience(market: Market) -> None:

@@ -261,7 +261,8 @@ def test_refreshes_of_different_epochs_draw_differently(tiny):
 
 
 @pytest.mark.slow
-def test_the_epoch_with_the_lowest_validation_loss_is_kept(tiny, monkeypatch):
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_last_epoch_or_that_with_the_lowest_validation_loss_is_kept(tiny, monkeypatch, keep):
     seen, evaluate = [], trainer.ContrastiveTrainer.evaluate
 
     def watched(self, *args, **kwargs):
@@ -270,9 +271,10 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept(tiny, monkeypatch):
         return metrics
 
     monkeypatch.setattr(trainer.ContrastiveTrainer, "evaluate", watched)
-    config = replace(QUICK, epochs=3, learning_rate=0.3)  # so high that the loss rises again
+    config = replace(QUICK, epochs=3, learning_rate=0.3, keep=keep)  # so high a rate that the loss rises again
     result = train(load_encoder("static"), tiny, config, progress=False)
-    assert len(seen) == 3 and result.encoder.weight_hash() == min(seen)[1]
+    assert len(seen) == 3 and min(seen) != seen[-1]
+    assert result.encoder.weight_hash() == (min(seen) if keep == "best" else seen[-1])[1]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_settings(tiny, monkeypatch):
@@ -286,8 +288,10 @@ def test_top_layers_train_and_lower_layers_stay():
     corpus = corpus_of_pairs([(0, 0), (1, 1), (2, 2)])
     encoder = load_encoder("minilm", max_length=16)
     before = [layer.attention.output.dense.weight.detach().clone() for layer in encoder.layers()]
-    with pytest.warns(UserWarning, match="no accepted validation pair"):
-        train(encoder, corpus, replace(QUICK, mode=2, epochs=1, batch_size=3), progress=False)
+    config = replace(QUICK, mode=2, epochs=1, batch_size=3)
+    with pytest.raises(ValueError, match="no accepted validation pair: choose keep='last'"):
+        train(encoder, corpus, replace(config, keep="best"), progress=False)
+    train(encoder, corpus, config, progress=False)
     moved = [
         not torch.equal(layer.attention.output.dense.weight, old)
         for layer, old in zip(encoder.layers(), before, strict=True)

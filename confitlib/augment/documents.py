@@ -14,17 +14,16 @@ from confitlib.augment.offline import write_offline
 from confitlib.augment.tasks import COPIES, TASKS, Generations, PromptBuilder, draw_originals, task_named
 from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, Split, other
 from confitlib.llm.client import DEFAULT_MODEL, Client
-from confitlib.llm.store import Store
 from confitlib.text import read_fields, texts, words
-from confitlib.util import checked, project_root
+from confitlib.util import checked, content_key, numbered_entries, project_root
 
 Generator = str | Client
 AUTO, OFFLINE = "auto", "offline"
-RECORDED_MODEL = "claude"  # wrote the answers that come with the project (docs/data_card.md)
+SHIPPED_MODEL = "claude"  # wrote the texts that come with the project (docs/data_card.md)
 
 
 def recorded_answers() -> Path:
-    """The store whose answers are replayed wherever no other is named: those imported, and those of the project."""
+    """The store whose answers are replayed wherever no other is named."""
     return project_root() / "records" / "llm" / "answers.jsonl"
 
 
@@ -42,39 +41,58 @@ def generate(
     """Texts for documents of a side, by task (`TASKS`) and generator.
 
     `generator`: a `Client` asks its model, and only it may call a server; the name of a model replays its recorded
-    answers; "offline" needs no LLM and recombines training documents; "auto" replays the answers of the official model
-    (gpt-4o-mini), else those that come with the project, and is "offline" where most are not recorded. A document
-    without a usable answer gets no text and is reported, never given another generator's. `official`: see
-    `PromptBuilder`; it concerns the LLM only. Raises ValueError for a task that is unknown or not for this side.
+    answers, and "claude" also the texts that come with the project; "offline" needs no LLM and recombines training
+    documents; "auto" replays the answers of the official model (gpt-4o-mini), else what comes with the project, and is
+    "offline" where most is missing. A document without a usable answer gets no text and is reported, never given
+    another generator's. `official`: see `PromptBuilder`; it concerns the LLM only. Raises ValueError for a task that is
+    unknown or not for this side.
     """
     if side not in task_named(task).sides:
         raise ValueError(f"task {task!r} is asked for {TASKS[task].sides[0]}s, not for {side}s")
-    # 1. the client: a replay of the recorded answers, unless one is given
-    if isinstance(generator, Client):
-        clients = [generator]
-    else:
-        store = Store(recorded_answers())
-        answered = {entry["request"]["model"] for entry in store.values()}
-        replayed = [generator] if generator != AUTO else [m for m in (DEFAULT_MODEL, RECORDED_MODEL) if m in answered]
-        clients = [Client(store, model=model, offline=True) for model in replayed if model != OFFLINE]
-    # 2. the prompts, and the answers of the first client that has most of them
     builder = PromptBuilder(TASKS[task], corpus, side, seed, official)
-    for client in clients:
-        requests = builder.requests(ids, client.model, variants)
-        answers = client.complete(requests, check=builder.check)
-        if generator != AUTO or 2 * sum(answer.text is not None for answer in answers) >= len(answers):
-            break
-    else:
+    if isinstance(generator, Client):
+        return answered(builder, generator, ids, variants)
+    if generator == OFFLINE:
         return write_offline(task, corpus, side, ids, variants, seed)
-    # 3. the texts by document, or the first reason for having none
+    # recorded answers, or where there are more of them the texts that come with the project
+    model = DEFAULT_MODEL if generator == AUTO else generator
+    found = answered(builder, Client(recorded_answers(), model=model, offline=True), ids, variants)
+    if generator in (AUTO, SHIPPED_MODEL) and not official:
+        found = max(found, shipped(builder, ids), key=lambda one: len(one.texts))
+    if generator == AUTO and 2 * len(found.texts) < len(ids):
+        return write_offline(task, corpus, side, ids, variants, seed)
+    return found
+
+
+def answered(builder: PromptBuilder, client: Client, ids: Sequence[str], variants: int) -> Generations:
+    """The answers of a client's model by document, or the first reason for having none."""
+    answers = client.complete(builder.requests(ids, client.model, variants), check=builder.check)
     written: dict[str, list[str]] = {}
     for answer in answers:
         if answer.text is not None:
             written.setdefault(answer.request.about, []).append(builder.document_in(answer.text))
     reasons = {answer.request.about: str(answer.problem) for answer in reversed(answers)}
     problems = {name: reasons[name] for name in dict.fromkeys(ids) if name in reasons.keys() - written.keys()}
-    sources = {name: [pair[other(side)]] for name in written if (pair := builder.example(name))}
+    sources = {name: [pair[other(builder.side)]] for name in written if (pair := builder.example(name))}
     return Generations(f"LLM {client.model}", written, problems, sources)
+
+
+def shipped(builder: PromptBuilder, ids: Sequence[str]) -> Generations:
+    """What comes with the project, `records/llm/{task}_*.jsonl.gz`, by document.
+
+    Each line holds the `document` that a text was written for, by its hash, the `text` and the `model` that wrote it.
+    Raises ValueError naming a line without them.
+    """
+    kept = {}
+    for file in sorted(recorded_answers().parent.glob(f"{builder.task.name}_*.jsonl.gz")):
+        for line, entry in numbered_entries(file).items():
+            if not {"document", "text", "model"} <= entry.keys():
+                raise ValueError(f"{file}, line {line} is no answer. Restore the file, or remove the line.")
+            kept[entry["document"]] = entry["text"]
+    keys = {name: content_key(document=str(builder.texts[builder.side][name])) for name in (ids if kept else ())}
+    written = {name: [builder.document_in(kept[key])] for name, key in keys.items() if key in kept}
+    problems = dict.fromkeys((name for name in ids if name not in written), "the project has no text for it")
+    return Generations(f"LLM {SHIPPED_MODEL}", written, problems)
 
 
 def hypothetical_documents(task: str, corpus: Corpus, side: Side, generator: Generator, **options: Any) -> Corpus:

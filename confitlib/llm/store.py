@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from confitlib.llm.requests import EmbeddingRequest, Entry, Request, fingerprint_of
-from confitlib.util import lock, make_folder, numbered_entries, parsed, plain_file, repair_end, write_line
+from confitlib.util import lock, make_folder, parsed, plain_file, repair_end, write_line
 
 
 class Store(dict[str, Entry]):
@@ -16,7 +16,6 @@ class Store(dict[str, Entry]):
     A line holds `fingerprint`, `request` (the whole payload), `text` or `vector`, `finish_reason`, `refusal`,
     `usage`, `served_by`, `origin`, `time`. Use `add` to put a reply in: it returns once the line is on the disk.
     The first reply to a fingerprint counts, so everyone who asks again reads the same; `duplicates` counts the others.
-    Behind them come those of packed files beside it (`*.jsonl.gz`), without requests, which can be made again.
     Opening an absent file is fine: it appears with the first reply. Raises ValueError naming file and
     line for damage other than a torn last line, which is reported and cut off by the next `add`.
     """
@@ -26,11 +25,6 @@ class Store(dict[str, Entry]):
         self.path = Path(path)
         self.duplicates = self._offset = self._lines = 0
         self.refresh()
-        for file in sorted(self.path.parent.glob("*.jsonl.gz")):
-            for line, entry in numbered_entries(file).items():
-                if not {"fingerprint", "text", "model"} <= entry.keys():
-                    raise ValueError(f"{file}, line {line} is no answer. Restore the file, or remove the line.")
-                self.setdefault(entry["fingerprint"], {**entry, "request": {"model": entry["model"]}})
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, {len(self)} replies)"

@@ -1,4 +1,4 @@
-"""The data card's table, or a market of any size as Parquet files.
+"""The data card's tables, or a market of any size as Parquet files.
 
 python -m confitlib.market [PRESET …]
 python -m confitlib.market PRESET --parquet DIR --shards N [--seed SEED]
@@ -13,6 +13,7 @@ import typer
 
 from confitlib.corpus import SIDES, other
 from confitlib.market import PRESETS, Market, compose, compose_to_parquet
+from confitlib.market.oracles import oracle_table
 
 
 def statistics(market: Market) -> pd.Series:
@@ -45,11 +46,13 @@ def statistics(market: Market) -> pd.Series:
 def card_table(markets: Iterable[Market]) -> str:
     """The statistics as a Markdown table, one column a market."""
     frame = pd.DataFrame([statistics(market) for market in markets]).T
+    return markdown(frame.map(lambda value: f"{value:,.0f}" if float(value).is_integer() else f"{value:.2f}"))
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame of texts as a Markdown table, with its index as the first column."""
     lines = ["| | " + " | ".join(frame.columns) + " |", "|" + "---|" * (len(frame.columns) + 1)]
-    for name, values in frame.iterrows():
-        cells = [f"{value:,.0f}" if value.is_integer() else f"{value:.2f}" for value in map(float, values)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"| {name} | " + " | ".join(row) + " |" for name, row in frame.iterrows())])
 
 
 def main(
@@ -58,9 +61,13 @@ def main(
     shards: Annotated[int, typer.Option(help="Train splits of the preset, one a file.")] = 10,
     seed: int = 0,
 ) -> None:
-    """Print the data card's table, or write a market of any size as Parquet files."""
+    """Print the data card's tables, or write a market of any size as Parquet files."""
     if parquet is None:
-        print(card_table(compose(name, seed=seed) for name in presets or PRESETS))
+        markets = [compose(name, seed=seed) for name in presets or PRESETS]
+        print(card_table(markets))
+        for market in markets:
+            reached = oracle_table(market).map("{:.3f}".format, na_action="ignore").fillna("")
+            print(f"\nOracles and ceilings of {market.preset.name}:\n\n{markdown(reached)}")
     elif presets is None or len(presets) != 1:
         raise typer.BadParameter("--parquet needs exactly one preset")
     else:

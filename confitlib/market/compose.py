@@ -90,12 +90,15 @@ class Market:
 
 
 @checked
-def compose(preset: str = "laptop", seed: int = 0, regime: Regime = "cold", **overrides: Any) -> Market:
-    """Compose a market; the same preset, seed, regime and overrides always give the same corpus.
+def compose(
+    preset: str = "laptop", seed: int = 0, regime: Regime = "cold", redraw: int = 0, **overrides: Any
+) -> Market:
+    """Compose a market; the same arguments always give the same corpus.
 
     `regime`: "cold" splits documents, "warm" splits labels: every document has split `any` and applies as
     `activity` says, and 80 % of the labels train, the rest is divided between valid and test; there are no
-    candidate lists, so rank pools by labels. `overrides` replace fields of the preset, e.g.
+    candidate lists, so rank pools by labels. `redraw`: by another number people apply anew, with the documents and
+    their truth as they are. `overrides` replace fields of the preset, e.g.
     `train_resumes=20_000`. Raises ValueError for an unknown preset, regime or field.
 
     >>> from confitlib import compose
@@ -110,6 +113,7 @@ def compose(preset: str = "laptop", seed: int = 0, regime: Regime = "cold", **ov
         splits[side] = np.repeat(list(sizes) if regime == "cold" else [ANY_SPLIT] * len(sizes), list(sizes.values()))
     bank = load_bank(numbers.families)
     latents, documents, rng = _draw_documents(bank, splits, np.random.default_rng(seed))
+    rng = np.random.default_rng([seed, redraw]) if redraw else rng
     # 2. labels of every split, and the candidate lists of valid and test (none in the warm regime)
     tables, lists = [], [empty_frame(RANKING_COLUMNS)]
     if regime == "warm":  # one application process over all documents, its labels divided among the splits at random
@@ -135,7 +139,7 @@ def compose(preset: str = "laptop", seed: int = 0, regime: Regime = "cold", **ov
     labels, rankings = (pd.concat(parts, ignore_index=True) for parts in (tables, lists))
     # 3. the corpus, and what is known of its documents
     truth = world.suitable_pairs(latents["resume"], latents["job"])
-    name = f"market-{numbers.name}-{seed}" + ("-warm" if regime == "warm" else "")
+    name = f"market-{numbers.name}-{seed}" + ("-warm" if regime == "warm" else "") + (f"-{redraw}" if redraw else "")
     corpus = Corpus(documents["resume"], documents["job"], labels, rankings, truth, name, regime)
     resumes, jobs = (world.describe(latents[side], bank, corpus.documents(side).index) for side in SIDES)
     frames = {"skill": bank.skills, "occupation": bank.occupations}

@@ -14,7 +14,7 @@ from confitlib.market.world import BLOCK_CELLS, Latents, fit, suitable
 
 HOME = 3.0  # log-propensity of staying in one's own family of occupations
 TARGETED = 0.9  # share of applications that follow the propensity; the rest explore
-NOISE = 0.10  # share of recruiters' decisions that contradict the truth
+NOISE = 0.10  # share of the suitable applicants whom recruiters reject, and of the accepted who are not suitable
 LIST_LENGTH = 100  # candidates of an official list
 
 Rng = np.random.Generator
@@ -58,7 +58,7 @@ def draw_labels(
     """Who applied where in one split, and how recruiters decided: `resume_id, job_id, label, split`.
 
     The scarcer side limits the number of applications; documents beyond it stay without any. Labels are 1 (accepted)
-    or 0 (rejected): the truth, contradicted at a rate of `NOISE` either way. Rows are sorted by resume and job.
+    or 0 (rejected): the truth with errors, of which every split has the same share. Rows are sorted by resume and job.
     """
     resumes, jobs = latents["resume"], latents["job"]
     # 1. who is active, and how many applications each has
@@ -90,9 +90,11 @@ def draw_labels(
     # 4. recruiters decide
     left, right = resumes.rows(rows), jobs.rows(columns)
     truth = suitable(np.einsum("ij,ij->i", left.skills, right.skills), right, np.abs(left.level - right.level))
-    label = (truth ^ (rng.random(len(truth)) < NOISE)).astype(np.int64)
+    accepted = truth & (rng.random(len(truth)) >= NOISE)
+    mistakes = round(accepted.sum() * NOISE / (1 - NOISE))
+    accepted[rng.permutation(np.flatnonzero(~truth))[:mistakes]] = True
     ids = {"resume_id": pools["resume"][rows], "job_id": pools["job"][columns]}
-    return pd.DataFrame(ids).assign(label=label, split=split)
+    return pd.DataFrame(ids).assign(label=accepted.astype(np.int64), split=split)
 
 
 def _match(appeal: Appeal, slots: NDArray[np.int64], other_slots: NDArray[np.int64], rng: Rng) -> Pairs:

@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GENERAL = "general"  # the family of the skills that every occupation may draw on
-# The first phrases of each list serve training documents, the rest valid and test documents.
-TRAIN_PHRASES = {"bullets": 7, "requirements": 5, "summaries": 4, "responsibilities": 7}
+# The first phrases of each list serve training documents, the rest valid and test documents. Of titles the last one is
+# the employers'; applicants of training documents have the first of their level, the others one that two levels share.
+TRAIN_PHRASES = {
+    **{"bullets": 7, "requirements": 5, "summaries": 4, "responsibilities": 7},
+    **{"resume_terms": 3, "industries": 2, "degrees": 2},
+}
+HELD_OUT_TITLES = ("mid", "mid", "senior", "senior")  # by level: whose second title held-out resumes use
 
 THIS_YEAR = 2024
 POSITIONS = (1, 2, 3, 3)  # employers named on a resume, by level
 ALSO_SHOWN = 0.4  # share of the listed skills that a bullet shows as well
 DUTIES = 3  # responsibilities named by a job post
-# Applicants and employers do not use the same titles for the same work (the last one is the employers'), and
-# titles are a loose guide to it: some are those of a neighbouring occupation.
-BORROWED_TITLES = 0.2
+# Titles are a loose guide to the work: this share is drawn from all occupations of the family.
+BORROWED_TITLES: dict[Side, float] = {"resume": 0.5, "job": 0.2}
 # "a 12% rise": numbers that would need "an" are left out.
 AN = (8, 11, 18)
 COUNTS = tuple(n for n in range(3, 41) if n not in AN)
@@ -135,22 +139,24 @@ def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
     # 1. half of the skills by name, bullets for the others and some of those
     skills = dice.shuffled(sheet.skills)
     listed, unlisted = skills[: len(skills) // 2], skills[len(skills) // 2 :]
-    terms = [dice.pick(skill.resume_terms) for skill in listed]
+    terms = [dice.pick(phrases(skill, "resume_terms", sheet.held_out)) for skill in listed]
     summary = dice.pick(phrases(sheet.occupation, "summaries", sheet.held_out))
     shown = dice.shuffled([*unlisted, *(skill for skill in listed if dice.roll() < ALSO_SHOWN)])
     bullets = [dice.pick(phrases(skill, "bullets", sheet.held_out)) for skill in shown]
-    title = _title(sheet, slice(0, -1), dice)
+    titles = _titles(sheet, "resume", dice)
+    title = titles[HELD_OUT_TITLES[sheet.level]][1] if sheet.held_out else [*titles.values()][sheet.level][0]
     summary, *bullets = (_fill(sentence, sheet, terms, dice) for sentence in (summary, *bullets))
     # 2. employers from the latest to the first: the years add up, and the bullets are spread over them
     start, until, experience = THIS_YEAR - sheet.years, "present", []
     later = dice.shuffled(range(start + 1, THIS_YEAR))[: POSITIONS[sheet.level] - 1]
     starts = sorted([start, *later], reverse=True)
     for position, start in enumerate(starts):
-        industry = dice.pick(dice.pick(sheet.neighbours).industries)
+        industry = dice.pick(phrases(dice.pick(sheet.neighbours), "industries", sheet.held_out))
         experience += [f"{industry}, {start} to {until}", _lines(bullets[position :: len(starts)])]
         until = str(start)
     # 3. education
     city = dice.pick(CITIES)
+    subject = dice.pick(phrases(sheet.occupation, "degrees", sheet.held_out))
     school = f"{city} College" if sheet.degree == 0 else dice.pick(WORDS["schools"]).format(city=city)
     year, note = THIS_YEAR - sheet.years - dice.integer(0, 1), WORDS["degree_notes"][sheet.degree]
     return {
@@ -158,7 +164,7 @@ def _resume(sheet: Sheet, dice: Dice) -> dict[str, str]:
         "summary": summary,
         "skills": ", ".join(terms),
         "experience": "\n".join(experience),
-        "education": f"{dice.pick(sheet.occupation.degrees)}, {school}, {year} ({note})",
+        "education": f"{subject}, {school}, {year} ({note})",
         "location": sheet.city,
     }
 
@@ -171,7 +177,7 @@ def _job(sheet: Sheet, dice: Dice) -> dict[str, str]:
     requirements = [dice.pick(phrases(skill, "requirements", sheet.held_out)) for skill in skills]
     duties = dice.shuffled(phrases(sheet.occupation, "responsibilities", sheet.held_out))[:DUTIES]
     document = {
-        "title": _title(sheet, slice(-1, None), dice),
+        "title": dice.pick([*_titles(sheet, "job", dice).values()][sheet.level][-1:]),
         "skills": ", ".join(dice.shuffled(terms)),
         "requirements": _lines(_fill(line, sheet, terms, dice) for line in requirements),
         "responsibilities": _lines(_fill(line, sheet, terms, dice) for line in duties),
@@ -182,10 +188,10 @@ def _job(sheet: Sheet, dice: Dice) -> dict[str, str]:
     return {**document, "about": about, "location": sheet.city}
 
 
-def _title(sheet: Sheet, part: slice, dice: Dice) -> str:
-    """A title of the level, at times one of a neighbouring occupation; `part` of the titles are for this side."""
-    occupation = dice.pick(sheet.neighbours) if dice.roll() < BORROWED_TITLES else sheet.occupation
-    return dice.pick([*occupation.titles.values()][sheet.level][part])
+def _titles(sheet: Sheet, side: Side, dice: Dice) -> dict[str, list[str]]:
+    """The titles of the occupation by level, or at times those of another one of its family."""
+    borrows = dice.roll() < BORROWED_TITLES[side]
+    return (dice.pick(sheet.neighbours) if borrows else sheet.occupation).titles
 
 
 def _fill(sentence: str, sheet: Sheet, terms: Sequence[str], dice: Dice) -> str:

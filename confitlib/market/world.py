@@ -17,13 +17,14 @@ LEVELS = ("entry", "mid", "senior", "lead")
 LEVEL_SHARES = (0.20, 0.35, 0.30, 0.15)
 DEGREES = ("vocational", "bachelor", "master", "doctorate")
 DEGREE_SHARES = (0.20, 0.45, 0.30, 0.05)
-# How strongly an occupation draws on its core, adjacent and general skills.
+# How strongly an occupation draws on its core and adjacent skills, on others of its family, and on general ones.
 SKILL_WEIGHTS: dict[Side, dict[str, float]] = {
-    "resume": {"core": 1.0, "adjacent": 0.3, "general": 0.06},
-    "job": {"core": 1.0, "adjacent": 0.25, "general": 0.03},
+    "resume": {"core": 1.0, "adjacent": 0.3, "family": 0.1, "general": 0.06},
+    "job": {"core": 1.0, "adjacent": 0.25, "family": 0.0, "general": 0.03},
 }
+CAREERS = 0.8  # share of applicants who bring skills of a former occupation, of any family
 # Fewest and most, by level: skills that a resume holds or a job requires, and years of experience.
-SKILLS = {"resume": ((7, 9), (8, 10), (9, 11), (9, 12)), "job": ((5, 7),) * 4}
+SKILLS = {"resume": ((9, 10), (10, 12), (11, 14), (12, 15)), "job": ((5, 7),) * 4}
 YEARS = {"resume": ((2, 3), (4, 6), (7, 10), (11, 20)), "job": ((2, 2), (3, 5), (5, 8), (8, 12))}
 
 LEVEL_PENALTY = 0.15  # fit lost per level of difference
@@ -69,14 +70,21 @@ def draw_latents(bank: Bank, side: Side, n: int, rng: np.random.Generator) -> La
     city, degree = rng.integers(len(CITIES), size=n), rng.choice(len(DEGREES), size=n, p=DEGREE_SHARES)
     years = in_range(YEARS[side])
     # 2. the weight of every skill for every occupation  [n_occupations, n_skills]
-    weights = np.zeros((len(bank.occupations), len(bank.skills)))
-    weights[:, bank.skills["family"] == GENERAL] = SKILL_WEIGHTS[side]["general"]
-    for kind in ("core", "adjacent"):
-        for row, ids in enumerate(bank.occupations[kind]):
-            weights[row, bank.skills.index.isin(ids)] = SKILL_WEIGHTS[side][kind]
-    # 3. weighted draws without replacement: the `count` earliest of exponential arrivals
+    table = np.zeros((len(bank.occupations), len(bank.skills)))
+    for row, work in enumerate(bank.occupations.itertuples()):
+        table[row, bank.skills["family"] == GENERAL] = SKILL_WEIGHTS[side]["general"]
+        table[row, bank.skills["family"] == work.family] = SKILL_WEIGHTS[side]["family"]
+        for kind in ("adjacent", "core"):
+            table[row, bank.skills.index.isin(getattr(work, kind))] = SKILL_WEIGHTS[side][kind]
+    weights = table[occupation]
+    # 3. most applicants have done other work before: it has a share of their skills, any share being as likely
+    if side == "resume":
+        former = table[rng.integers(len(table), size=n)]
+        share = rng.random((n, 1)) * (rng.random((n, 1)) < CAREERS)
+        weights = (1 - share) * weights + share * former
+    # 4. weighted draws without replacement: the `count` earliest of exponential arrivals
     with np.errstate(divide="ignore"):
-        arrival = rng.standard_exponential((n, len(bank.skills))) / weights[occupation]
+        arrival = rng.standard_exponential((n, len(bank.skills))) / weights
     last = np.take_along_axis(np.sort(arrival, axis=1), count[:, None] - 1, axis=1)
     skills = (arrival <= last).astype(np.float32)
     return Latents(occupation, level.astype(np.int8), city, degree, years, skills)

@@ -1,6 +1,6 @@
 """Every matching system behind one interface."""
 
-from confitlib.rankers.base import BM25, Ranker, TfIdf
+from confitlib.rankers.base import BM25, CountTable, Ranker, TfIdf
 from confitlib.rankers.confit import ConFitV1, FieldConfig, RejectedNegatives
 from confitlib.rankers.cross_encoder import CrossEncoder
 from confitlib.rankers.dense import ConFitV2, HyDE, HyQE, InBatch, Mined, OpenAIEmbed, RawEmbed, TwoTowers
@@ -11,7 +11,7 @@ from confitlib.rankers.pair_training import PairMatcher, PairTraining
 from confitlib.rankers.rerank import LLMReranker
 from confitlib.rankers.trees import Trees
 
-WORDS = (BM25, TfIdf, Trees)
+WORDS = (BM25, TfIdf, CountTable, Trees)
 ENCODERS = (RawEmbed, TwoTowers, OpenAIEmbed, HyDE, HyQE)
 CONFIT = (InBatch, Mined, RejectedNegatives, ConFitV1, ConFitV2)
 MATCHERS = (PJFNN, BPJFNN, APJFNN, Siamese, GlobalMatch, MVCoN, InEXIT, DPGNN, FedPJF)

@@ -1,4 +1,4 @@
-"""What every matching system is: `fit` a corpus, `index` another one, `score` pairs; and two that compare words."""
+"""What every matching system is: `fit` a corpus, `index` another one, `score` pairs; and three that count words."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import normalize
 from torch import nn
 
 from confitlib.corpus import SIDES, Corpus, Side, other
@@ -147,6 +150,53 @@ class TfIdf(Ranker):
         rows = self.rows(resume_ids, job_ids)
         resumes, jobs = (self._vectors[side][rows[side]] for side in SIDES)
         return (resumes @ jobs.T).toarray().astype(np.float32)
+
+
+class CountTable(VectorRanker):
+    """Which words of resumes go with which words of jobs, counted over the accepted training pairs.
+
+    TF-IDF vectors of each side, reduced to `dimensions` and whitened over the accepted pairs (`ridge` times the mean
+    variance is added), are compared in the `rank` directions that vary most together: a canonical correlation. It
+    knows nothing but counts. A system that is not ahead of it has learnt no more than which words occur together.
+    """
+
+    name = "count table"
+
+    def __init__(self, dimensions: int = 300, rank: int = 100, ridge: float = 0.1) -> None:
+        self.dimensions, self.rank, self.ridge = dimensions, rank, ridge
+
+    def learn(self, corpus: Corpus) -> Self:
+        """The common directions of both sides of the accepted training pairs."""
+        accepted, self._maps, white = corpus.labelled("train", 1), {}, []
+        for side in SIDES:
+            # 1. reduced TF-IDF vectors of the accepted documents, centred  [pairs, dimensions]
+            training = texts(corpus, side)[corpus.pool(side, "train")]
+            vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True, min_df=2)
+            size = min(self.dimensions, len(vectorizer.fit(training).vocabulary_) - 1)
+            reduce = make_pipeline(vectorizer, TruncatedSVD(size, random_state=0)).fit(training)
+            vectors = pd.DataFrame(reduce.transform(training), training.index).loc[accepted[f"{side}_id"]].to_numpy()
+            centre = vectors.mean(axis=0)
+            # 2. a map that makes their covariance the identity, nearly
+            values, axes = np.linalg.eigh(np.cov((vectors - centre).T, bias=True))
+            whiten = axes / np.sqrt(np.maximum(values, 0) + self.ridge * values.mean()) @ axes.T
+            white.append((vectors - centre) @ whiten)
+            self._maps[side] = reduce, centre, whiten
+        # 3. the directions in which both sides vary together
+        left, shared, right = np.linalg.svd(white[0].T @ white[1] / len(accepted))
+        weights = np.sqrt(shared[: self.rank])
+        self._directions = {"resume": left[:, : len(weights)] * weights, "job": right[: len(weights)].T * weights}
+        self.n_parameters = sum(part.size for part in self._directions.values())
+        return self
+
+    def index(self, corpus: Corpus) -> Self:
+        """Unit vectors of every document in the common directions."""
+        self.corpus, vectors = corpus, []
+        for side in SIDES:
+            reduce, centre, whiten = self._maps[side]
+            found = (reduce.transform(texts(corpus, side)) - centre) @ whiten @ self._directions[side]
+            vectors.append(normalize(found).astype(np.float32))
+        self.embeddings = Embeddings(*vectors)
+        return self
 
 
 def named_for_jobs(corpus: Corpus, names: str | Mapping[str, str], parameter: str) -> pd.Series:

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -48,6 +47,8 @@ class TrainingConfig:
     `chunk`: documents embedded at a time. Activations of one chunk alone are kept, whatever the batch, at the price
     of a second forward pass; the gradients stay those of the whole batch (Gao et al. 2021, gradient caching).
     `group_by_length`: batches of pairs of similar length.
+    `keep`: the encoder of the "last" epoch, at which the rate has fallen to zero, or of the "best" one, that of the
+    lowest validation loss (as the official code does), which may be another epoch in every run.
     `weight_decay` and `max_grad_norm` leave the static encoder's own vectors alone.
     With several processes, `batch_size` and `negatives_per_batch` count those of each (docs/training.md).
 
@@ -58,7 +59,7 @@ class TrainingConfig:
     """
 
     mode: Literal["full", "adapter"] | int = "full"
-    epochs: int = 4
+    epochs: int = 2
     batch_size: int = 4
     gradient_accumulation: int = 1
     learning_rate: float = 1e-3
@@ -72,6 +73,7 @@ class TrainingConfig:
     official: bool = False
     chunk: int | None = None
     group_by_length: bool = False
+    keep: Literal["last", "best"] = "last"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,9 +101,9 @@ def trainer_arguments(
         weight_decay=config.weight_decay,
         max_grad_norm=0.0 if encoder.sparse_parameters else config.max_grad_norm,
         seed=config.seed,
-        # which checkpoint to keep: the epoch with the lowest validation loss, or the last without validation pairs
+        # which epoch to keep
         eval_strategy="epoch" if validated else "no",
-        load_best_model_at_end=validated,
+        load_best_model_at_end=config.keep == "best",
         # device and precision
         bf16=on_gpu,
         use_cpu=encoder.device.type == "cpu",
@@ -326,7 +328,7 @@ def train(
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> TrainingResult:
-    """Train `encoder` in place on the accepted training pairs and return it at its best validation epoch.
+    """Train `encoder` in place on the accepted training pairs and return it as `config.keep` says.
 
     `negatives`: hard negatives by target side: mined (ConFit v2) or labelled rejections (ConFit v1);
     None trains with in-batch negatives only. `refresh`: mine them again as the encoder learns (ANCE). With
@@ -350,8 +352,8 @@ def train(
     # 1. what to learn from
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
     valid = None if corpus.labelled("valid", 1).empty else PositivePairs(corpus, "valid")
-    if valid is None:
-        warnings.warn(f"corpus {corpus.name!r} has no accepted validation pair: the last epoch is kept", stacklevel=2)
+    if valid is None and config.keep == "best":
+        raise ValueError(f"corpus {corpus.name!r} has no accepted validation pair: choose keep='last'")
     bar = tqdm(desc=f"train ({encoder.name})", unit="step", disable=not progress or rank > 0)
     with tempfile.TemporaryDirectory() as scratch, bar:
         folder, stores, adapter = Path(output_dir or scratch), {}, config.mode == "adapter"
