@@ -22,7 +22,7 @@ from confitlib.util import project_root, read_yaml
 
 MARKERS = "osD^v"  # a line is known by them where colours are not
 SHARES = (0.5, 1, 2, 3, 4, 5, 10, 20, 50)  # ticks of an axis along a ranking, in percent
-OF_ONE_KIND = ["preset", "encoder", "epochs", "batch_size", "density", "learning_rate"]
+OF_ONE_KIND = ["preset", "encoder", "mode", "epochs", "batch_size", "density", "learning_rate", "temperature", "split"]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 LOOK = read_yaml(Path(__file__).with_name("plots.yaml"), dict)
 QUANTITIES: dict[str, str] = LOOK["quantities"]

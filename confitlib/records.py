@@ -197,10 +197,11 @@ def metrics_by_setting(records: pd.DataFrame, notebook: str, by: Sequence[str] =
 class Claim:
     """A number that the kit asserts, and how far a new run may be from it.
 
-    The value is `metric` of the newest record of `notebook` under `profile`, less the metric `minus`
-    if given. `reason` says where the tolerance comes from, `source` where the statement does: a
-    place in the paper, or "kit". `better` ("higher" or "lower") excuses being beyond the tolerance
-    on the good side.
+    A "regression" repeats one number of equal code and seed; a "finding" was measured on other markets (`confit
+    claims --measure`) than the one it is checked on. The value is `metric` of the newest record of `notebook` under
+    `profile`, less the metric `minus` if given. `reason` says where the tolerance comes from, `source` where the
+    statement does: a place in the paper, or "kit". `better` ("higher" or "lower") excuses being beyond the
+    tolerance on the good side.
     """
 
     id: str
@@ -214,6 +215,7 @@ class Claim:
     source: str
     minus: str | None = None
     better: Literal["higher", "lower"] | None = None
+    kind: Literal["finding", "regression"] = "finding"
 
     def __post_init__(self) -> None:
         empty = [name for name, value in vars(self).items() if value == ""]
@@ -301,10 +303,11 @@ def measure_claim(values: Sequence[float]) -> tuple[float, float]:
 
 
 def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
-    """Expectation, standard deviation and tolerance of every claim from the newest record of each seed.
+    """Expectation, standard deviation and tolerance of every finding from the newest record of each seed.
 
-    Returns one row a claim: id, seeds (how many), expected, sd, tolerance. Raises ValueError naming a claim with
-    fewer than three seeds, and one whose records are dirty or differ in more than the seed.
+    Returns one row a finding whose notebook has records: id, seeds (how many), expected, sd, tolerance. Raises
+    ValueError naming a claim with fewer than three seeds, and one whose records are dirty or differ in more than
+    the seed.
     """
     import numpy as np
     import pandas as pd
@@ -312,6 +315,8 @@ def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFra
     rows = []
     for claim in claims:
         runs = records[(records["notebook"] == claim.notebook) & records["profile"].isin([claim.profile, CUSTOM])]
+        if claim.kind == "regression" or runs.empty:
+            continue
         runs = runs.drop_duplicates("seed", keep="last")
         values = [value for metrics in runs["metrics"] if (value := claim.value(metrics)) is not None]
         dirty = sum(flag is True for flag in runs["dirty"])

@@ -140,3 +140,10 @@ def test_claims_are_measured_on_clean_records_of_one_version_and_of_equal_parame
         known[name] = [value if row == 1 else other for row, other in enumerate(known[name])]
     with pytest.raises(ValueError, match=message):
         measure_claims(known, [Claim(**CLAIM)])
+
+
+def test_regressions_are_not_measured_over_seeds(tmp_path):
+    run_of(tmp_path, **{"dense recall@100": 0.8, "bm25 recall@100": 0.5})
+    repeated = Claim(**{**CLAIM, "kind": "regression", "tolerance": 0.002})
+    assert measure_claims(clean_records(tmp_path), [repeated]).empty
+    assert check_claims(load_records(tmp_path / "records"), [repeated])["verdict"].item() == "OK"

@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from confitlib import evaluate_ranking
 from confitlib.corpus import SIDES, SPLITS, Corpus, Side
 from confitlib.market import PRESETS, Market, compose
-from confitlib.market.__main__ import card_table, statistics
+from confitlib.market.__main__ import card_table, markdown, statistics
 from confitlib.market.labels import degrees
 from confitlib.market.oracles import Oracle, oracle_table, strata
 from confitlib.market.texts import TRAIN_PHRASES, Dice, load_bank, phrases
@@ -320,6 +320,11 @@ def test_dice_stay_in_range(seed: int, low: int, width: int) -> None:
 
 def test_the_card_shows_the_composed_figures(market: Market, laptop: Market) -> None:
     _assert_card_shows([market, laptop])
+
+
+def test_the_card_shows_the_oracles(laptop: Market) -> None:
+    reached = oracle_table(laptop).map("{:.3f}".format, na_action="ignore").fillna("")
+    assert markdown(reached) in CARD.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

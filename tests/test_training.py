@@ -279,7 +279,7 @@ def test_the_last_epoch_or_that_with_the_lowest_validation_loss_is_kept(tiny, mo
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_settings(tiny, monkeypatch):
     monkeypatch.setattr(trainer, "contrastive_loss", lambda *args, **kwargs: args[0].sum() * float("nan"))
-    with pytest.raises(FloatingPointError, match=r"nan at step 1 \(learning_rate=0.001, temperature=0.05\)"):
+    with pytest.raises(FloatingPointError, match=r"nan at step 1 \(learning_rate=0.001, temperature=0.2\)"):
         train(load_encoder("static"), tiny, QUICK, progress=False)
 
 
