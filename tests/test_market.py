@@ -325,6 +325,9 @@ def test_the_card_shows_the_composed_figures(market: Market, laptop: Market) -> 
 def test_the_card_shows_the_oracles(laptop: Market) -> None:
     reached = oracle_table(laptop).map("{:.3f}".format, na_action="ignore").fillna("")
     assert markdown(reached) in CARD.read_text(encoding="utf-8")
+    _, resumes, jobs, *_ = reached.loc["same occupation"]
+    readme = (CARD.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"of {resumes} for resumes and {jobs} for jobs" in readme
 
 
 @pytest.mark.slow
