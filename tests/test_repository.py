@@ -164,15 +164,10 @@ EXERCISE = re.compile(r"^### Exercise (\d) · (★☆☆|★★☆|★★★) ·
 PARTS = ["exercise", "answer", "check", "solution"]
 
 
-def check_exercises(path: Path, text: str) -> None:
+def check_exercises(path: Path) -> None:
     """Exercises are numbered cells, each with an empty one for the answer, a check and a folded solution behind it."""
     listed = json.loads(path.read_text(encoding="utf-8"))["cells"]
     tagged = [(tag, cell) for cell in listed for tag in cell["metadata"].get("tags", []) if tag in PARTS]
-    if not tagged:  # the older form: solutions in the text of the exercises
-        exercises = text.split("## Exercises")[1].split("\n## ")[0]
-        asked = len(re.findall(r"^### Exercise \d", exercises, flags=re.MULTILINE))
-        assert 2 <= asked <= 4 and exercises.count("<summary>Solution</summary>") == asked
-        return
     numbers = [EXERCISE.search("".join(cell["source"])) for tag, cell in tagged if tag == "exercise"]
     assert all(numbers), "an exercise begins with `### Exercise N · ★☆☆ · on paper` (or in code, implement it)"
     assert [int(match[1]) for match in numbers if match] == list(range(1, len(numbers) + 1))
@@ -195,7 +190,7 @@ def test_notebooks_follow_the_skeleton(path):
     assert [name for name in sections if name in HEADINGS] == HEADINGS
     numbered = [int(match[1]) for name in sections if (match := re.match(r"(\d+)\.? ", name))]
     assert numbered == list(range(1, len(numbered) + 1)) and len(numbered) >= 2, "sections are numbered from 1"
-    check_exercises(path, text)
+    check_exercises(path)
     assert any("record(" in code for code, _ in cells(path, "code")), "no record cell"
 
 
@@ -439,6 +434,10 @@ def test_handouts_have_no_solution_and_do_not_need_one(tmp_path):
         only = assigned(solutions) - assigned(left)
         used = {node.id for node in nodes(left) if isinstance(node, ast.Name)}
         assert not only & used, f"{path.name}: a cell needs what only a solution defines: {only & used}"
+        record = left[next(place for place, cell in enumerate(left) if "## Record" in "".join(cell["source"])) :]
+        read = {node.id for node in nodes(record) if isinstance(node, ast.Name)} - assigned(record)
+        changed = assigned(solutions) & read
+        assert not changed, f"{path.name}: a solution changes what the record is made of: {changed}"
 
 
 def nodes(some: list[dict]) -> list[ast.AST]:

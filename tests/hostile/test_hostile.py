@@ -13,6 +13,7 @@ MODULES = [
 GROUPS = {group: import_module(name) for name in MODULES for group in import_module(name).GROUPS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_hostile_input(group: str, refuse_harm: Callable[[str, list[Outcome]], None]) -> None:
     module = GROUPS[group]
