@@ -106,6 +106,8 @@ def compose(
     >>> market.corpus
     Corpus('market-tiny-0': 440 resumes, 200 jobs, 1,100 labels, 9,760 list entries)
     """
+    if redraw < 0:
+        raise ValueError(f"redraw={redraw} must be at least 0")
     # 1. documents
     numbers, splits = _resolve(preset, overrides), {}
     for side in SIDES:

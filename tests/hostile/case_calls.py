@@ -147,6 +147,7 @@ CHOICES: dict[str, list[tuple[str, Any]]] = {
         ("preset", ""),
         ("regime", "hot"),
         ("seed", -1),
+        ("redraw", -1),
         ("families", 0),
         ("families", 13),
         ("train_jobs", 0),
