@@ -1,8 +1,10 @@
 """The `confit` command as a user meets it: messages, exit statuses, quick help."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,26 @@ def test_a_sweep_runs_real_notebooks_and_then_has_nothing_to_do(project):
     (entry,) = read_entries(project / "records/rates.jsonl")
     assert entry["metrics"] == {"value": 3.0} and entry["sweep"] == "rates"
     assert not (project / "build/tiny").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_by_hand_says_what_is_not_done(project):
+    begun = project / "begun"
+    write_notebook(
+        project / "notebooks/04_long.ipynb", f"open({str(begun)!r}, 'w').close(); import time; time.sleep(99)"
+    )
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from confitlib.cli import app; app()"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, "run", "all", "--profile", "tiny"], cwd=project, stderr=subprocess.PIPE, text=True
+    )
+    while not begun.exists():
+        assert run.poll() is None, "it ended before the cell began"
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, message = run.communicate(timeout=60)
+    assert run.returncode == 130 and "stopped by hand; not done: 04_long.ipynb, 05_" in message
 
 
 STANDARD = {"profile": "tiny", "seed": 0, "rate": 0.25, "bands": [[0.0, 0.01]], "output": "build/tiny"}
