@@ -928,3 +928,56 @@ def test_tianchi_defects(tianchi: Path) -> None:
     (tianchi / "table3_action").unlink()
     (tianchi / "table3_action.txt").unlink()
     refused(lambda: load_tianchi(tianchi), "missing_file", "no file table3_action")
+
+
+def same_market(read: Corpus, tiny: Corpus, texts_of: dict[str, pd.Series]) -> None:
+    """Every labelled pair and every text of the market came through."""
+    columns = ["resume_id", "job_id", "label"]
+    found, expected = (one.labels[columns].astype(str).sort_values(columns).to_numpy().tolist() for one in (read, tiny))
+    assert found == expected
+    for side, written in texts_of.items():
+        documents = read.documents(side)["text"]  # type: ignore[arg-type]
+        assert documents.to_dict() == {key: written[key] for key in documents.index} and len(documents) > 100
+
+
+@pytest.fixture(scope="module")
+def whole_texts(tiny: Corpus) -> dict[str, pd.Series]:
+    return {side: tiny.documents(side)[tiny.fields(side)].agg("\n".join, axis=1) for side in ("resume", "job")}
+
+
+def test_a_market_comes_back_from_judgements_and_folders_of_texts(tiny, whole_texts, tmp_path):
+    for side, written in whole_texts.items():
+        (tmp_path / side).mkdir()
+        for key, text in written.items():
+            (tmp_path / side / f"{key}.txt").write_text(text, encoding="utf-8")
+    lines = [f"{row.job_id} 0 {row.resume_id} {row.label}" for row in tiny.labels.itertuples()]
+    columns = {"pairs": {"job_id": "query_id", "resume_id": "document_id"}}
+    files = {"resumes": tmp_path / "resume", "jobs": tmp_path / "job"}
+    read = load_pairs(write(tmp_path / "market.qrels", *lines), **files, columns=columns, split="train")
+    same_market(read, tiny, whole_texts)
+
+
+@pytest.mark.parametrize(("ending", "mark"), [(".csv", ","), (".tsv", "\t")])
+def test_a_market_comes_back_from_tables_without_header(tiny, whole_texts, tmp_path, ending, mark):
+    files, flat = {}, {side: written.str.replace("\n", "; ") for side, written in whole_texts.items()}
+    for side, written in flat.items():
+        files[f"{side}s"] = tmp_path / f"{side}{ending}"
+        written.to_csv(files[f"{side}s"], header=False, sep=mark)
+    pairs = tmp_path / f"pairs{ending}"
+    tiny.labels[["resume_id", "job_id", "label"]].to_csv(pairs, header=False, index=False, sep=mark)
+    columns: dict[str, Any] = {f"{side}s": {f"{side}_id": "1", "text": "2"} for side in ("resume", "job")}
+    columns["pairs"] = {"resume_id": "1", "job_id": "2", "label": "3"}
+    same_market(load_pairs(pairs, **files, columns=columns, header=None, split="train"), tiny, flat)
+
+
+def test_lists_of_ids_make_a_pair_of_each(tiny, whole_texts, tmp_path):
+    accepted = tiny.labels[tiny.labels["label"] == 1].groupby("job_id")["resume_id"].agg(list)
+    lines = [{"job_id": job, "resume_id": resumes} for job, resumes in accepted.items()]
+    files = {}
+    for side, written in whole_texts.items():
+        rows = [{"id": key, "text": text} for key, text in written.items()]
+        files[f"{side}s"] = jsonl(tmp_path / f"{side}.jsonl", *rows)
+    read = load_pairs(jsonl(tmp_path / "pairs.jsonl", *lines), **files, split="train")
+    kept = replace(tiny, labels=tiny.labels[tiny.labels["label"] == 1].reset_index(drop=True))
+    same_market(read, kept, whole_texts)
+    assert any("every pair is accepted" in note for note in read.notes)
