@@ -25,7 +25,7 @@ from confitlib.evaluation import evaluate_classification, evaluate_ranking, holm
 from confitlib.evaluation.ranking import RankingResult, Relevance
 from confitlib.llm import Client
 from confitlib.market import Market
-from confitlib.market.oracles import strata
+from confitlib.oracles import strata
 from confitlib.rankers import InBatch, Mined, Ranker, RawEmbed
 from confitlib.training import TrainingConfig
 from confitlib.util import RESULTS_VERSION, atomic, content_key, files_hash
@@ -39,7 +39,7 @@ OF_NEGATIVES = {"false negatives": "rate", "hardness": "score_gap"}  # as record
 class Measurement:
     """One fitted ranker on the test split.
 
-    `rankings` by target, `classification`, empty off the test split; `strata`: what `confitlib.market.oracles.strata`
+    `rankings` by target, `classification`, empty off the test split; `strata`: what `confitlib.oracles.strata`
     finds, empty without a market; `mining`: exact share of `false negatives` and mean score gap to the
     positives (`hardness`: small is hard) of what was mined, over both targets, empty where nothing was or truth is
     unknown; `costs`: `fit seconds` (with indexing, and with a training that a cache has spared), `pairs per second` of

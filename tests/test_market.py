@@ -20,9 +20,9 @@ from confitlib.corpus import SIDES, SPLITS, Corpus, Side
 from confitlib.market import PRESETS, Market, compose
 from confitlib.market.__main__ import card_table, markdown, statistics
 from confitlib.market.labels import degrees
-from confitlib.market.oracles import Oracle, oracle_table, strata
 from confitlib.market.texts import TRAIN_PHRASES, Dice, load_bank, phrases
 from confitlib.market.world import LEVELS, fit
+from confitlib.oracles import Oracle, oracle_table, strata
 from confitlib.rankers import CountTable
 
 CARD = Path(__file__).parents[1] / "docs" / "data_card.md"

@@ -13,7 +13,7 @@ import typer
 
 from confitlib.corpus import SIDES, other
 from confitlib.market import PRESETS, Market, compose, compose_to_parquet
-from confitlib.market.oracles import oracle_table
+from confitlib.oracles import oracle_table
 
 
 def statistics(market: Market) -> pd.Series:
