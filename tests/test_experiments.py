@@ -1,5 +1,7 @@
 """The shared experiments return complete tables and do not depend on the number of workers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from confitlib.experiments import (
     table_of,
     thin_labels,
 )
+from confitlib.oracles import strata
 from confitlib.rankers import BM25, DPGNN, HyDE, InBatch, LLMReranker, RawEmbed, TfIdf, TwoTowers
 from confitlib.records import Claim, judge, measure_claim
 from confitlib.training import TrainingConfig
@@ -38,6 +41,27 @@ def test_table_has_every_metric_of_every_run(measured):
     assert table["system"].tolist() == ["BM25", "TF-IDF"]
     assert {"resume recall@100", "job ndcg@10", "f1_weighted", "roc_auc", "precision", "recall"} <= set(table.columns)
     assert table.notna().all().all() and (table[["fit seconds", "pairs per second"]] > 0).all().all()
+
+
+def test_a_split_and_what_is_known_of_the_market_are_measured_apart(market, tmp_path):
+    plain, valid, known = (
+        measure(BM25(), market.corpus, str(tmp_path), **options)
+        for options in ({}, {"split": "valid"}, {"market": market})
+    )
+    assert valid.rankings["job"].split == "valid" and not valid.classification and plain.classification
+    assert known.strata == strata(BM25().fit(market.corpus), market) and not plain.strata
+    assert known.means().items() >= known.strata.items()
+    assert measure(BM25(), market.corpus, str(tmp_path), market=market).strata == known.strata
+
+
+@pytest.mark.slow
+def test_a_setting_without_a_strategy_changes_the_training(tiny):
+    table = ablate(tiny, {"twice the batch": {"batch_size": 32}}, [0], QUICK, workers=1)
+    means = table.pivot_table(index="quantity", columns="setting", values="value")
+    twice = measure(InBatch(config=replace(QUICK, batch_size=32, seed=0)), tiny).means()
+    assert means.loc["job map", "twice the batch"] == pytest.approx(twice["job map"])
+    assert means.loc["job map", "in-batch"] != means.loc["job map", "twice the batch"]
+    assert (means.loc["fit seconds"] > 0).all()
 
 
 def test_comparison_is_the_difference_of_the_means(measured):
