@@ -1,7 +1,6 @@
 """How many mined negatives are false: exactly where the truth is known, else as a language model says."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -206,8 +205,8 @@ def judge_false_negatives(
     pairs = pairs.assign(suitable=pd.array(verdicts, dtype="boolean"), problem=[one.problem or "" for one in answers])
     counts = pairs.groupby("query_id")["suitable"].agg(["sum", "count"]).astype(int)
     interval = clustered_wilson(counts["sum"].to_numpy(), counts["count"].to_numpy())
-    problems = Counter(answer.problem.split(":")[0] for answer in answers if answer.problem)
-    return Judged(len(pairs), int(counts["count"].sum()), int(counts["sum"].sum()), *interval, problems, pairs)
+    asked, answered, suitable = len(pairs), int(counts["count"].sum()), int(counts["sum"].sum())
+    return Judged(asked, answered, suitable, *interval, client.summary.problems, pairs)
 
 
 def judge_requests(pairs: pd.DataFrame, corpus: Corpus, target: Side, model: str) -> list[Request]:

@@ -222,8 +222,7 @@ def search(
     text, index = read_document(resume, "resume"), VectorIndex.load(jobs)
     if index.side != "job":
         raise ValueError(f"{jobs} is an index of {index.side}s: make one of jobs by `confit index`")
-    hits = search_text(index, text, top, model)
-    for place, row in enumerate(hits.to_dict("records"), 1):
+    for place, row in enumerate(search_text(index, text, top, model).to_dict("records"), 1):
         typer.echo(f"{place:3d}  {row['score']:.3f}  {row['id']}  {row['title']}")
 
 

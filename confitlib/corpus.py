@@ -128,8 +128,7 @@ class Corpus:
     places: InitVar[Places | None] = None
 
     def __post_init__(self, places: Places | None) -> None:
-        defects = [d for d in find_defects(self, places) if d.kind not in self.accepted]
-        if defects:
+        if defects := [d for d in find_defects(self, places) if d.kind not in self.accepted]:
             raise CorpusError(defects)
 
     def __repr__(self) -> str:
@@ -198,8 +197,7 @@ class Corpus:
     def with_hypothetical(self, side: Side, texts: Mapping[str, str]) -> Corpus:
         """A copy whose documents of a side carry a text of the other: HyRe for jobs, HyJob for resumes."""
         frame = self.documents(side)
-        unknown = set(texts) - set(frame.index)
-        if unknown:
+        if unknown := set(texts) - set(frame.index):
             what = f"hypothetical {other(side)}s name {len(unknown)} unknown {side}s"
             raise KeyError(f"{what}, e.g. {sorted(unknown)[0]!r}")
         column = [texts.get(name, "") for name in frame.index]
@@ -313,14 +311,12 @@ def duplicate_groups(corpus: Corpus, side: Side) -> pd.Series:
     are alike to none.
     """
     frame = _cells(corpus.documents(side)[corpus.fields(side)])
-    fields = [frame[name].str for name in frame]
-    hidden = np.any([field.fullmatch(PLACEHOLDER) for field in fields], axis=0)
+    hidden = np.any([frame[name].str.fullmatch(PLACEHOLDER) for name in frame], axis=0)
     plain = [_seen(frame[name]).str.normalize("NFC").str.casefold().str.split().str.join(" ") for name in frame]
     text = pd.Series(["\x1f".join(parts) for parts in zip(*plain, strict=True)], dtype="str")
     ids = pd.Series(frame.index.astype("str"))
     same_text = ("text " + text).where(~hidden & (text.str.strip("\x1f") != ""), "id " + ids)
-    copies = copy_groups(corpus.documents(side)).reset_index(drop=True)
-    return _groups(frame.index, "copy " + copies, same_text)
+    return _groups(frame.index, "copy " + copy_groups(corpus.documents(side)).reset_index(drop=True), same_text)
 
 
 def _groups(index: pd.Index, *keys: pd.Series) -> pd.Series:
@@ -404,8 +400,7 @@ def defect_rows(corpus: Corpus) -> dict[str, dict[str, NDArray[np.bool_]]]:
     """The rows that have a defect, by kind and table."""
     marked: dict[str, dict[str, NDArray[np.bool_]]] = {}
     for kind, table, rows, _ in _checks(corpus):
-        mask = np.asarray(rows, dtype=bool)
-        if mask.any():
+        if (mask := np.asarray(rows, dtype=bool)).any():
             marked.setdefault(kind, {})[table] = mask | marked.get(kind, {}).get(table, False)
     return marked
 
@@ -418,8 +413,7 @@ def _document_checks(corpus: Corpus, side: Side) -> Iterator[Check]:
     mistyped = np.array([not isinstance(name, str) for name in ids], dtype=bool) & ~missing
     yield "id_type", table, mistyped, f"{side} id {{id!r}} is not a string"
     yield "duplicate_id", table, ids.duplicated() & ~missing, f"{side} id {{id!r}} appears again"
-    odd = ~frame["split"].isin([*SPLITS, ANY_SPLIT])
-    yield "unknown_split", table, odd, "split {split!r} of {id!r} is unknown"
+    yield "unknown_split", table, ~frame["split"].isin([*SPLITS, ANY_SPLIT]), "split {split!r} of {id!r} is unknown"
     yield "empty_text", table, blank_documents(frame, fields), f"{side} {{id!r}} has no text"
     hidden = _cells(frame[fields]).apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1)
     yield "placeholder", table, hidden, f"{side} {{id!r}} holds placeholder text"
@@ -433,8 +427,7 @@ def _document_checks(corpus: Corpus, side: Side) -> Iterator[Check]:
         for (split, place), used in uses[uses["split"].isin(SPLITS)].groupby(["split", "table"])["id"]:
             leak = ids.isin(used) & ~ids.duplicated() & (frame["split"] != split)
             yield "split_leak", table, leak, f"{side} {{id!r}} of split {{split!r}} is used in {split!r} ({place})"
-        stray = frame["split"] == ANY_SPLIT
-        yield "split_leak", table, stray, f"{side} {{id!r}} has split 'any' in the cold regime"
+        yield "split_leak", table, frame["split"] == ANY_SPLIT, f"{side} {{id!r}} has split 'any' in the cold regime"
 
 
 def _checks(corpus: Corpus) -> Iterator[Check]:
@@ -453,10 +446,9 @@ def _checks(corpus: Corpus) -> Iterator[Check]:
     yield "unknown_target", "rankings", ~rankings["target"].isin(SIDES), "target {target!r} is unknown"
     # 2. documents
     for side in SIDES:
-        ids, is_candidate = corpus.documents(side).index, rankings["target"] == side
-        lost = ~labels[f"{side}_id"].isin(ids)
-        yield "unknown_document", "labels", lost, f"label names unknown {side} {{{side}_id!r}}"
-        lost = is_candidate & ~rankings["candidate_id"].isin(ids)
+        ids, key = corpus.documents(side).index, f"{side}_id"
+        yield "unknown_document", "labels", ~labels[key].isin(ids), f"label names unknown {side} {{{key}!r}}"
+        lost = (rankings["target"] == side) & ~rankings["candidate_id"].isin(ids)
         yield "unknown_document", "rankings", lost, f"the list names unknown {side} {{candidate_id!r}}"
         lost = (rankings["target"] == other(side)) & ~rankings["query_id"].isin(ids)
         yield "unknown_document", "rankings", lost, f"the query is an unknown {side}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import operator
 import os
 import subprocess
 import sys
@@ -80,23 +81,20 @@ def declared_parameters(path: Path) -> dict[str, tuple[str, Any]]:
     cells = [cell for cell in cells_of(path) if "parameters" in cell["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise NotebookError(f"{path}: {len(cells)} cells are tagged `parameters`, expected one")
-    parameters = {}
+    parameters, where = {}, f"{path}: the parameters cell"
     try:
         for statement in ast.parse("".join(cells[0]["source"])).body:
             line = ast.unparse(statement)
             if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
-                raise NotebookError(f"{path}: the parameters cell holds {line!r}, not an assignment")
+                raise NotebookError(f"{where} holds {line!r}, not an assignment")
             target, _, literal = line.partition(" = ")
             name, _, kind = target.partition(": ")
             value = ast.literal_eval(literal)
             if name in parameters or not name.isidentifier():
-                raise NotebookError(
-                    f"{path}: the parameters cell sets {name!r} twice or in no line of its own: correct it"
-                )
+                raise NotebookError(f"{where} sets {name!r} twice or in no line of its own: correct it")
             parameters[name] = kind or type(value).__name__, value
     except SyntaxError as error:
-        where = f"{path}: the parameters cell is not Python"
-        raise NotebookError(f"{where} ({error.msg}, line {error.lineno}): correct it") from error
+        raise NotebookError(f"{where} is not Python ({error.msg}, line {error.lineno}): correct it") from error
     except ValueError as error:
         raise NotebookError(f"{path}: the value in {line!r} is not a literal: write it out") from error
     return parameters
@@ -126,8 +124,7 @@ def profile_parameters(profile: str, notebook: str | Path) -> dict[str, Any]:
 
 def refuse_unknown(where: str, names: Mapping[str, Any], allowed: Collection[str]) -> None:
     """Raise NotebookError, saying where, for names that are not among those allowed."""
-    unknown = sorted(str(name) for name in names if name not in allowed)
-    if unknown:
+    if unknown := sorted(str(name) for name in names if name not in allowed):
         raise NotebookError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(allowed))}")
 
 
@@ -318,19 +315,14 @@ def plan_sweep(file: str | Path) -> list[SweepRun]:
             label = " ".join([path.stem, *(f"{name}={json.dumps(value)}" for name, value in point.items())])
             # What decides a run: versions of results, code, parameters, and the files that parameters name
             words = {name: value for name, value in parameters.items() if name != "output" and isinstance(value, str)}
-            files = {
-                name: root / word for name, word in words.items() if not root.is_relative_to((root / word).resolve())
-            }
-            hashes = {name: util.files_hash(file) for name, file in files.items()}
+            files = [(name, root / word) for name, word in words.items()]
+            hashes = {name: util.files_hash(file) for name, file in files if not root.is_relative_to(file.resolve())}
             decisive = {"version": util.RESULTS_VERSION, "code": code, "parameters": settings(parameters)}
-            key = util.content_key(**decisive, files=hashes)
-            runs.append(SweepRun(path, profile, parameters, label, key))
+            runs.append(SweepRun(path, profile, parameters, label, util.content_key(**decisive, files=hashes)))
     return runs
 
 
-def run_sweep(
-    file: str | Path, workers: int = 1, call: Callable[..., int] = lambda function, *arguments: function(*arguments)
-) -> list[SweepRun]:
+def run_sweep(file: str | Path, workers: int = 1, call: Callable[..., int] = operator.call) -> list[SweepRun]:
     """Run what a sweep file asks for and is not done yet, `workers` runs at once; prints a line when one has ended.
 
     A finished run is one whose key stands in `records/<sweep>.jsonl`, so a sweep may be killed at any

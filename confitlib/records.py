@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from confitlib.util import RESULTS_VERSION, append_line, checked, project_root, read_entries, read_yaml
+from confitlib.util import RESULTS_VERSION, append_line, checked, made_of, project_root, read_entries, read_yaml
 
 if sys.platform != "win32":
     import resource
@@ -66,8 +66,7 @@ class Run:
 
     def __init__(self, notebook: str, parameters: Mapping[str, Any], folder: str | Path = ".") -> None:
         values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
-        secret = [name for name in values if SECRET_NAME.search(name) or SECRET_VALUE.search(str(values[name]))]
-        if secret:
+        if secret := [name for name in values if SECRET_NAME.search(name) or SECRET_VALUE.search(str(values[name]))]:
             raise ValueError(f"parameters {secret} look like secrets: keep them in environment variables")
         self.path = project_root() / folder / "records" / RUNS
         self.entry: dict[str, Any] = {
@@ -158,9 +157,8 @@ def load_records(path: str | Path) -> pd.DataFrame:
     entries = [{**entry, "source": file.name} for file in files for entry in read_entries(file)]
     foreign = [entry["source"] for entry in entries if not {"id", "time"} <= {*entry}]
     if foreign or not entries:
-        raise ValueError(
-            f"{path if path.is_file() else foreign or path} holds no records: name a file that a run wrote"
-        )
+        where = path if path.is_file() else foreign or path
+        raise ValueError(f"{where} holds no records: name a file that a run wrote")
     frame = pd.DataFrame(entries, columns=FIXED["columns"], dtype=object)
     return frame.sort_values("time", kind="stable", ignore_index=True)
 
@@ -183,10 +181,8 @@ def metrics_by_setting(records: pd.DataFrame, notebook: str, by: Sequence[str] =
     rows = []
     for _, run in runs[~runs["parameters"].map(settings).duplicated(keep="last")].iterrows():
         shared = {"run": run["id"], "seed": run["seed"], **{name: run["parameters"].get(name) for name in by}}
-        for name, value in run["metrics"].items():
-            quantity, dot, setting = name.partition(".")
-            if dot:
-                rows.append({"setting": setting, "quantity": quantity, "value": value, **shared})
+        named = [(*name.split(".", 1), value) for name, value in run["metrics"].items() if "." in name]
+        rows += [{"setting": setting, "quantity": name, "value": value, **shared} for name, setting, value in named]
     if not rows:
         raise LookupError(f"no run of notebook {notebook} recorded metrics by setting")
     return pd.DataFrame(rows)
@@ -239,10 +235,7 @@ def load_claims(path: str | Path) -> list[Claim]:
     """The claims of a YAML list; raises ValueError naming the entry and what is missing, unknown or wrong in it."""
     claims: list[Claim] = []
     for number, entry in enumerate(read_yaml(path, list), 1):
-        try:
-            claims.append(Claim(**entry))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, entry {number}: {error}. Correct the entry.") from error
+        claims.append(made_of(Claim, entry, f"{path}, entry {number}", "Correct the entry."))
         if claims[-1].id in [claim.id for claim in claims[:-1]]:
             raise ValueError(f"{path}, entry {number}: claim {claims[-1].id!r} appears more than once: rename it")
     return claims

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar
 from unittest import mock
 
 import faiss
@@ -25,14 +25,14 @@ from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
 from confitlib import readers
-from confitlib.corpus import RESERVED, SIDES, Corpus, Side, blank_documents
+from confitlib.corpus import RESERVED, Corpus, Side, blank_documents
 from confitlib.encoder import load_encoder
 from confitlib.market import PRESETS, compose
 from confitlib.mining.kernel import Sieve, asked, chunks, decoded, finite, sample_places
 from confitlib.mining.ranking import FloatArray, Hits, IntArray, concatenate, inner_products
 from confitlib.readers.repairs import as_text
 from confitlib.text import TEXT, join_fields, serialise, texts
-from confitlib.util import atomic, plain_file
+from confitlib.util import atomic, checked, plain_file
 
 _encoder = lru_cache(maxsize=1)(load_encoder)  # one encoder a process, loaded once
 Result = TypeVar("Result")
@@ -217,8 +217,7 @@ class VectorShards:
     def take(self, positions: IntArray) -> FloatArray:
         """The vectors at rising positions, `[len(positions), dim]`."""
         starts = np.cumsum([0, *self.sizes])[:-1]
-        parts = np.split(positions, np.searchsorted(positions, starts[1:]))
-        files = zip(self.paths, starts, parts, strict=True)
+        files = zip(self.paths, starts, np.split(positions, np.searchsorted(positions, starts[1:])), strict=True)
         taken = [_read(path, part - start) for path, start, part in files if len(part)]
         return np.concatenate([np.zeros((0, self.dim), dtype=np.float32), *taken])
 
@@ -396,6 +395,7 @@ class VectorIndex:
             raise ValueError(f"the index in {path} is damaged: make it again by `confit index`") from error
 
 
+@checked
 def build_index(vectors: VectorShards, kind: IndexKind = "flat") -> Any:
     """A FAISS inner-product index over vectors that are read a block at a time.
 
@@ -404,8 +404,6 @@ def build_index(vectors: VectorShards, kind: IndexKind = "flat") -> Any:
     Source of these sizes: FAISS wiki, "Guidelines to choose an index"; the effort of a search is our choice, measured
     in `benchmarks/scale.py`. Raises ValueError for an unknown kind.
     """
-    if kind not in get_args(IndexKind):
-        raise ValueError(f"index kind {kind!r} is unknown: choose one of {', '.join(get_args(IndexKind))}")
     # 1. an empty index of the kind, and how hard it searches
     cells = max(1, min(len(vectors), round(4 * len(vectors) ** 0.5)))
     recipes = {"flat": "Flat", "ivf": f"IVF{cells},Flat", "hnsw": f"HNSW{LINKS}"}
@@ -425,13 +423,12 @@ def build_index(vectors: VectorShards, kind: IndexKind = "flat") -> Any:
     return index
 
 
+@checked
 def open_documents(source: str, side: Side, seed: int = 0) -> Corpus | DocumentShards:
     """A corpus by the name of a market preset, a folder of Parquet shards, or a folder in the released layout.
 
     Raises ValueError for an unknown side, FileNotFoundError for what is none of these.
     """
-    if side not in SIDES:
-        raise ValueError(f"side {side!r} is unknown: choose job or resume")
     if source in PRESETS:
         return compose(source, seed).corpus
     if not Path(source).is_dir():
@@ -463,8 +460,7 @@ def index_documents(
         documents = pd.concat(tables)
     if not len(documents):
         raise ValueError(f"there are no {side}s to index")
-    repeated = documents["id"][documents["id"].duplicated()]
-    if len(repeated):
+    if len(repeated := documents["id"][documents["id"].duplicated()]):
         raise ValueError(f"{side} {repeated.iloc[0]!r} stands in two files of {store.parent}: keep one")
     # 2. The vectors, in the same order  [n, dim]
     if isinstance(source, DocumentShards):

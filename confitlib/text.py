@@ -4,9 +4,8 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, reduce
-from operator import add
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -65,11 +64,8 @@ def texts(corpus: Corpus, side: Side, hyre: bool = True, fields: Sequence[str] |
 
 def serialise(frame: pd.DataFrame, side: Side) -> pd.Series:
     """The rows of a frame of text fields as one text each, in the format of `texts`; a missing cell is empty."""
-    frame = frame.astype("str").fillna("")
-    if list(frame.columns) == [TEXT]:
-        return frame[TEXT]
-    headings = headings_of(list(frame.columns), side)
-    return reduce(add, [headings[column] + "\n" + frame[column] + "\n" for column in frame.columns])
+    rows: list[Any] = frame.astype("str").fillna("").to_dict("records")
+    return pd.Series([join_fields(row, side) for row in rows], index=frame.index, dtype="str")
 
 
 def headings_of(fields: Sequence[str], side: Side) -> dict[str, str]:
@@ -112,8 +108,7 @@ def language_of(text: str) -> Language:
     """
     if text.isascii():
         return "en"
-    characters = len("".join(text.split()))
-    return "zh" if len(CJK.findall(text)) > CHINESE_SHARE * characters else "en"
+    return "zh" if len(CJK.findall(text)) > CHINESE_SHARE * len("".join(text.split())) else "en"
 
 
 def sentences(text: str) -> list[str]:

@@ -38,6 +38,7 @@ RESULTS_VERSION = {
 }  # fmt: skip
 T = TypeVar("T", dict, list)
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # JSON writes a character beyond U+FFFF as two of these
+Made = TypeVar("Made")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -116,9 +117,8 @@ class StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Refuse a key that is there twice."""
-        names = [key.value for key, _ in node.value]
         for place, (key, _) in enumerate(node.value):
-            if key.value in names[:place]:
+            if any(key.value == earlier.value for earlier, _ in node.value[:place]):
                 raise MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -143,6 +143,14 @@ def read_yaml(path: str | Path, kind: type[T]) -> T:
     return content
 
 
+def made_of(kind: Callable[..., Made], entry: Any, where: str, remedy: str) -> Made:
+    """What a class makes of a mapping from a file; raises ValueError saying where it cannot, and what to do."""
+    try:
+        return kind(**entry)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}. {remedy}") from error
+
+
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Append one JSON line; safe with several writers and after a writer was killed in the middle of a line."""
     make_folder(path.parent)
@@ -152,12 +160,11 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
         write_line(file, entry)
 
 
-def write_line(file: IO[bytes], entry: Mapping[str, Any], fsync: bool = True) -> None:
-    """Write one JSON line to a file open for appending and flush it, to the disk itself with `fsync`."""
+def write_line(file: IO[bytes], entry: Mapping[str, Any]) -> None:
+    """Write one JSON line to a file open for appending and flush it to the disk itself."""
     file.write(json.dumps(entry, allow_nan=False, ensure_ascii=False).encode() + b"\n")
     file.flush()
-    if fsync:
-        os.fsync(file.fileno())
+    os.fsync(file.fileno())
 
 
 def lock(file: IO[bytes], wait: bool = True) -> None:
@@ -258,8 +265,7 @@ def generator_of(seed: int, name: str) -> np.random.Generator:
     """A generator of a seed and a name alone: what is drawn for one does not depend on the others."""
     import numpy as np  # late, for a quick command line
 
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest)])
+    return np.random.default_rng([seed, int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())])
 
 
 def check_range(settings: object, *names: str, least: float = 0, above: float = -inf, most: float = inf) -> None:

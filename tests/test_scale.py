@@ -438,9 +438,9 @@ def test_an_index_that_cannot_be_made_is_refused(tmp_path):
     missing = confit("index", "nowhere", "x")
     assert missing.exit_code == 1 and "neither a folder nor one of the markets" in missing.output
     vectors = split_vectors(np.ones((2, 2), np.float32), tmp_path, 1)
-    with pytest.raises(ValueError, match="flat, ivf, hnsw"):
+    with pytest.raises(ValueError, match=r"flat.*ivf.*hnsw"):
         build_index(vectors, "tree")
-    with pytest.raises(ValueError, match="job or resume"):
+    with pytest.raises(ValueError, match=r"resume.*job"):
         open_documents("tiny", "people")
 
 

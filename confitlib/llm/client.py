@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from confitlib.llm.requests import Answer, Check, EmbeddingRequest, Request, Usage, judge, mask, read_chat, read_vectors
 from confitlib.llm.store import Store
-from confitlib.util import check_range, checked, read_yaml
+from confitlib.util import check_range, checked, made_of, read_yaml
 
 KEY_VARIABLE, URL_VARIABLE, MODEL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL", "CONFIT_LLM_MODEL"
 DEFAULT_MODEL = "gpt-4o-mini"  # the paper's
@@ -49,8 +49,7 @@ class Price:
 
     def cost(self, usage: Usage, batch: bool = False) -> float:
         """US dollars for the tokens of calls."""
-        share = self.batch if batch else 1.0
-        return (usage.input * self.input + usage.output * self.output) / 1e6 * share
+        return (usage.input * self.input + usage.output * self.output) / 1e6 * (self.batch if batch else 1.0)
 
 
 def load_prices() -> dict[str, Price]:
@@ -61,11 +60,8 @@ def load_prices() -> dict[str, Price]:
     prices = {}
     for file in filter(None, [str(Path(__file__).with_name("prices.yaml")), os.environ.get("CONFIT_PRICES")]):
         for model, entry in read_yaml(file, dict).items():
-            try:
-                prices[str(model)] = Price(**entry)
-            except (TypeError, ValueError) as error:
-                what = f"{file}, {model}: {error}"
-                raise ValueError(f"{what}. Give input and output in dollars per million tokens.") from error
+            remedy = "Give input and output in dollars per million tokens."
+            prices[str(model)] = made_of(Price, entry, f"{file}, {model}", remedy)
     return prices
 
 
@@ -212,8 +208,7 @@ class Client:
         asks = self.pending(requests, check)
         unpriced = tuple(sorted({ask.model for ask in asks} - set(self.prices)))
         cost = None if unpriced else sum(self.prices[ask.model].cost(estimate_usage(ask), batch) for ask in asks)
-        usage = sum(map(estimate_usage, asks), Usage())
-        return Estimate(len(asks), len(requests) - len(asks), usage, cost, unpriced)
+        return Estimate(len(asks), len(requests) - len(asks), sum(map(estimate_usage, asks), Usage()), cost, unpriced)
 
     def _begin(self, requests: Sequence[Request] | Sequence[EmbeddingRequest]) -> None:
         """Read the store again and start a new summary; raises ValueError for a budget that cannot be kept."""

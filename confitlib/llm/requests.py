@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from confitlib.text import Language, language_of
-from confitlib.util import atomic, numbered_entries, read_yaml
+from confitlib.util import atomic, made_of, numbered_entries, read_yaml
 
 if TYPE_CHECKING:
     from confitlib.llm.store import Store
@@ -29,9 +29,8 @@ SHORTEST, LONGEST, COPIED, RUN = 20, 20_000, 0.8, 5
 
 OPENING = "[\\[\uff3b\u3010\u3014]"  # square brackets, also full-width ones, as a document may imitate them
 MARKER = re.compile(OPENING + r"(?=\s*(?:/\s*)?(?:the\s+)?(?:start|end|beginning)\s+of\b|\s*example\s+resume\b)", re.I)
-EMAIL = re.compile(
-    r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"
-)  # no longer (RFC 5321), else text without spaces takes for ever
+# no longer name than that (RFC 5321), else text without spaces takes for ever
+EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+")
 URL = re.compile(r"(?:https?://|www\.)[^\s<>\"'）】，。]+|\b(?:linkedin|github)\.com/[^\s<>\"'）】，。]+", re.I)
 PHONE = re.compile(r"(?<![\w.-])(?:\+|00)?\(?\d(?:[ ().-]{0,3}\d){8,14}(?![\w-])")
 # dates and spans of them, or a pay range
@@ -274,10 +273,7 @@ def read_requests(path: Path) -> dict[str, tuple[str, Request]]:
     requests = {}
     for number, line in numbered_entries(path).items():
         name, task, kind = (str(line.pop(key, "")) for key in ("fingerprint", "task", "kind"))
-        try:
-            request = Request(**line)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number}: not a request ({error}). Write the file anew.") from error
+        request = made_of(Request, line, f"{path}, line {number}: not a request", "Write the file anew.")
         if kind != "chat" or request.fingerprint() != name:
             raise ValueError(f"{path}, line {number}: altered, as the fingerprint shows. Write the file anew.")
         requests[name] = task, request

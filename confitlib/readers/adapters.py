@@ -107,9 +107,8 @@ def load_recbole(
     scores = pd.to_numeric(events["label"], errors="coerce")
     known = scores.notna() if threshold is not None else scores.between(0, 1)
     for place, score in events["label"][~known].items():
-        report.add(
-            "unknown_label", place, f"label {score!r} is not a number from 0 to 1", "Give threshold=, or repair it."
-        )
+        what = f"label {score!r} is not a number from 0 to 1"
+        report.add("unknown_label", place, what, "Give threshold=, or repair it.")
     pairs = pairs.assign(label=(scores >= (threshold or THRESHOLD)).astype("int64"))[known]
     tables["labels"] = repairs.merge_events(pairs, report)
     return split_documents(repairs.assemble(tables, report, name), fractions, seed)
@@ -136,7 +135,7 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
                 what = f"expected {id_column!r} and one column of sentences, found {', '.join(raw.columns)}"
                 raise fail("missing_column", f"{source}, header", what, "See the RecBole-PJF format.")
             lines = fields.iloc[:, 0].groupby(ids, sort=False).agg("\n".join)
-            ids = ids[~ids.duplicated()]
+            ids = ids.drop_duplicates()
             fields = lines.to_frame("text").set_axis(ids.index)
         frames.append(repairs.document_frame(side, ids, fields))
     if not frames:

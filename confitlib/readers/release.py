@@ -180,8 +180,7 @@ def save(corpus: Corpus, path: str | Path) -> Path:
     if any(table["label"].dtype.kind not in "biu" for table in (corpus.labels, corpus.rankings)):
         raise ValueError("the ConFit layout holds whole-number labels only")
     patterns = [pattern for role in FILES.values() for pattern in role]
-    present = sorted({match.name for pattern in [*patterns, "confitlib*"] for match in folder.glob(pattern)})
-    if present:
+    if present := sorted({match.name for pattern in [*patterns, "confitlib*"] for match in folder.glob(pattern)}):
         raise FileExistsError(f"{folder} holds a corpus already ({', '.join(present)}): choose or clear a folder")
     # 2. the release files
     make_folder(folder)

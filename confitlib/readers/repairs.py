@@ -39,8 +39,7 @@ class Report:
         self.accept = frozenset([accept] if isinstance(accept, str) else accept)
         self.defects: list[Defect] = []
         self.notes: list[str] = []
-        unknown = sorted(self.accept - ACCEPTABLE.keys())
-        if unknown:
+        if unknown := sorted(self.accept - ACCEPTABLE.keys()):
             raise ValueError(f"accept: {unknown} cannot be accepted; choose from {sorted(ACCEPTABLE)}")
 
     def add(self, kind: str, where: object, what: str, remedy: str = "") -> None:
@@ -49,8 +48,7 @@ class Report:
 
     def settle(self) -> None:
         """Raise CorpusError with the defects that are not accepted; note the others."""
-        refused = [defect for defect in self.defects if defect.kind not in self.accept]
-        if refused:
+        if refused := [defect for defect in self.defects if defect.kind not in self.accept]:
             raise CorpusError(refused)
         for kind, count in Counter(defect.kind for defect in self.defects).items():
             self.notes.append(f"accepted {kind!r} ({ACCEPTABLE[kind]}): {count} found while reading")
@@ -85,8 +83,7 @@ def read_separated(path: Path, report: Report, encoding: str = "utf-8", header: 
         raise fail("missing_column", path, "the file is empty", "Provide a header and rows.")
     rows = rows if header == 0 else [[str(place) for place in range(1, len(rows[0]) + 1)], *rows]
     names = rows[0]
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise fail("duplicate_column", f"{path}, header", f"columns {repeated} occur twice")
     complete = {}
     for place, row in zip(numbered(path, len(rows) - 1), rows[1:], strict=True):
@@ -110,8 +107,7 @@ def read_jsonl(path: Path, report: Report, encoding: str = "utf-8", required: Se
         except ValueError as error:
             report.add("malformed_json", f"{path}, line {number}", str(error))
             continue
-        missing = [key for key in required if key not in record]
-        if missing:
+        if missing := [key for key in required if key not in record]:
             remedy = f"Provide {list(required)} in every line."
             report.add("missing_column", f"{path}, line {number}", f"the line lacks {missing}", remedy)
         else:
@@ -217,8 +213,7 @@ def select(frame: pd.DataFrame, columns: Sequence[str], where: object, remedy: s
 
 def note_unused(frame: pd.DataFrame, used: Iterable[str], where: object, report: Report) -> None:
     """Note the columns of a table that are not used."""
-    unused = [str(name) for name in frame.columns if name not in {*used}]
-    if unused:
+    if unused := [str(name) for name in frame.columns if name not in {*used}]:
         report.notes.append(f"{where}: columns {unused} are not used")
 
 

@@ -75,10 +75,9 @@ def load_pairs(
     codes = dict.fromkeys(given, encoding) if isinstance(encoding, str) else encoding
     if odd := sorted(codes.keys() - given.keys()):
         raise ValueError(f"encoding names {odd}: use tables that are given, {[*given]}")
-    frames = {
-        table: repairs.read_table(path, report, codes.get(table, "utf-8"), header) for table, path in given.items()
-    }
-    tables = {table: (frame, str(given[table])) for table, frame in frames.items()}
+    tables = {}
+    for table, path in given.items():
+        tables[table] = repairs.read_table(path, report, codes.get(table, "utf-8"), header), str(path)
     reader = PairReader(tables, report, columns or {}, label_values or {}, threshold, split)
     return reader.corpus(name or Path(pairs).name.split(".")[0], regime, seed)
 
@@ -139,8 +138,7 @@ class PairReader:
         labels = pd.DataFrame({f"{side}_id": ids[side] for side in SIDES})
         if self.threshold is not None:
             labels["score"] = pd.to_numeric(values, errors="coerce")
-            known = labels["score"].notna()
-            values = (labels["score"] >= self.threshold).astype(object).where(known, values)
+            values = (labels["score"] >= self.threshold).astype(object).where(labels["score"].notna(), values)
         elif self.label_values:
             numbers = {_spelling(value): number for value, number in self.label_values.items()}
             values = values.map(lambda value: numbers.get(_spelling(value), f"{value} (not in label_values)"))
@@ -205,9 +203,8 @@ class PairReader:
         first = given[~given.index.duplicated()]
         other_text = given.drop(columns=PLACE).to_numpy() != first.reindex(given.index).drop(columns=PLACE).to_numpy()
         for document, place in given.loc[other_text.any(axis=1), PLACE].items():
-            self.report.add(
-                "conflicting_text", place, f"{side} {document!r} has another text here than in an earlier row"
-            )
+            what = f"{side} {document!r} has another text here than in an earlier row"
+            self.report.add("conflicting_text", place, what)
         if table not in self.tables:
             return first
         # 2. those of the table, which wins
