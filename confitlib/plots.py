@@ -194,9 +194,8 @@ def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> 
         lines = zip(MARKERS, ("-", "--", ":"), table[table["quantity"] == quantity].groupby(hue), strict=False)
         for shift, (marker, style, (label, part)) in enumerate(lines):  # side by side: no interval hides another
             whiskers = part[["low", "high"]].sub(part["mean"], axis=0).abs().to_numpy().T
-            axes.errorbar(
-                1.09**shift * part["place"], part["mean"], whiskers, marker=marker, ls=style, capsize=3, label=label
-            )
+            look: Any = {"marker": marker, "ls": style, "capsize": 3, "label": label}
+            axes.errorbar(1.09**shift * part["place"], part["mean"], whiskers, **look)
         axes.axhline(0, color="0.3", linewidth=1)
         share_axis(axes.xaxis)
         axes.set(title=QUANTITIES[quantity], ylabel="gain over no mined negatives" if axes is panels[0, 0] else "")
@@ -208,9 +207,7 @@ def heat_map(axes: Axes, judged: pd.DataFrame, down: str, across: str) -> None:
     """Mean gains as coloured cells in the order given; a star marks those whose `p_holm` is below 0.05."""
     judged = judged.assign(star=judged["p_holm"].lt(0.05).map({True: " *", False: ""}))
     rows, columns = (list(judged[name].unique()) for name in (down, across))
-    means, stars = (
-        judged.pivot(index=down, columns=across, values=name).loc[rows, columns] for name in ("mean", "star")
-    )
+    means, stars = (judged.pivot(index=down, columns=across)[name].loc[rows, columns] for name in ("mean", "star"))
     limit, text = means.abs().to_numpy().max(), means.map("{:+.3f}".format) + stars
     sns.heatmap(means, annot=text, fmt="", cmap="RdBu", vmin=-limit, vmax=limit, linewidths=1, cbar=False, ax=axes)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, labelrotation=0, length=0)

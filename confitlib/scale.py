@@ -137,8 +137,7 @@ class DocumentShards:
     @classmethod
     def of_folder(cls, folder: str | Path, side: Side) -> DocumentShards:
         """The files of `folder/resumes` or `folder/jobs`; raises FileNotFoundError if there are none."""
-        paths = tuple(sorted((Path(folder).resolve() / f"{side}s").glob("*.parquet")))
-        if not paths:
+        if not (paths := tuple(sorted((Path(folder).resolve() / f"{side}s").glob("*.parquet")))):
             remedy = f"write them, or compose a market with `python -m confitlib.market laptop --parquet {folder}`"
             raise FileNotFoundError(f"{folder} holds no {side}s/*.parquet: {remedy}")
         return cls(paths, side)
@@ -173,8 +172,7 @@ class DocumentShards:
         names, key = file.schema_arrow.names, f"{self.side}_id"
         if key not in names:
             raise ValueError(f"{path} has no column {key!r} (there are: {', '.join(names)}): name the ids so")
-        fields = [name for name in names if name not in (*RESERVED, key)]
-        if not fields:
+        if not (fields := [name for name in names if name not in (*RESERVED, key)]):
             raise ValueError(f"{path} has no text field besides its id")
         return file, fields
 
@@ -407,13 +405,10 @@ def build_index(vectors: VectorShards, kind: IndexKind = "flat") -> Any:
     # 1. an empty index of the kind, and how hard it searches
     cells = max(1, min(len(vectors), round(4 * len(vectors) ** 0.5)))
     recipes = {"flat": "Flat", "ivf": f"IVF{cells},Flat", "hnsw": f"HNSW{LINKS}"}
-    efforts = {
-        "ivf": f"nprobe={max(1, cells // 16)}",
-        "hnsw": f"efConstruction={BUILD_EFFORT},efSearch={SEARCH_EFFORT}",
-    }
+    effort = {"ivf": f"nprobe={max(1, cells // 16)}", "hnsw": f"efConstruction={BUILD_EFFORT},efSearch={SEARCH_EFFORT}"}
     index: Any = faiss.index_factory(vectors.dim, recipes[kind], faiss.METRIC_INNER_PRODUCT)
     tuning: Any = faiss.ParameterSpace()
-    tuning.set_index_parameters(index, efforts.get(kind, ""))
+    tuning.set_index_parameters(index, effort.get(kind, ""))
     # 2. the cells, then all vectors block by block
     if kind == "ivf":
         index.cp.min_points_per_centroid = 1  # a small pool needs no warning

@@ -155,7 +155,7 @@ class Client:
             raise ValueError(f"the base URL holds a password: give the key in {KEY_VARIABLE} instead")
         self.spent = self._reserved = 0.0
         self.summary = Summary()
-        self._api = None if offline else api
+        self._api: Any = None if offline else api
         self.live = self._api is not None  # whether there is a server to ask
         self._problems: dict[str, str] = {}  # why calls brought no reply, by fingerprint
         self._stopped: str | None = None  # why no further call is made
@@ -260,7 +260,6 @@ class Client:
         """One call for requests of one kind and model, within the budget; returns why there is no reply, or None."""
         import openai
 
-        assert self._api is not None
         price, worst = self.prices.get(asks[0].model), sum(map(estimate_usage, asks), Usage())
         reserve = price.cost(worst) if price else 0.0
         # 1. hold back the most it may cost, unless the run was stopped
@@ -301,9 +300,8 @@ class Client:
 
         Returns the replies; none, and what is wrong with the last response, if three hold no reply.
         """
-        api: Any = self._api
         replies, fault, chat = [], "", isinstance(asks[0], Request)
-        create = (api.chat.completions if chat else api.embeddings).with_raw_response.create
+        create = (self._api.chat.completions if chat else self._api.embeddings).with_raw_response.create
         texts = [] if chat else [one.text for one in asks]
         body = asks[0].body() if chat else {"model": asks[0].model, "input": texts, "encoding_format": "float"}
         for _ in range(TRIES):

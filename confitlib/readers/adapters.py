@@ -1,6 +1,6 @@
 """Formats of others: Hugging Face datasets, RecBole-PJF atomic files and the raw Tianchi tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pandas as pd
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.readers import repairs
 from confitlib.readers.release import IDS, LAYOUT
-from confitlib.readers.repairs import PLACE, Report, fail, note_unused, select
+from confitlib.readers.repairs import PLACE, Accept, Report, fail, note_unused, select
 from confitlib.readers.tables import FRACTIONS, PairReader, split_documents
 
 # --- Hugging Face datasets ---
@@ -79,7 +79,7 @@ def load_recbole(
     threshold: float | None = None,
     fractions: Sequence[float] = FRACTIONS,
     seed: int = 0,
-    accept: str | Iterable[str] = (),
+    accept: Accept = (),
     encoding: str = "utf-8",
 ) -> Corpus:
     """Read the atomic files `<name>.inter` and `.user`, `.item`, `.udoc`, `.idoc`, as far as they exist.
@@ -159,7 +159,7 @@ def load_tianchi(
     *,
     fractions: Sequence[float] = FRACTIONS,
     seed: int = 0,
-    accept: str | Iterable[str] = (),
+    accept: Accept = (),
     encoding: str = "utf-8",
 ) -> Corpus:
     """Read `table1_user`, `table2_jd` and `table3_action` (no suffix, .txt, .tsv or .csv).

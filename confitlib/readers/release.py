@@ -6,7 +6,7 @@ file beside it, confitlib.npz.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 
 from confitlib.corpus import COPY_OF, LABEL_COLUMNS, RANKING_COLUMNS, RESERVED, SIDES, SPLITS, Corpus, Regime, Side
 from confitlib.readers import repairs
-from confitlib.readers.repairs import PLACE, Report, as_id, fail, select
+from confitlib.readers.repairs import PLACE, Accept, Report, as_id, fail, select
 from confitlib.util import atomic, checked, files_hash, make_folder, parse_json, read_yaml
 
 IDS: dict[Side, str] = {"resume": "user_id", "job": "jd_no"}
@@ -35,9 +35,7 @@ NEEDS_QUOTES = re.compile('[,"\r\n]')
 
 
 @checked
-def load(
-    path: str | Path, accept: str | Iterable[str] = (), *, encoding: str = "utf-8", regime: Regime = "cold"
-) -> Corpus:
+def load(path: str | Path, accept: Accept = (), *, encoding: str = "utf-8", regime: Regime = "cold") -> Corpus:
     """Read a folder in the ConFit release layout (v1 or v2), or one that `save` wrote.
 
     `accept`: kinds of defect to repair (`ACCEPTABLE` lists them and what each repair drops);

@@ -24,6 +24,7 @@ from confitlib.util import parse_json, plain_file
 
 PLACE = "\0place"
 ACCEPTABLE = {kind: entry["repair"] for kind, entry in KINDS.items() if "repair" in entry}
+Accept = str | Iterable[str]  # kinds of defect
 Tables = dict[str, pd.DataFrame]  # resumes, jobs, labels and, where there are any, rankings, each with `PLACE`
 
 csv.field_size_limit(sys.maxsize)  # a long resume exceeds the module's 131,072 characters
@@ -35,7 +36,7 @@ class Report:
     `accept` names kinds of `ACCEPTABLE`; raises ValueError for another one.
     """
 
-    def __init__(self, accept: str | Iterable[str] = ()) -> None:
+    def __init__(self, accept: Accept = ()) -> None:
         self.accept = frozenset([accept] if isinstance(accept, str) else accept)
         self.defects: list[Defect] = []
         self.notes: list[str] = []

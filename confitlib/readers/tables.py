@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from confitlib.corpus import RESERVED, SIDES, SPLITS, Corpus, Regime, Side, Split, duplicate_groups, other
 from confitlib.readers import repairs
-from confitlib.readers.repairs import PLACE, Report, as_id, as_text, document_frame, select
+from confitlib.readers.repairs import PLACE, Accept, Report, as_id, as_text, document_frame, select
 from confitlib.util import checked
 
 Columns = Mapping[str, Mapping[str, str | Sequence[str]]]
@@ -36,7 +36,7 @@ def load_pairs(
     split: Split | Sequence[float] | None = None,
     seed: int = 0,
     regime: Regime = "cold",
-    accept: str | Iterable[str] = (),
+    accept: Accept = (),
     encoding: str | Mapping[str, str] = "utf-8",
     header: Literal[0] | None = 0,
     name: str | None = None,
