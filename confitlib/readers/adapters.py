@@ -18,7 +18,7 @@ from confitlib.readers.tables import FRACTIONS, PairReader, split_documents
 PAIR_OPTIONS = ("columns", "label_values", "threshold", "split", "seed", "regime", "accept", "name")
 
 
-def load_hub(name_or_path: str | Path, *, configs: Mapping[str, str] | None = None, **options: Any) -> Corpus:
+def load_hub(name_or_path: str | Path, *, configs: Mapping[str, str | None] | None = None, **options: Any) -> Corpus:
     """Read a Hugging Face dataset: a hub name, a folder of data files, or what `save_to_disk` wrote.
 
     The dataset is one table of pairs, whose splits (if there are several) are the corpus's; or
@@ -34,8 +34,7 @@ def load_hub(name_or_path: str | Path, *, configs: Mapping[str, str] | None = No
     title = own.pop("name", None) or str(name_or_path).rstrip("/").rsplit("/", maxsplit=1)[-1]
     report, regime, seed = Report(own.pop("accept", ())), own.pop("regime", "cold"), own.pop("seed", 0)
     parts = {}
-    wanted: Mapping[str, str | None] = configs or {"pairs": None}
-    for table, config in wanted.items():
+    for table, config in (configs or {"pairs": None}).items():
         saved = any((Path(name_or_path) / marker).exists() for marker in ("dataset_dict.json", "state.json"))
         try:
             read = datasets.load_from_disk if saved else partial(datasets.load_dataset, name=config, **options)
@@ -66,10 +65,7 @@ def load_hub(name_or_path: str | Path, *, configs: Mapping[str, str] | None = No
 
 # --- RecBole-PJF atomic files ---
 
-TYPES = ("token", "token_seq", "float", "float_seq")
-ID_COLUMNS: dict[Side, tuple[str, ...]] = {"resume": ("user_id",), "job": ("job_id", "item_id")}
-SUFFIXES: dict[Side, tuple[str, str]] = {"resume": (".user", ".udoc"), "job": (".item", ".idoc")}
-THRESHOLD = 0.5  # of the label, as in recbole_pjf/properties/dataset/zhilian.yaml
+RECBOLE = LAYOUT["recbole"]
 
 
 def load_recbole(
@@ -93,7 +89,7 @@ def load_recbole(
     report, path, ids = Report(accept), Path(folder) / f"{name}.inter", {}
     events = _read_atomic(path, report, encoding)
     # 1. documents
-    for side, names in ID_COLUMNS.items():
+    for side, names in RECBOLE["ids"].items():
         ids[side] = next((column for column in names if column in events.columns), names[0])
         select(events, [ids[side]], f"{path}, header", f"Name the column of {side} ids {' or '.join(names)}.", report)
     report.settle()
@@ -109,7 +105,7 @@ def load_recbole(
     for place, score in events["label"][~known].items():
         what = f"label {score!r} is not a number from 0 to 1"
         report.add("unknown_label", place, what, "Give threshold=, or repair it.")
-    pairs = pairs.assign(label=(scores >= (threshold or THRESHOLD)).astype("int64"))[known]
+    pairs = pairs.assign(label=(scores >= (threshold or RECBOLE["threshold"])).astype("int64"))[known]
     tables["labels"] = repairs.merge_events(pairs, report)
     return split_documents(repairs.assemble(tables, report, name), fractions, seed)
 
@@ -117,14 +113,14 @@ def load_recbole(
 def _read_atomic(path: Path, report: Report, encoding: str) -> pd.DataFrame:
     raw = repairs.read_separated(path, report, encoding)
     for cell in raw.columns:
-        if cell.partition(":")[2] not in TYPES:
+        if cell.partition(":")[2] not in RECBOLE["types"]:
             raise fail("untyped_header", f"{path}, header", f"header cell {cell!r} has no known type")
     return raw.set_axis([cell.partition(":")[0] for cell in raw.columns], axis=1)
 
 
 def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, encoding: str) -> pd.DataFrame:
     """Features and sentences of one side, joined on the id; one of the two files may be missing."""
-    features, sentences = (path.with_name(f"{path.stem}{suffix}") for suffix in SUFFIXES[side])
+    features, sentences = (path.with_name(f"{path.stem}{suffix}") for suffix in RECBOLE["files"][side])
     frames = []
     for source in [source for source in (features, sentences) if source.exists()]:
         raw = _read_atomic(source, report, encoding)
@@ -135,7 +131,7 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
                 what = f"expected {id_column!r} and one column of sentences, found {', '.join(raw.columns)}"
                 raise fail("missing_column", f"{source}, header", what, "See the RecBole-PJF format.")
             lines = fields.iloc[:, 0].groupby(ids, sort=False).agg("\n".join)
-            ids = ids.drop_duplicates()
+            ids = ids[~ids.duplicated()]
             fields = lines.to_frame("text").set_axis(ids.index)
         frames.append(repairs.document_frame(side, ids, fields))
     if not frames:
@@ -149,9 +145,7 @@ def _atomic_documents(path: Path, side: Side, id_column: str, report: Report, en
 
 # --- Tianchi (AliYun) person-job fit ---
 
-MISSING = ["-", "\\N", "NULL"]  # how the dump writes an empty cell
-FLAGS = ["delivered", "satisfied"]
-STEMS: dict[Side, str] = {"resume": "table1_user", "job": "table2_jd"}
+TIANCHI = LAYOUT["tianchi"]
 
 
 def load_tianchi(
@@ -189,8 +183,8 @@ def load_tianchi(
         return present[0], frame
 
     # 1. labels
-    path, actions = read("table3_action", [*IDS.values(), "browsed", *FLAGS])
-    flags = actions[FLAGS].apply(pd.to_numeric, errors="coerce")
+    path, actions = read("table3_action", [*IDS.values(), "browsed", *TIANCHI["flags"]])
+    flags = actions[TIANCHI["flags"]].apply(pd.to_numeric, errors="coerce")
     odd = ~flags.isin([0, 1]).all(axis=1)
     for place, row in actions[odd].iterrows():
         what = f"delivered {row['delivered']!r}, satisfied {row['satisfied']!r}: not 0 or 1"
@@ -201,12 +195,12 @@ def load_tianchi(
     events = pd.DataFrame({f"{side}_id": actions[IDS[side]] for side in SIDES}).assign(label=flags["satisfied"])
     tables["labels"] = repairs.merge_events(events[judged].astype({"label": "int64"}), report)
     # 2. documents
-    for side, stem in STEMS.items():
+    for side, stem in TIANCHI["files"].items():
         names = LAYOUT["aliyun"][side]
         raw_names = [name for name in names if name != "salary"]
         raw_names += ["min_salary", "max_salary"] if side == "job" else []
         raw = read(stem, [IDS[side], *raw_names])[1]
-        fields = raw[raw_names].replace(MISSING, "")
+        fields = raw[raw_names].replace(TIANCHI["missing"], "")
         if side == "job":
             fields["salary"] = fields["min_salary"].str.cat(fields["max_salary"], sep="-").replace("-", "")
         tables[f"{side}s"] = repairs.document_frame(side, raw[IDS[side]], fields[list(names)].rename(columns=names))
