@@ -361,10 +361,9 @@ def find_defects(corpus: Corpus, places: Places | None = None) -> list[Defect]:
     columns = {"labels": LABEL_COLUMNS, "rankings": RANKING_COLUMNS, "resumes": ["split"], "jobs": ["split"]}
     for table, required in columns.items():
         names = getattr(corpus, table).columns
-        missing, repeated = sorted(set(required) - set(names)), names[names.duplicated()].unique().tolist()
-        if missing:
+        if missing := sorted(set(required) - set(names)):
             defects.append(Defect("missing_column", table, f"columns {missing} are missing", f"Provide {required}."))
-        if repeated:
+        if repeated := names[names.duplicated()].unique().tolist():
             defects.append(Defect("duplicate_column", table, f"columns {repeated} occur twice"))
     bare = [f"{side}s" for side in SIDES if not corpus.fields(side)]
     defects += [Defect("missing_column", table, "no text field", "Add a text column.") for table in bare]

@@ -57,12 +57,10 @@ def load_prices() -> dict[str, Price]:
 
     Raises ValueError naming file and model for an entry that is no price.
     """
-    prices = {}
-    for file in filter(None, [str(Path(__file__).with_name("prices.yaml")), os.environ.get("CONFIT_PRICES")]):
-        for model, entry in read_yaml(file, dict).items():
-            remedy = "Give input and output in dollars per million tokens."
-            prices[str(model)] = made_of(Price, entry, f"{file}, {model}", remedy)
-    return prices
+    files = filter(None, [str(Path(__file__).with_name("prices.yaml")), os.environ.get("CONFIT_PRICES")])
+    entries = [(file, model, entry) for file in files for model, entry in read_yaml(file, dict).items()]
+    remedy = "Give input and output in dollars per million tokens."
+    return {str(model): made_of(Price, entry, f"{file}, {model}", remedy) for file, model, entry in entries}
 
 
 def estimate_usage(request: Request | EmbeddingRequest) -> Usage:

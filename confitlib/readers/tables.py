@@ -116,10 +116,9 @@ class PairReader:
         for column in [self.names("pairs", f"{side}_id")[0] for side in SIDES]:
             if column in self.pairs and self.pairs[column].map(lambda cell: isinstance(cell, list)).any():
                 self.pairs = self.pairs.explode(column)
-                if self.names("pairs", "label") != ["label"] or "label" in self.pairs:
-                    continue
-                self.pairs = self.pairs.assign(label=1)
-                self.report.notes.append(f"{self.where}: no column 'label', so every pair is accepted")
+                if self.names("pairs", "label") == ["label"] and "label" not in self.pairs:
+                    self.pairs = self.pairs.assign(label=1)
+                    self.report.notes.append(f"{self.where}: no column 'label', so every pair is accepted")
         self.tables = {**self.tables, "pairs": (self.pairs, self.where)}
 
     def corpus(self, name: str, regime: Regime, seed: int) -> Corpus:
