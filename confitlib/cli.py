@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from confitlib import notebooks
 from confitlib.records import device_name
-from confitlib.util import RESULTS_VERSION, given_or, project_root, read_entries, short_path
+from confitlib.util import RESULTS_VERSION, given_or, plain_file, project_root, read_entries, short_path
 
 if TYPE_CHECKING:
     import click
@@ -303,9 +303,7 @@ def stats(files: Annotated[list[Path] | None, typer.Argument(help=f"Files of rep
 
     prices = load_prices()
     for path in files or [given_or(None, ANSWERS)]:
-        if not path.is_file():
-            raise FileNotFoundError(f"no such file: {path}")
-        store = Store(path)
+        store = Store(plain_file(path))
         if not store:
             raise ValueError(f"{path} holds no replies: name a file that a client wrote")
         typer.echo(f"{path}: {len(store)} replies, {store.duplicates} repeated lines")

@@ -64,8 +64,7 @@ class Defect:
     remedy: str = ""
 
     def __post_init__(self) -> None:
-        if not self.remedy:
-            object.__setattr__(self, "remedy", KINDS[self.kind]["remedy"])
+        object.__setattr__(self, "remedy", self.remedy or KINDS[self.kind]["remedy"])
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what} ({self.kind}). {self.remedy}"

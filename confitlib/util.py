@@ -77,8 +77,7 @@ def plain_file(path: str | Path) -> Path:
     """A path of a plain file; raises FileNotFoundError for another, for a pipe would be read for ever."""
     path = Path(path)
     if not path.is_file():
-        what = "is no plain file" if path.exists() else "does not exist"
-        raise FileNotFoundError(f"{path} {what}: check the path")
+        raise FileNotFoundError(f"{path} {'is no plain file' if path.exists() else 'does not exist'}: check the path")
     return path
 
 

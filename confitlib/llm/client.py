@@ -251,8 +251,7 @@ class Client:
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        problems = {name: future.result() for future, name in futures.items()}
-        self._problems |= {name: problem for name, problem in problems.items() if problem}
+        self._problems |= {name: problem for future, name in futures.items() if (problem := future.result())}
 
     def _call(self, asks: Sequence[Any]) -> str | None:
         """One call for requests of one kind and model, within the budget; returns why there is no reply, or None."""

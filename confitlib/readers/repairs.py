@@ -292,11 +292,10 @@ def assemble(tables: Tables, report: Report, name: str, regime: Regime = "cold")
 
 def _corpus(tables: Tables, report: Report, name: str, regime: Regime, accepted: Iterable[str]) -> Corpus:
     """The Corpus of tables; raises CorpusError with every defect that is not accepted, and its place."""
-    places = {table: frame[PLACE].tolist() for table, frame in tables.items()}
     parts: dict[str, Any] = {table: frame.drop(columns=PLACE) for table, frame in tables.items()}
     for table in ("labels", "rankings"):
         parts[table] = parts[table].reset_index(drop=True)
         if parts[table]["label"].isin([-1, 0, 1]).all():
             parts[table]["label"] = parts[table]["label"].astype("int64")  # the odd ones are gone
     parts |= {"name": name, "regime": regime, "accepted": frozenset(accepted), "notes": tuple(report.notes)}
-    return Corpus(**parts, places=places)
+    return Corpus(**parts, places={table: frame[PLACE].tolist() for table, frame in tables.items()})
