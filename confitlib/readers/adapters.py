@@ -105,7 +105,9 @@ def load_recbole(
     for place, score in events["label"][~known].items():
         what = f"label {score!r} is not a number from 0 to 1"
         report.add("unknown_label", place, what, "Give threshold=, or repair it.")
-    pairs = pairs.assign(label=(scores >= (threshold or RECBOLE["threshold"])).astype("int64"))[known]
+    pairs = pairs.assign(label=(scores >= (RECBOLE["threshold"] if threshold is None else threshold)).astype("int64"))[
+        known
+    ]
     tables["labels"] = repairs.merge_events(pairs, report)
     return split_documents(repairs.assemble(tables, report, name), fractions, seed)
 
