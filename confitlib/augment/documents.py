@@ -112,9 +112,9 @@ def hyre(corpus: Corpus, generator: Generator = AUTO, *, seed: int = 0, official
 
     >>> from confitlib import compose, hyre
     >>> corpus = hyre(compose("tiny").corpus)
-    >>> print(corpus.jobs["hypothetical_resume"].iloc[0][:53])
+    >>> print(corpus.jobs["hypothetical_resume"].iloc[0][:51])
     Resume Content: section title:
-    Senior User Researcher
+    Senior UX Researcher
     """
     return hypothetical_documents("hyre", corpus, "job", generator, seed=seed, official=official)
 

@@ -104,7 +104,7 @@ def compose(
     >>> from confitlib import compose
     >>> market = compose("tiny", seed=0)
     >>> market.corpus
-    Corpus('market-tiny-0': 440 resumes, 200 jobs, 1,100 labels, 9,760 list entries)
+    Corpus('market-tiny-0': 440 resumes, 200 jobs, 1,100 labels, 9,360 list entries)
     """
     if redraw < 0:
         raise ValueError(f"redraw={redraw} must be at least 0")

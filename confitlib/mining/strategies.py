@@ -56,7 +56,7 @@ def mine(
     >>> corpus = compose("tiny").corpus
     >>> embeddings = Embeddings.of_corpus(load_encoder("static"), corpus)
     >>> mine("band", corpus, target="resume", embeddings=embeddings, lo=0.03, hi=0.04)
-    Negatives('resume': 213 resumes for 100 queries)
+    Negatives('resume': 212 resumes for 100 queries)
     """
     pool, queries = ("labelled", "labelled") if official else (pool, queries)
     settings: dict[str, Any] = {"n": n, "seed": seed, "pool": pool, "queries": queries, "official": official}

@@ -104,7 +104,7 @@ class BM25(Ranker):
     >>> corpus = compose("tiny").corpus
     >>> result = evaluate_ranking(BM25().fit(corpus), corpus, "resume")
     >>> round(result.means()["ndcg@10"], 2)
-    0.14
+    0.16
     """
 
     def __init__(self, variant: Variant = "okapi", unique: bool = False) -> None:

@@ -38,7 +38,7 @@ class RawEmbed(VectorRanker):
     >>> corpus = compose("tiny").corpus
     >>> result = evaluate_ranking(RawEmbed("static").fit(corpus), corpus, "resume")
     >>> round(result.means()["ndcg@10"], 2)
-    0.22
+    0.28
     """
 
     name = "RawEmbed"
