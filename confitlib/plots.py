@@ -144,7 +144,8 @@ def percentile_of_records(records: pd.DataFrame, standard: pd.DataFrame) -> tupl
     runs = metrics_by_setting(records, "05", OF_ONE_KIND)
     kind = newest[OF_ONE_KIND].map(repr).iloc[0]  # a parameter that a run did not have yet is None
     alike = (runs[OF_ONE_KIND].map(repr) == kind).all(axis=1) & (runs["run"] != newest["run"].iloc[0])
-    shown = pd.concat([runs[alike].assign(source="reference"), newest.assign(source="this run")])
+    once = runs[alike].drop_duplicates(["setting", "quantity", "seed"], keep="last")  # two sweeps may share a setting
+    shown = pd.concat([once.assign(source="reference"), newest.assign(source="this run")])
     shown = shown[shown["quantity"].isin(QUANTITIES)]
     return percentile(shown), shown
 
