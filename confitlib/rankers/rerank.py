@@ -18,7 +18,7 @@ from confitlib.rankers.base import Ranker, Rows, Scores
 from confitlib.rankers.dense import RawEmbed
 from confitlib.text import texts
 
-CHARACTERS = 1_500  # shown of each document
+CHARACTERS = 4_000  # shown of each document: whole ones of the market, the start of longer ones
 Lists = Sequence[tuple[str, list[str]]]  # queries, each with its best candidates, best first
 
 
