@@ -23,7 +23,7 @@ from confitlib.util import project_root, read_yaml
 MARKERS = "osD^v"  # a line is known by them where colours are not
 SHARES = (0.5, 1, 2, 3, 4, 5, 10, 20, 50)  # ticks of an axis along a ranking, in percent
 OF_ONE_KIND = ["preset", "encoder", "mode", "epochs", "batch_size", "density", "learning_rate", "temperature", "split"]
-CONTRAST = "- *{setting}*: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over {n:.0f} blocks: **{verdict}**"
+CONTRAST = "- *{setting}*: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over {n:.0f} {unit}: **{verdict}**"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 LOOK = read_yaml(Path(__file__).with_name("plots.yaml"), dict)
 QUANTITIES: dict[str, str] = LOOK["quantities"]
@@ -222,24 +222,26 @@ def folded(table: pd.DataFrame, summary: str) -> HTML:
 def results_markdown(records: pd.DataFrame, headline: bool = False) -> str:
     """The newest table `results` that each notebook logged, as Markdown with its origin.
 
-    Its `headline` is short, and is followed by the verdicts of a table `contrasts`.
+    Its `headline` is short, and is followed by the verdicts of all tables `contrasts`.
 
     Raises LookupError if no notebook logged one.
     """
-    runs = records[records["tables"].map(lambda tables: "results" in tables).astype(bool)]
+    newest = records.drop_duplicates("notebook", keep="last").sort_values("notebook")
+    runs = newest[newest["tables"].map(lambda tables: "results" in tables).astype(bool)]
     if runs.empty:
         raise LookupError("no run with the profile's parameters logged a table 'results'")
     pages = []
-    for _, run in runs.drop_duplicates("notebook", keep="last").sort_values("notebook").iterrows():
+    for _, run in runs.iterrows():
         table = pd.DataFrame(run["tables"]["results"])
         shown = headline_of(table) if headline else table.map(cell)
         sides = ["--:" if pd.api.types.is_numeric_dtype(table[name]) else ":--" for name in shown]
         lines = ["| " + " | ".join(row) + " |" for row in [shown.columns, sides, *shown.to_numpy()]]
         origin = f"Notebook {run['notebook']}, profile {run['profile']}, seed {run['seed']}, "
         origin += f"commit {(run['commit'] or 'no git')[:7]}, {run['device']}, {run['seconds']:.0f} s."
-        if headline and "contrasts" in run["tables"]:
-            origin += "\n\n" + "\n".join(CONTRAST.format_map(row) for row in run["tables"]["contrasts"])
         pages.append("\n".join([*lines, "", origin]))
+    contrasts = [row for tables in newest["tables"][::-1] for row in tables.get("contrasts", ())]
+    if headline and contrasts:
+        pages.append("\n".join(map(CONTRAST.format_map, contrasts)))
     return "\n\n".join(pages)
 
 

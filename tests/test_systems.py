@@ -34,7 +34,7 @@ from confitlib.rankers.confit import FieldConfig, FieldInputs
 from confitlib.rankers.federated import FederatedConfig, adapted, correction, private_mean
 from confitlib.rankers.graph import GraphConfig, propagate, propagation_matrix, quadruple_bpr
 from confitlib.rankers.pair_training import judged_pairs, sampled_pairs
-from confitlib.rankers.rerank import parse_order, reassign_top_scores
+from confitlib.rankers.rerank import parse_order, reassign_top_scores, window_starts
 from confitlib.text import texts
 from confitlib.training import TrainingConfig, confit_v1_loss
 
@@ -352,6 +352,33 @@ def test_the_language_model_orders_the_top(small, tmp_path, monkeypatch):
     after = ranker.score(resumes, jobs)
     assert np.argsort(-after[:, 0], kind="stable")[:3].tolist() == tops[[2, 0, 1]].tolist()
     np.testing.assert_allclose(after[:, 1], before[:, 1], atol=1e-6)
+
+
+def test_windows_go_from_the_end_to_the_top_and_never_skip_it():
+    assert window_starts(20, 4, 2) == [16, 14, 12, 10, 8, 6, 4, 2, 0]  # the nine calls of ConFit v3
+    assert window_starts(7, 4, 2) == [3, 1, 0] and window_starts(3, 4, 2) == [0]
+    order = list(range(20, 0, -1))
+    for passes in (1, 2):
+        for start in window_starts(20, 4, 2):
+            order[start : start + 4] = sorted(order[start : start + 4])
+        assert order[: 2 * passes] == list(range(1, 2 * passes + 1)), "a pass settles two places"
+
+
+def test_a_window_carries_the_last_to_the_top(small, tmp_path, monkeypatch):
+    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    retriever, path = RawEmbed("static"), tmp_path / "replies.jsonl"
+    ranker = LLMReranker(retriever, str(path), model="m", top=3, window=2, stride=1).fit(small)
+    resumes, jobs = list(small.pool("resume", "test")), list(small.pool("job", "test")[:1])
+    before = retriever.score(resumes, jobs)[:, 0]
+    first, second, third = np.argsort(-before, kind="stable")[:3]
+    for shown in ([second, third], [first, third]):
+        [request] = ranker.requests(small, "resume", [(jobs[0], [resumes[place] for place in shown])])
+        Store(path).add(request, text="[2] > [1]", finish_reason="stop")
+    after = ranker.score(resumes, jobs)[:, 0]
+    assert np.argsort(-after, kind="stable")[:3].tolist() == [third, first, second] and not ranker.faults
+    with pytest.raises(ValueError, match="window=1"):
+        LLMReranker(retriever, window=1)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from confitlib.llm.requests import fence
 from confitlib.rankers.base import Ranker, Rows, Scores
 from confitlib.rankers.dense import RawEmbed
 from confitlib.text import texts
+from confitlib.util import check_range
 
 CHARACTERS = 4_000  # shown of each document: whole ones of the market, the start of longer ones
 Lists = Sequence[tuple[str, list[str]]]  # queries, each with its best candidates, best first
@@ -85,39 +86,50 @@ def reassign_top_scores(row: Scores, top: Rows, order: Sequence[int]) -> None:
 
 @dataclass(eq=False, repr=False)
 class LLMReranker(Reranker):
-    """Re-orders the `top` candidates of `retriever` by one request a query, as ConFit v3 does with its top 20.
+    """Re-orders the `top` candidates of `retriever` by a language model's replies, as ConFit v3 does with its top 20.
 
     `retriever`: any ranker. `store`: the file of recorded replies; what it lacks is asked of the endpoint in the
-    environment (`Client`), and without one the retriever's order stays. A reply is repaired where it can be: numbers
-    that repeat or name nobody are dropped, candidates it forgets follow in the retriever's order. `faults` counts the
-    lists with each of these, and those `unanswered`.
+    environment (`Client`), and without one the order stays. `window`: how many candidates a request shows (None: the
+    whole list), see `window_starts`. A reply is repaired where it can be: numbers that repeat or name nobody are
+    dropped, candidates it forgets follow in their old order. `faults` counts the replies with each of these, and those
+    `unanswered`.
     """
 
     retriever: Ranker = field(default_factory=lambda: RawEmbed("static"))
     store: str = "replies.jsonl"
     model: str = "gpt-4o-mini"
     top: int = 20
+    window: int | None = None
+    stride: int = 2
+    passes: int = 1
 
     def __post_init__(self) -> None:
+        check_range(self, "window", least=2)
+        check_range(self, "stride", "passes", least=1)
         self.name = f"{self.retriever.name} + {self.model}"
         self.faults: Counter[str] = Counter()
 
     def reorder(self, target: Side, lists: Lists) -> list[list[int]]:
         """Candidates in the order of the model's replies; adds to `faults`."""
-        # 1. a reply a query; one without any number is asked for again
-        requests = self.requests(self.corpus, target, lists)
-        no_number = "no candidate number in the reply"
-        answers = Client(self.store, model=self.model).complete(
-            requests, check=lambda _, reply: None if re.search(r"\d", reply) else no_number
-        )
-        # 2. the order of each; without a reply the retriever's stays
-        orders = []
-        for answer, (_, candidates) in zip(answers, lists, strict=True):
-            order, faults = list(range(len(candidates))), Counter(["unanswered"])
-            if answer.text is not None:
-                order, faults = parse_order(answer.text, len(candidates))
-            self.faults.update(faults)
-            orders.append(order)
+        client, no_number = Client(self.store, model=self.model), "no candidate number in the reply"
+        orders = [list(range(len(candidates))) for _, candidates in lists]
+        size = max(map(len, orders), default=0)
+        window = self.window or size
+        for start in window_starts(size, window, self.stride, self.passes):
+            # 1. a reply to the window of each list; one without any number is asked for again
+            cut = slice(start, start + window)
+            shown = [(query, [ids[k] for k in order[cut]]) for (query, ids), order in zip(lists, orders, strict=True)]
+            answers = client.complete(
+                self.requests(self.corpus, target, shown),
+                check=lambda _, reply: None if re.search(r"\d", reply) else no_number,
+            )
+            # 2. its order; without a reply the one before stays
+            for answer, order in zip(answers, orders, strict=True):
+                places, faults = list(range(len(order[cut]))), Counter(["unanswered"])
+                if answer.text is not None:
+                    places, faults = parse_order(answer.text, len(places))
+                order[cut] = [order[cut][place] for place in places]
+                self.faults.update(faults)
         return orders
 
     def requests(self, corpus: Corpus, target: Side, lists: Lists) -> list[Request]:
@@ -132,6 +144,15 @@ class LLMReranker(Reranker):
             parts = {"given": given, "count": len(candidates), "document": document, "candidates": "\n\n".join(shown)}
             requests.append(Request(self.model, prompt(template.substitute(parts)), temperature=0.0, about=query))
         return requests
+
+
+def window_starts(count: int, window: int, stride: int, passes: int = 1) -> list[int]:
+    """Where the windows over a list of `count` begin: from its end to its top, pass after pass.
+
+    A pass carries `window - stride` candidates all the way up. Source: ConFit v3 (windows of 4, stride 2),
+    reranking/list_prompt_based_reranker.py:83-118, which skips the top where the stride does not meet it; we do not.
+    """
+    return [*range(count - window, 0, -stride), 0] * passes
 
 
 def parse_order(reply: str, count: int) -> tuple[list[int], Counter[str]]:
