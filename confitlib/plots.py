@@ -22,7 +22,9 @@ from confitlib.util import project_root, read_yaml
 
 MARKERS = "osD^v"  # a line is known by them where colours are not
 SHARES = (0.5, 1, 2, 3, 4, 5, 10, 20, 50)  # ticks of an axis along a ranking, in percent
-OF_ONE_KIND = ["preset", "encoder", "mode", "epochs", "batch_size", "density", "learning_rate", "temperature", "split"]
+OF_ONE_KIND = [
+    "preset", "families", "encoder", "mode", "epochs", "batch_size", "density", "learning_rate", "temperature", "split",
+]  # fmt: skip
 CONTRAST = "- *{setting}*: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over {n:.0f} {unit}: **{verdict}**"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 LOOK = read_yaml(Path(__file__).with_name("plots.yaml"), dict)
@@ -142,8 +144,9 @@ def percentile_of_records(records: pd.DataFrame, standard: pd.DataFrame) -> tupl
     newest = metrics_by_setting(standard, "05", OF_ONE_KIND)
     newest = newest[newest["run"] == newest["run"].iloc[-1]]
     runs = metrics_by_setting(records, "05", OF_ONE_KIND)
-    kind = newest[OF_ONE_KIND].map(repr).iloc[0]  # a parameter that a run did not have yet is None
-    alike = (runs[OF_ONE_KIND].map(repr) == kind).all(axis=1) & (runs["run"] != newest["run"].iloc[0])
+    kind, others = newest[OF_ONE_KIND].map(repr).iloc[0], runs[OF_ONE_KIND].map(repr)
+    alike = ((others == kind) | (others == "None")).all(axis=1)  # None: a parameter that the run did not have yet
+    alike &= runs["run"] != newest["run"].iloc[0]
     once = runs[alike].drop_duplicates(["setting", "quantity", "seed"], keep="last")  # two sweeps may share a setting
     shown = pd.concat([once.assign(source="reference"), newest.assign(source="this run")])
     shown = shown[shown["quantity"].isin(QUANTITIES)]
