@@ -283,6 +283,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_settings(tiny, mo
         train(load_encoder("static"), tiny, QUICK, progress=False)
 
 
+def test_a_pair_alone_is_refused_unless_it_has_mined_negatives(tiny):
+    with pytest.raises(ValueError, match="batch_size=1: a pair alone has no negatives"):
+        train(load_encoder("static"), tiny, TrainingConfig(batch_size=1), progress=False)
+
+
 @pytest.mark.slow
 def test_top_layers_train_and_lower_layers_stay():
     corpus = corpus_of_pairs([(0, 0), (1, 1), (2, 2)])

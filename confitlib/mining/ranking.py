@@ -78,7 +78,7 @@ def mine_band(
 def band_window(candidates: IntArray, lo: float, hi: float) -> tuple[IntArray, IntArray]:
     """First rank and end rank of a percentile band among so many candidates: at least one wide if there are any."""
     if not 0 <= lo < hi <= 1:
-        raise ValueError(f"a band needs 0 <= lo < hi <= 1, got lo={lo}, hi={hi}")
+        raise ValueError(f"a band needs 0 <= lo < hi <= 1 (3 % is 0.03), got lo={lo}, hi={hi}")
     slack = 1e-9  # 0.29 * 100 is 28.999… and must floor to 29
     start = np.minimum(np.floor(lo * candidates + slack), candidates - 1).clip(0).astype(np.intp)
     stop = np.maximum(np.floor(hi * candidates + slack).astype(np.intp), start + 1)

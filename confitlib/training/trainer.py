@@ -350,6 +350,8 @@ def train(
         raise ValueError("several processes need output_dir: they meet at the checkpoints in it")
     if processes > 1 and encoder.sparse_parameters:
         raise ValueError("sparse gradients: train the static encoder in one process or with mode='adapter'")
+    if config.batch_size * processes == 1 and not negatives:
+        raise ValueError("batch_size=1: a pair alone has no negatives; take at least 2, or pass mined negatives")
     # 1. what to learn from
     pairs = PositivePairs(corpus, "train", negatives, config.negatives_per_pair, config.seed)
     valid = None if corpus.labelled("valid", 1).empty else PositivePairs(corpus, "valid")
