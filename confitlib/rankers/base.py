@@ -26,8 +26,8 @@ Scores = NDArray[np.float32]
 class Ranker(BaseEstimator):
     """Base of all rankers, scikit-learn style: constructor arguments are the parameters.
 
-    A subclass has a `name` for tables and a `score`; it may `learn`, and prepare documents in `index`. Higher scores
-    mean a better fit. `corpus`: the one indexed last. `n_parameters`: how many numbers `learn` has set by labels
+    A subclass has a `name` for tables and a `score`; it may `learn`, and `prepare` documents. Higher scores mean a
+    better fit. `corpus`: the one indexed last. `n_parameters`: how many numbers `learn` has set by labels
     (trained weights, nodes of trees).
     """
 
@@ -46,7 +46,11 @@ class Ranker(BaseEstimator):
     def index(self, corpus: Corpus) -> Self:
         """Make the documents of a corpus, which may be another than the one learnt from, scorable by id."""
         self.corpus = corpus
+        self.prepare(corpus)
         return self
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Keep what `score` needs of the documents to be indexed."""
 
     @abstractmethod
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
@@ -71,7 +75,7 @@ class Ranker(BaseEstimator):
 
 
 class VectorRanker(Ranker):
-    """Scores by inner products of the documents' vectors, which `index` puts into `embeddings`."""
+    """Scores by inner products of the documents' vectors, which `prepare` puts into `embeddings`."""
 
     embeddings: Embeddings
 
@@ -111,12 +115,10 @@ class BM25(Ranker):
         self.variant, self.unique = variant, unique
         self.name = {"okapi": "BM25", "bm25l": "BM25L"}[variant]
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Tokenise both sides and index each for being ranked."""
-        self.corpus = corpus
         self._words = {side: [words(text) for text in texts(corpus, side)] for side in SIDES}
         self._indexes = {side: WordIndex(self._words[side], self.variant, self.unique) for side in SIDES}
-        return self
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """BM25 of every pair, the target side being the indexed documents."""
@@ -139,11 +141,9 @@ class TfIdf(Ranker):
         self.vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True, min_df=2).fit(training)
         return self
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Vectors of every document."""
-        self.corpus = corpus
         self._vectors = {side: self.vectorizer.transform(texts(corpus, side)) for side in SIDES}
-        return self
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Cosine of every pair."""
@@ -188,15 +188,14 @@ class CountTable(VectorRanker):
         self.n_parameters = sum(part.size for part in self._directions.values())
         return self
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Unit vectors of every document in the common directions."""
-        self.corpus, vectors = corpus, []
+        vectors = []
         for side in SIDES:
             reduce, centre, whiten = self._maps[side]
             found = (reduce.transform(texts(corpus, side)) - centre) @ whiten @ self._directions[side]
             vectors.append(normalize(found).astype(np.float32))
         self.embeddings = Embeddings(*vectors)
-        return self
 
 
 def named_for_jobs(corpus: Corpus, names: str | Mapping[str, str], parameter: str) -> pd.Series:

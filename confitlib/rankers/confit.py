@@ -177,13 +177,12 @@ class ConFitV1(VectorRanker):
         return {side: FieldInputs(self.network.encoder, corpus, side, self.config.finetune) for side in SIDES}
 
     @torch.no_grad()
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Vectors of every document."""
-        self.corpus, vectors = corpus, []
+        vectors = []
         for side, inputs in self._inputs(corpus).items():
             rows = np.arange(len(corpus.documents(side)))
             blocks = np.array_split(rows, max(1, len(rows) // DOCUMENTS_AT_ONCE))
             parts = [self.network(side, inputs.features(block)).float().cpu() for block in blocks]
             vectors.append(torch.cat(parts).numpy())
         self.embeddings = Embeddings(*vectors)
-        return self

@@ -51,11 +51,9 @@ class RawEmbed(VectorRanker):
     cache: str | None = None
     trust_remote_code: bool = False
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Embed every document of the corpus."""
-        self.corpus = corpus
         self.embeddings = self.embed(self.load(), corpus)
-        return self
 
     def load(self, seed: int = 0) -> TextEncoder:
         """The encoder as it is before any training."""
@@ -108,10 +106,9 @@ class TwoTowers(RawEmbed):
     job_prefix: str | None = "query: "
     pooling: Pooling | None = None
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Embed every document with the encoder of its side; raises ValueError for towers of different widths."""
-        self.corpus, vectors = corpus, []
-        towers = (self.encoder, self.prefix), (self.job_encoder, self.job_prefix)
+        vectors, towers = [], [(self.encoder, self.prefix), (self.job_encoder, self.job_prefix)]
         for side, (name, prefix) in zip(SIDES, towers, strict=True):
             tower = load_encoder(name, self.pooling, prefix, self.max_length, trust_remote_code=self.trust_remote_code)
             documents = texts(corpus, side, hyre=bool(self.hyre)).tolist()
@@ -121,7 +118,6 @@ class TwoTowers(RawEmbed):
             names = f"{self.encoder!r} and {self.job_encoder!r}"
             raise ValueError(f"{names} give vectors of {widths} dimensions: choose encoders of one family")
         self.embeddings = Embeddings(*vectors)
-        return self
 
 
 @dataclass(eq=False, repr=False)
@@ -138,12 +134,10 @@ class OpenAIEmbed(VectorRanker):
     store: str = "embeddings.jsonl"
     hyre: bool = True
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Embed every document of the corpus."""
-        self.corpus, client = corpus, Client(self.store)
-        documents = [texts(corpus, side, hyre=self.hyre).tolist() for side in SIDES]
+        client, documents = Client(self.store), [texts(corpus, side, hyre=self.hyre).tolist() for side in SIDES]
         self.embeddings = Embeddings(*(normalize(client.embed(part, model=self.model)) for part in documents))
-        return self
 
 
 @dataclass(eq=False, repr=False)
@@ -159,10 +153,10 @@ class Hypothesising(RawEmbed):
     seed: int = 0
     hyre: HyRe = field(default=False, init=False)
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Embed every document of the corpus, and what is written for the held-out ones."""
         # 1. the documents themselves
-        self.corpus, model = corpus, self.load()
+        model = self.load()
         self.embeddings = self.embed(model, corpus)
         # 2. what is written for those of validation and test, and the vector of each text
         self.reports: dict[Side, Any] = {}
@@ -174,7 +168,6 @@ class Hypothesising(RawEmbed):
             flat = [(name, text) for name, options in written.texts.items() for text in options]
             vectors = model.encode([text for _, text in flat], **self._options(model))
             self.hypotheses[side] = corpus.positions(side, [name for name, _ in flat]), vectors
-        return self
 
 
 class HyDE(Hypothesising):
@@ -188,13 +181,12 @@ class HyDE(Hypothesising):
     name = "HyDE"
     task = "hyde"
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Embed the corpus and average hypothetical documents into the held-out queries."""
-        super().index(corpus)
+        super().prepare(corpus)
         resumes, jobs = (averaged(self.embeddings.of(side), *self.hypotheses[side]) for side in SIDES)
         of_resumes, of_jobs = Embeddings(self.embeddings.resumes, jobs), Embeddings(resumes, self.embeddings.jobs)
         self._vectors: dict[Side, Embeddings] = {"resume": of_resumes, "job": of_jobs}
-        return self
 
     def vectors(self, target: Side) -> Embeddings:
         """The vectors of the target side, and the averaged ones of the side that asks."""
@@ -301,11 +293,9 @@ class InBatch(RawEmbed):
         cache = Path(self.cache) / "embeddings" if self.cache else None
         return train(encoder, corpus, self.config, negatives, refresh=refresh, cache=cache, progress=self.progress)
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Embed every document of the corpus with the trained encoder."""
-        self.corpus = corpus
         self.embeddings = self.embed(self.result.encoder, corpus)
-        return self
 
 
 @dataclass(eq=False, repr=False)

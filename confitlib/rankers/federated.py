@@ -195,10 +195,9 @@ class FedPJF(VectorRanker):
             clients[str(name)] = Client(resumes, jobs, matches)
         return clients
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Vectors of every document."""
-        self.corpus, vectors = corpus, Embeddings.of_corpus(load_encoder(self.encoder), corpus)
+        vectors = Embeddings.of_corpus(load_encoder(self.encoder), corpus)
         with torch.inference_mode():
             mapped = (adapted(torch.from_numpy(vectors.of(side)), self.weights) for side in SIDES)
             self.embeddings = Embeddings(*(F.normalize(one, dim=1).numpy() for one in mapped))
-        return self

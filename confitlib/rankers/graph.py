@@ -152,9 +152,8 @@ class DPGNN(Ranker):
         sizes = sum(initial[side][:, ends[side]].square().sum() for ends in batch for side in SIDES)
         return loss + self.config.reg * sizes / len(batch[0]["job"])
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Propagate over the training edges among the documents of this corpus."""
-        self.corpus = corpus
         # 1. the vectors of all documents
         nodes = self._nodes(corpus, {side: corpus.documents(side).index for side in SIDES})
         with torch.no_grad():
@@ -167,7 +166,6 @@ class DPGNN(Ranker):
                 nearest = likeness.topk(min(count, likeness.shape[1])).indices
                 views = self._views[side][..., :dim]
                 views[:, ~seen] = views[:, seen][:, nearest].mean(2)
-        return self
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """Mutual interest of every pair."""

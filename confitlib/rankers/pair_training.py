@@ -325,9 +325,9 @@ class PairMatcher(Ranker):
             encoded.append(at(self.network.encode(side, *at(self._read[1][side], documents)), places))
         return encoded
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Encode every document once."""
-        self.corpus, self._encoded = corpus, {}
+        self._encoded = {}
         self._last: tuple[tuple[bytes, bytes], Scores] | None = None
         learnt_from, read = self.__dict__.pop("_read", (None, {}))  # `fit` need not read the corpus twice
         # a block of documents at a time
@@ -339,7 +339,6 @@ class PairMatcher(Ranker):
             with torch.inference_mode():
                 parts = [self.network.encode(side, *at(inputs, block)) for block in bar]
             self._encoded[side] = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return self
 
     @torch.inference_mode()
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:

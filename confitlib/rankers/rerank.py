@@ -39,11 +39,9 @@ class Reranker(Ranker):
         self.n_parameters = self.retriever.learn(corpus).n_parameters
         return self
 
-    def index(self, corpus: Corpus) -> Self:
-        """Index both stages."""
-        self.corpus = corpus
+    def prepare(self, corpus: Corpus) -> None:
+        """Index the documents in the first stage too."""
         self.retriever.index(corpus)
-        return self
 
     @abstractmethod
     def reorder(self, target: Side, lists: Lists) -> Iterable[Sequence[int]]:

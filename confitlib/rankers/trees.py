@@ -81,12 +81,10 @@ class Trees(Ranker):
         products = people * posts
         return np.hstack([products, np.abs(people - posts), products.sum(axis=1, keepdims=True)])
 
-    def index(self, corpus: Corpus) -> Self:
+    def prepare(self, corpus: Corpus) -> None:
         """Reduced unit vectors of every document."""
-        self.corpus = corpus
         wide = {side: self._wide(texts(corpus, side).tolist()) for side in SIDES}
         self._vectors = {side: normalize(wide[side] @ self._components.T).astype(np.float32) for side in SIDES}
-        return self
 
     def score(self, resume_ids: Iterable[str], job_ids: Iterable[str], target: Side = "resume") -> Scores:
         """The trees' raw output for every pair, job by job."""
