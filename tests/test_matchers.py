@@ -29,7 +29,7 @@ from confitlib.rankers.matchers import (
     relation_vectors,
     trust,
 )
-from confitlib.rankers.pair_training import PADDING, TokenizedDocuments, at, fit_network, pair_batches, static_encoder
+from confitlib.rankers.pair_training import PAD, at, fit_network, pair_batches, static_encoder, token_ids
 
 ONCE = PairTraining(epochs=1)
 
@@ -48,34 +48,31 @@ def without_rejections(corpus):
 
 
 def test_lines_are_read_whole_and_long_ones_go_on_in_the_next_piece(small):
-    wide = TokenizedDocuments(small, "resume", "lines", PairTraining(max_pieces=40, max_tokens=64))
-    narrow = TokenizedDocuments(small, "resume", "lines", PairTraining(max_pieces=80, max_tokens=5))
-    assert narrow.ids.shape[2] == 5
-    for whole, parts in zip(wide.ids, narrow.ids, strict=True):
-        assert torch.equal(whole[whole != PADDING], parts[parts != PADDING])
+    wide, _ = token_ids(small, "resume", "lines", PairTraining(max_pieces=40, max_tokens=64))
+    narrow, _ = token_ids(small, "resume", "lines", PairTraining(max_pieces=80, max_tokens=5))
+    assert narrow.shape[2] == 5
+    for whole, parts in zip(wide, narrow, strict=True):
+        assert torch.equal(whole[whole != PAD], parts[parts != PAD])
 
 
 def test_no_more_is_read_than_asked_for(small):
-    assert TokenizedDocuments(small, "resume", "lines", PairTraining(max_pieces=3, max_tokens=64)).ids.shape[1] == 3
-    assert TokenizedDocuments(small, "resume", "document", PairTraining(max_pieces=1, max_tokens=8)).ids.shape[1:] == (
-        1,
-        8,
-    )
+    lines, _ = token_ids(small, "resume", "lines", PairTraining(max_pieces=3, max_tokens=64))
+    whole, _ = token_ids(small, "resume", "document", PairTraining(max_pieces=1, max_tokens=8))
+    assert lines.shape[1] == 3 and whole.shape[1:] == (1, 8)
 
 
 def test_fields_keep_their_places(small):
     told = small.with_hypothetical_resumes({small.jobs.index[0]: "Ten years of beekeeping."})
-    fields = TokenizedDocuments(told, "job", "fields", PairTraining(max_pieces=9, max_tokens=64))
-    assert fields.names == [*small.fields("job"), "hypothetical_resume"]
-    assert fields.ids[0, -1].any() and not fields.ids[1:, -1].any()
-    assert TokenizedDocuments(
-        told, "job", "fields", PairTraining(max_pieces=9, max_tokens=64, hyre=False)
-    ).names == small.fields("job")
+    ids, columns = token_ids(told, "job", "fields", PairTraining(max_pieces=9, max_tokens=64))
+    assert columns == [*small.fields("job"), "hypothetical_resume"]
+    assert ids[0, -1].any() and not ids[1:, -1].any()
+    _, columns = token_ids(told, "job", "fields", PairTraining(max_pieces=9, max_tokens=64, hyre=False))
+    assert columns == small.fields("job")
 
 
 def test_token_vectors_are_the_mapped_table_and_padding_is_zero():
-    tokens, ids = TokenVectors(16), torch.tensor([[7, 2000, PADDING], [2000, PADDING, PADDING]])
-    expected = tokens.map(tokens.table[ids]) * (ids != PADDING).unsqueeze(-1)
+    tokens, ids = TokenVectors(16), torch.tensor([[7, 2000, PAD], [2000, PAD, PAD]])
+    expected = tokens.map(tokens.table[ids]) * (ids != PAD).unsqueeze(-1)
     torch.testing.assert_close(tokens(ids), expected)
     assert tokens.map(tokens.table).square().mean().item() == pytest.approx(1, abs=1e-3)
     assert "table" not in tokens.state_dict()
@@ -91,8 +88,8 @@ def test_a_convolution_over_tokens_is_the_convolution_of_their_vectors(width):
     torch.manual_seed(0)
     tokens = TokenVectors(8)
     layer, ids = TokenConvolution(tokens, 6, width), torch.randint(1, 9, (3, 7))
-    ids[0, 4:] = ids[2, 1:] = PADDING
-    expected = layer.layer(tokens(ids).transpose(1, 2)).transpose(1, 2) * (ids != PADDING).unsqueeze(-1)
+    ids[0, 4:] = ids[2, 1:] = PAD
+    expected = layer.layer(tokens(ids).transpose(1, 2)).transpose(1, 2) * (ids != PAD).unsqueeze(-1)
     torch.testing.assert_close(layer(ids), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -21,16 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from confitlib.corpus import SIDES, Corpus, Side, other
 from confitlib.encoder import TokenAverage
 from confitlib.rankers.base import named_for_jobs
-from confitlib.rankers.pair_training import (
-    PADDING,
-    Encoded,
-    Matcher,
-    PairMatcher,
-    PairTraining,
-    TokenizedDocuments,
-    device,
-    static_encoder,
-)
+from confitlib.rankers.pair_training import PAD, Encoded, Matcher, PairMatcher, PairTraining, static_encoder, token_ids
 from confitlib.text import texts
 
 Scoring = Literal["mlp", "distance"]
@@ -58,7 +49,7 @@ def by_line(read: Callable[[Tensor], Tensor], ids: Tensor) -> tuple[Tensor, Tens
 
     Returns zeros for the other lines, and which lines hold a token.
     """
-    real = (ids != PADDING).any(-1)
+    real = (ids != PAD).any(-1)
     lines = read(ids[real])
     vectors = lines.new_zeros((*real.shape, *lines.shape[1:]))
     vectors[real] = lines
@@ -85,7 +76,7 @@ class TokenVectors(nn.Module):
     def distinct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors `[distinct, dim]` of the distinct ids in ascending order, and the place of every id among them."""
         distinct, places = ids.unique(return_inverse=True)
-        return self.map(self.table[distinct]) * (distinct != PADDING).unsqueeze(1), places
+        return self.map(self.table[distinct]) * (distinct != PAD).unsqueeze(1), places
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors `[..., dim]` of ids of any shape; a token is mapped once, however often it occurs."""
@@ -120,7 +111,7 @@ class TokenConvolution(nn.Module):
         vectors, places = self.tokens.distinct(F.pad(ids, ((width - 1) // 2, width // 2)))
         parts = (vectors @ self.layer.weight.permute(1, 2, 0).reshape(dim, -1)).view(-1, channels)
         # 2. their sums over the windows around real tokens
-        real = ids != PADDING
+        real = ids != PAD
         windows = places.unfold(1, width, 1)[real] * width + torch.arange(width, device=ids.device)
         values = parts.new_zeros((*ids.shape, channels))
         values[real] = F.embedding_bag(windows, parts, mode="sum") + cast(Tensor, self.layer.bias)
@@ -308,7 +299,7 @@ class BPJFNNetwork(Matcher):
     def encode(self, side: Side, ids: Tensor) -> Encoded:
         """Vectors `[documents, 2 * hidden]`."""
         ids = ids.flatten(1)
-        real = ids != PADDING
+        real = ids != PAD
         return (masked_mean(self.lstm(self.tokens(ids), real), real, 1),)
 
 
@@ -344,10 +335,10 @@ class APJFNNetwork(Matcher):
 
     def encode(self, side: Side, ids: Tensor) -> Encoded:
         """A resume as its word states `[documents, lines, tokens, states]`, a job as its requirements and its whole."""
-        words, real = by_line(lambda lines: self.words(self.tokens(lines), lines != PADDING), ids)
+        words, real = by_line(lambda lines: self.words(self.tokens(lines), lines != PAD), ids)
         if side == "resume":
-            return words, ids != PADDING
-        requirements = self.in_requirement(words, ids != PADDING)  # [documents, lines, states]
+            return words, ids != PAD
+        requirements = self.in_requirement(words, ids != PAD)  # [documents, lines, states]
         whole = self.over_requirements(self.lines(requirements, real), real)
         return self.in_experience(requirements) / words.shape[-1] ** 0.5, real, whole
 
@@ -406,7 +397,7 @@ class SiameseNetwork(Matcher):
     def encode(self, side: Side, ids: Tensor) -> Encoded:
         """Unit vectors `[documents, dim]`, by the same network for both sides."""
         ids = ids.flatten(1)
-        hidden, real = self.pool(self.first(ids).transpose(1, 2)), self.pool((ids != PADDING).unsqueeze(1).float())
+        hidden, real = self.pool(self.first(ids).transpose(1, 2)), self.pool((ids != PAD).unsqueeze(1).float())
         hidden = F.leaky_relu(hidden)
         for block in self.later:
             hidden, real = F.leaky_relu(self.pool(block(hidden) * real)), self.pool(real)
@@ -475,7 +466,7 @@ class GlobalMatchNetwork(Matcher):
 
     def encode(self, side: Side, ids: Tensor) -> Encoded:
         """Sentences in context `[documents, lines, states]`, and which are real."""
-        sentences, real = by_line(lambda lines: self.over_words(self.words(lines).tanh(), lines != PADDING), ids)
+        sentences, real = by_line(lambda lines: self.over_words(self.words(lines).tanh(), lines != PAD), ids)
         return self.context(sentences, real), real
 
     def match(self, resumes: Encoded, jobs: Encoded) -> tuple[Tensor, Tensor]:
@@ -532,19 +523,16 @@ class GlobalMatch(PairMatcher):
             self._target = names.isin(list(self.target_domains)).to_numpy()
             training = self._target[corpus.positions("job", corpus.labelled("train")["job_id"])]
             if not training.any() or training.all():
-                raise ValueError(
-                    f"target_domains={list(self.target_domains)} holds {'all' if training.all() else 'none'} of the "
-                    f"training pairs: choose some of {sorted(set(names))}"
-                )
+                what = f"target_domains={list(self.target_domains)} holds {'all' if training.all() else 'none'}"
+                raise ValueError(f"{what} of the training pairs: choose some of {sorted(set(names))}")
         return super().learn(corpus)
 
     def loss(self, batch: pd.DataFrame) -> Tensor:
         """Cross-entropy of source pairs plus the weighted discrepancies."""
         if self.domains is None:
             return super().loss(batch)
-        network, (resumes, jobs) = cast(GlobalMatchNetwork, self.network), self.encode_pairs(batch)
-        target = torch.from_numpy(self._target[batch["job"]]).to(device())
-        labels = torch.from_numpy(batch["label"].to_numpy(copy=True)).to(device())
+        network, (resumes, jobs, labels) = cast(GlobalMatchNetwork, self.network), self.encode_pairs(batch)
+        target = torch.from_numpy(self._target[batch["job"]]).to(labels.device)
         fit = F.binary_cross_entropy_with_logits(network(resumes, jobs), labels, reduction="none")
         levels = network.discrepancies(resumes, jobs, target)
         source = (fit * ~target).sum() / (~target).sum().clamp(min=1)
@@ -572,9 +560,8 @@ def relation_vectors(corpus: Corpus, side: Side, hyre: bool, neighbours: int = 1
     these. Messages pass from text alone, so a document without any label has them too; a document is no neighbour of
     itself, so its own labels do not show.
     """
-    own, opposite = (
-        static_encoder().encode(texts(corpus, one, hyre=hyre).tolist(), progress=False) for one in (side, other(side))
-    )
+    documents = (texts(corpus, one, hyre=hyre).tolist() for one in (side, other(side)))
+    own, opposite = (static_encoder().encode(part, progress=False) for part in documents)
     # 1. the nearest training documents of every document but itself, as edges [documents, documents]
     pool = corpus.positions(side, corpus.pool(side, "train"))
     taken = min(neighbours, len(pool) - 1)
@@ -654,14 +641,13 @@ class InEXITNetwork(Matcher):
     def __init__(self, dim: int = 64, heads: int = 4, feedforward: int = 128, dropout: float = 0.1) -> None:
         super().__init__()
         self.tokens, self.norm = TokenVectors(dim), RunningNorm(dim)
-        self.internal, self.external = (
-            nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True) for _ in range(2)
-        )
+        layers = (nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True) for _ in range(2))
+        self.internal, self.external = layers
         self.compare = PairMLP(dim, dropout)
 
     def read(self, ids: Tensor) -> Tensor:
         """A text `[..., tokens]` is the mean of its token vectors `[..., dim]`."""
-        return masked_mean(self.tokens(ids), ids != PADDING, -2)
+        return masked_mean(self.tokens(ids), ids != PAD, -2)
 
     def encode(self, side: Side, values: Tensor, names: Tensor, source: Tensor) -> Encoded:
         """Fields `[documents, fields, dim]` after internal interaction, and which are filled.
@@ -696,18 +682,16 @@ class InEXIT(PairMatcher):
 
     def inputs(self, corpus: Corpus, side: Side) -> Encoded:
         """Values of all fields, and the same names and source for every document of the side."""
-        documents = TokenizedDocuments(corpus, side, self.unit, self.config)
-        tokens = static_encoder().tokenize([name.replace("_", " ") for name in documents.names] + [side])
-        padded = pad_sequence([torch.from_numpy(ids) for ids in tokens], batch_first=True, padding_value=PADDING)
-        names, source = padded.expand(len(documents.ids), -1, -1).split([len(tokens) - 1, 1], dim=1)
-        return documents.ids, names, source
+        values, columns = token_ids(corpus, side, self.unit, self.config)
+        tokens = static_encoder().tokenize([name.replace("_", " ") for name in columns] + [side])
+        padded = pad_sequence([torch.from_numpy(ids) for ids in tokens], batch_first=True, padding_value=PAD)
+        names, source = padded.expand(len(values), -1, -1).split([len(columns), 1], dim=1)
+        return values, names, source
 
     def learn(self, corpus: Corpus) -> Self:
         """Train; raises ValueError for a corpus whose documents are a single field."""
         for side in SIDES:
             if len(corpus.fields(side)) < 2:
-                raise ValueError(
-                    f"InEXIT lets the fields of a document interact, and {side}s of corpus {corpus.name!r} have only "
-                    f"{corpus.fields(side)}: read them with one column a field"
-                )
+                what = f"InEXIT lets the fields of a document interact, and {side}s of corpus {corpus.name!r} have only"
+                raise ValueError(f"{what} {corpus.fields(side)}: read them with one column a field")
         return super().learn(corpus)

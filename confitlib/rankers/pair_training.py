@@ -27,7 +27,7 @@ Unit = Literal["lines", "fields", "document"]
 Encoded = tuple[Tensor, ...]  # what a network knows of documents: tensors whose first dimension is theirs
 Batch = TypeVar("Batch")
 Batches = Callable[[np.random.Generator], Iterable[Batch]]  # an epoch, from its random generator
-PADDING = 0  # the tokenizer's id of [PAD]
+PAD = 0  # the tokenizer's id of [PAD]
 MAX_GRAD_NORM = 10.0  # as in the code of InEXIT and in ConFit's port of MV-CoN
 ENCODED_AT_ONCE = SCORED_AT_ONCE = 256  # documents
 
@@ -54,7 +54,7 @@ class PairTraining:
 
     `rejections`: learn from labelled rejections; `sampled`: negatives made for each accepted pair of a batch.
     `patience`: epochs without a better validation loss before training stops; the best epoch is kept.
-    `max_pieces`, `max_tokens`: how much is read of a document (`TokenizedDocuments`); `hyre`: read hypothetical
+    `max_pieces`, `max_tokens`: how much is read of a document (`token_ids`); `hyre`: read hypothetical
     resumes.
     """
 
@@ -78,39 +78,38 @@ class PairTraining:
             raise ValueError("rejections=False and sampled=0 leave no negative: sample at least one")
 
 
-class TokenizedDocuments:
-    """Token ids of every document of a side, cut into pieces: `ids` `[documents, pieces, tokens]`, 0 where none is.
+def token_ids(corpus: Corpus, side: Side, unit: Unit, config: PairTraining) -> tuple[Tensor, list[str]]:
+    """Token ids of every document of a side, cut into pieces, `[documents, pieces, tokens]`, 0 where none is.
 
-    A piece is a line or sentence ("lines"), a field ("fields", in column order, empty ones included; `names` holds
-    the columns) or all the text ("document"). Of a document `max_pieces` are read and of a piece `max_tokens`, except
-    that a longer line goes on in the next piece. `hyre` adds the hypothetical resume of a job.
+    A piece is a line or sentence ("lines"), a field ("fields", in column order, empty ones included) or all the text
+    ("document"). Of a document `max_pieces` are read and of a piece `max_tokens`, except that a longer line goes on in
+    the next piece. `hyre` adds the hypothetical resume of a job. Returns the ids and the columns that were read.
     """
-
-    def __init__(self, corpus: Corpus, side: Side, unit: Unit, config: PairTraining) -> None:
-        # 1. the texts of all pieces, document by document
-        frame, longest = corpus.documents(side), config.max_tokens
-        self.names = [*corpus.fields(side), *([HYRE] if config.hyre and HYRE in frame.columns else [])]
-        if unit == "document":
-            pieces = [[text] for text in texts(corpus, side, config.hyre)]
-        else:
-            pieces = [list(values) for values in frame[self.names].astype("str").fillna("").itertuples(index=False)]
+    # 1. the texts of all pieces, document by document
+    frame, longest = corpus.documents(side), config.max_tokens
+    columns = [*corpus.fields(side), *([HYRE] if config.hyre and HYRE in frame.columns else [])]
+    if unit == "document":
+        pieces = [[text] for text in texts(corpus, side, config.hyre)]
+    else:
+        pieces = [list(values) for values in frame[columns].astype("str").fillna("").itertuples(index=False)]
+    if unit == "lines":
+        pieces = [[line for value in values for line in sentences(value)] for values in pieces]
+    # 2. their token ids; every distinct text is tokenized once
+    distinct = list(dict.fromkeys(chain.from_iterable(pieces)))
+    tokens = dict(zip(distinct, static_encoder().tokenize(distinct), strict=True))
+    documents = []
+    for document in pieces:
+        ids = [tokens[text] for text in document]
         if unit == "lines":
-            pieces = [[line for value in values for line in sentences(value)] for values in pieces]
-        # 2. their token ids; every distinct text is tokenized once
-        distinct = list(dict.fromkeys(chain.from_iterable(pieces)))
-        tokens = dict(zip(distinct, static_encoder().tokenize(distinct), strict=True))
-        ids = [[tokens[text] for text in document] for document in pieces]
-        if unit == "lines":
-            ids = [[line[at : at + longest] for line in document for at in range(0, len(line), longest)]
-                   for document in ids]  # fmt: skip
-        # 3. one array, no larger than the longest document and piece need
-        ids = [[piece[:longest] for piece in document[: config.max_pieces]] for document in ids]
-        width = max((len(piece) for document in ids for piece in document), default=1)
-        padded = np.full((len(ids), max(map(len, ids), default=1) or 1, width or 1), PADDING, dtype=np.int32)
-        for row, document in enumerate(ids):
-            for place, piece in enumerate(document):
-                padded[row, place, : len(piece)] = piece
-        self.ids = torch.from_numpy(padded)
+            ids = [line[start : start + longest] for line in ids for start in range(0, len(line), longest)]
+        documents.append([piece[:longest] for piece in ids[: config.max_pieces]])
+    # 3. one array, no larger than the longest document and piece need
+    width = max((len(piece) for document in documents for piece in document), default=1)
+    padded = np.full((len(documents), max(map(len, documents), default=1) or 1, width or 1), PAD, dtype=np.int32)
+    for row, document in enumerate(documents):
+        for place, piece in enumerate(document):
+            padded[row, place, : len(piece)] = piece
+    return torch.from_numpy(padded), columns
 
 
 def judged_pairs(corpus: Corpus, split: Split, label: int | None = None) -> pd.DataFrame:
@@ -183,10 +182,8 @@ def pair_batches(corpus: Corpus, split: Split, config: PairTraining) -> Batches[
     """
     pairs, known = judged_pairs(corpus, split, None if config.rejections else 1), known_positive_mask(corpus, "job")
     if config.rejections and pairs["label"].all():
-        raise ValueError(
-            f"corpus {corpus.name!r} has no rejected pair in split {split!r}: "
-            "set rejections=False in PairTraining to learn from accepted pairs and sampled negatives"
-        )
+        remedy = "set rejections=False in PairTraining to learn from accepted pairs and sampled negatives"
+        raise ValueError(f"corpus {corpus.name!r} has no rejected pair in split {split!r}: {remedy}")
 
     def epoch(rng: np.random.Generator) -> Iterator[pd.DataFrame]:
         """All batches in random order of the jobs and of each job's pairs."""
@@ -293,7 +290,7 @@ class PairMatcher(Ranker):
 
     def inputs(self, corpus: Corpus, side: Side) -> Encoded:
         """What the network reads of every document of a side."""
-        return (TokenizedDocuments(corpus, side, self.unit, self.config).ids,)
+        return token_ids(corpus, side, self.unit, self.config)[:1]
 
     def learn(self, corpus: Corpus) -> Self:
         """Train on the pairs of the training split; the last epoch is kept if there are no validation pairs."""
@@ -314,16 +311,15 @@ class PairMatcher(Ranker):
 
     def loss(self, batch: pd.DataFrame) -> Tensor:
         """The training loss of one batch."""
-        resumes, jobs = self.encode_pairs(batch)
-        return self.network.loss(resumes, jobs, torch.from_numpy(batch["label"].to_numpy(copy=True)).to(device()))
+        return self.network.loss(*self.encode_pairs(batch))
 
-    def encode_pairs(self, pairs: pd.DataFrame) -> list[Encoded]:
-        """Encoded resumes and jobs of pairs, aligned; each document is encoded once."""
+    def encode_pairs(self, pairs: pd.DataFrame) -> tuple[Encoded, Encoded, Tensor]:
+        """Encoded resumes and jobs of pairs and their labels, aligned; each document is encoded once."""
         encoded = []
         for side in SIDES:
             documents, places = np.unique(pairs[side], return_inverse=True)
             encoded.append(at(self.network.encode(side, *at(self._read[1][side], documents)), places))
-        return encoded
+        return encoded[0], encoded[1], torch.from_numpy(pairs["label"].to_numpy(copy=True)).to(device())
 
     def prepare(self, corpus: Corpus) -> None:
         """Encode every document once."""
