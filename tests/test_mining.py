@@ -425,7 +425,7 @@ def test_values_that_spoil_a_ranking_are_refused_by_side_row_and_id(value):
         ({"target": "resumes"}, "target='resumes' is unknown"),
         ({"n": 0}, r"n=0 must lie in \[1"),
         ({"low": 0.1}, r"strategy 'band' takes \['hi', 'lo'\], not \['low'\]"),
-        ({"lo": 0.5, "hi": 0.5}, "0 <= lo < hi <= 1, got lo=0.5, hi=0.5"),
+        ({"lo": 0.5, "hi": 0.5}, "got lo=0.5, hi=0.5"),
         ({"hi": float("nan")}, "0 <= lo < hi <= 1"),
         ({"strategy": "top"}, "needs n"),
         ({"strategy": "random"}, "needs n"),
