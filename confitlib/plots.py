@@ -144,8 +144,8 @@ def percentile_of_records(records: pd.DataFrame, standard: pd.DataFrame) -> tupl
     newest = metrics_by_setting(standard, "05", OF_ONE_KIND)
     newest = newest[newest["run"] == newest["run"].iloc[-1]]
     runs = metrics_by_setting(records, "05", OF_ONE_KIND)
-    kind, others = newest[OF_ONE_KIND].map(repr).iloc[0], runs[OF_ONE_KIND].map(repr)
-    alike = ((others == kind) | (others == "None")).all(axis=1)  # None: a parameter that the run did not have yet
+    kind, others = newest[OF_ONE_KIND].iloc[0], runs[OF_ONE_KIND]
+    alike = (others.eq(kind) | others.isna()).all(axis=1)  # missing: a parameter that the run did not have yet
     alike &= runs["run"] != newest["run"].iloc[0]
     once = runs[alike].drop_duplicates(["setting", "quantity", "seed"], keep="last")  # two sweeps may share a setting
     shown = pd.concat([once.assign(source="reference"), newest.assign(source="this run")])

@@ -147,7 +147,8 @@ def runs_of_05(folder, seeds=(0, 1, 2), **parameters) -> None:
 
 
 def test_the_percentile_figure_orders_bands_and_lays_the_newest_run_on_top(tmp_path):
-    runs_of_05(tmp_path)
+    runs_of_05(tmp_path, seeds=(0, 1))
+    runs_of_05(tmp_path, seeds=(2,), families=0)  # a parameter that older records do not have
     runs = load_records(tmp_path / "records")
     fig, data = plots.percentile_of_records(runs, runs)
     assert fig.axes[0].get_title(loc="left") == plots.QUANTITIES["resume ndcg@10"]
@@ -161,8 +162,9 @@ def test_the_percentile_figure_orders_bands_and_lays_the_newest_run_on_top(tmp_p
 
 
 def test_runs_of_another_kind_are_no_reference(tmp_path):
-    runs_of_05(tmp_path, batch_size=32)
-    runs_of_05(tmp_path, seeds=(0,))
+    runs_of_05(tmp_path, batch_size=32, families=0)
+    runs_of_05(tmp_path, families=4)
+    runs_of_05(tmp_path, seeds=(0,), families=0)
     runs = load_records(tmp_path / "records")
     _, data = plots.percentile_of_records(runs, runs)
     assert set(data["source"]) == {"this run"}
