@@ -379,6 +379,8 @@ def test_a_window_carries_the_last_to_the_top(small, tmp_path, monkeypatch):
     assert np.argsort(-after, kind="stable")[:3].tolist() == [third, first, second] and not ranker.faults
     with pytest.raises(ValueError, match="window=1"):
         LLMReranker(retriever, window=1)
+    with pytest.raises(ValueError, match="stride=4 must be less than window=4"):
+        LLMReranker(retriever, window=4, stride=4)
 
 
 @pytest.mark.slow

@@ -104,6 +104,8 @@ class LLMReranker(Reranker):
     def __post_init__(self) -> None:
         check_range(self, "window", least=2)
         check_range(self, "stride", "passes", least=1)
+        if self.window is not None and self.stride >= self.window:
+            raise ValueError(f"stride={self.stride} must be less than window={self.window}: windows have to overlap")
         self.name = f"{self.retriever.name} + {self.model}"
         self.faults: Counter[str] = Counter()
 

@@ -1,5 +1,6 @@
 """Encoders: folders with changed or missing files, checkpoints without some weights, texts that are none, caches."""
 
+import atexit
 import itertools
 import json
 import shutil
@@ -27,6 +28,7 @@ def folders() -> dict[str, Path]:
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     root = Path(mkdtemp(prefix="hostile-encoders-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     small = root / "bert"
     small.mkdir()
     words = [
