@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from confitlib.corpus import Corpus, Side, other
 from confitlib.encoder.model import quiet
-from confitlib.rankers.base import Ranker, trained_weights
+from confitlib.rankers.base import Ranker, Rows, trained_weights
 from confitlib.rankers.dense import RawEmbed
 from confitlib.rankers.pair_training import device, sampled_pairs, train_epoch
 from confitlib.rankers.rerank import Lists, Reranker
@@ -51,16 +51,15 @@ class CrossEncoder(Reranker):
         """Let the first stage learn, then train the cross-encoder on sampled pairs."""
         super().learn(corpus)
         source = get_model_path() if self.model == "minilm" else self.model
-        self._tokenizer = AutoTokenizer.from_pretrained(source)
+        self._tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=self.max_length)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             # 1. the transformer; only its head, pooler and top layers are trained
             with quiet():  # it reports that the head is new, as it should be
-                self._scorer = AutoModelForSequenceClassification.from_pretrained(
-                    source, num_labels=1, use_safetensors=True
-                ).to(device())
+                scorer = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, use_safetensors=True)
+            self._scorer = scorer.to(device())
             if self.layers is not None:
-                body = self._scorer.base_model
+                body = scorer.base_model
                 for module in (body.embeddings, *body.encoder.layer[: len(body.encoder.layer) - self.layers]):
                     module.requires_grad_(False)
             # 2. one pass over a part of the sampled pairs
@@ -70,25 +69,21 @@ class CrossEncoder(Reranker):
                 parts = np.array_split(rows, -(-len(rows) // self.batch_size))
                 jobs, resumes = (texts(corpus, side).to_numpy()[sampled[side]] for side in ("job", "resume"))
                 labels = torch.from_numpy(sampled["label"].to_numpy(copy=True)).to(device())
-                trained = [parameter for parameter in self._scorer.parameters() if parameter.requires_grad]
-                losses = train_epoch(
-                    self._scorer,
-                    torch.optim.AdamW(trained, lr=self.learning_rate),
-                    parts,
-                    lambda part: F.binary_cross_entropy_with_logits(
-                        self._logits(jobs[part].tolist(), resumes[part].tolist()), labels[part]
-                    ),
-                )
+                optimizer = torch.optim.AdamW(scorer.parameters(), lr=self.learning_rate)  # frozen ones are passed over
+
+                def loss(part: Rows) -> Tensor:
+                    """Binary cross-entropy of some of the pairs."""
+                    logits = self._logits(jobs[part].tolist(), resumes[part].tolist())
+                    return F.binary_cross_entropy_with_logits(logits, labels[part])
+
+                losses = train_epoch(scorer, optimizer, parts, loss)
                 self.history = pd.DataFrame({"step": np.arange(1, len(losses) + 1), "loss": losses})
-                self.n_parameters += trained_weights(self._scorer)
-        self._scorer.eval()
+                self.n_parameters += trained_weights(scorer)
         return self
 
     def _logits(self, jobs: list[str], resumes: list[str]) -> Tensor:
         """Scores `[n]` of aligned texts."""
-        features = self._tokenizer(
-            jobs, resumes, padding=True, truncation="longest_first", max_length=self.max_length, return_tensors="pt"
-        )
+        features = self._tokenizer(jobs, resumes, padding=True, truncation="longest_first", return_tensors="pt")
         return self._scorer(**features.to(device())).logits.squeeze(-1)
 
     @torch.inference_mode()

@@ -75,10 +75,8 @@ class Client:
                 batch = torch.from_numpy(rows)
                 resumes, jobs = adapted(self.resumes[batch], local), adapted(self.jobs[batch], local)
                 # 1. the two-sided contrastive loss, known matches masked  [b, b]
-                masked = self.known[batch][:, batch].fill_diagonal_(False)
-                loss = contrastive_loss(
-                    resumes, jobs, masked_jobs=masked, masked_resumes=masked.T, temperature=TEMPERATURE
-                )
+                mask = self.known[batch][:, batch].fill_diagonal_(False)
+                loss = contrastive_loss(resumes, jobs, masked_jobs=mask, masked_resumes=mask.T, temperature=TEMPERATURE)
                 # 2. the correction of the job vectors by the global model
                 anchors = (adapted(self.jobs[batch], anchor) for anchor in (weights, previous))
                 loss = loss + CORRECTION * correction(jobs, *anchors)
@@ -181,10 +179,8 @@ class FedPJF(VectorRanker):
         table = corpus.labelled("train", 1)
         owners = table["job_id"].map(named_for_jobs(corpus, self.clients, "clients"))
         if owners.nunique() < 2:
-            raise ValueError(
-                f"corpus {corpus.name!r} has accepted training pairs of {owners.nunique()} clients: "
-                "federated training needs two; pass another column or a mapping of job ids"
-            )
+            what = f"corpus {corpus.name!r} has accepted training pairs of {owners.nunique()} clients"
+            raise ValueError(f"{what}: federated training needs two; pass another column or a mapping of job ids")
         # 2. the vectors of each owner's pairs, and which resumes match which jobs among them
         vectors, known = Embeddings.of_corpus(load_encoder(self.encoder), corpus), known_positive_mask(corpus, "job")
         clients = {}

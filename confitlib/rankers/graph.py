@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,7 @@ Views = dict[Side, Tensor]  # vectors of the nodes of a side `[2, n, d]`, active
 Ends = dict[Side, Tensor]  # the documents of pairs, as places among the nodes of their side
 
 
-@dataclass(frozen=True)
-class Nodes:
+class Nodes(NamedTuple):
     """Documents of a graph: text vectors `[n, width]`, rows of their free vectors (-1: none), propagation matrix."""
 
     text: dict[Side, Tensor]
@@ -184,15 +183,13 @@ def propagation_matrix(labels: pd.DataFrame, ids: dict[Side, pd.Index]) -> Tenso
     resumes, jobs = (ids[side].get_indexer(pd.Index(labels[f"{side}_id"])) for side in SIDES)
     accepted = (labels["label"] == 1).to_numpy()
     # 1. edges in one direction: active to passive, who applied, who was accepted
-    first = [np.arange(n), 2 * n + np.arange(m), resumes, n + resumes[accepted]]
-    second = [n + np.arange(n), 2 * n + m + np.arange(m), 2 * n + m + jobs, 2 * n + jobs[accepted]]
+    first = np.concatenate([np.arange(n), 2 * n + np.arange(m), resumes, n + resumes[accepted]])
+    second = np.concatenate([n + np.arange(n), 2 * n + m + np.arange(m), 2 * n + m + jobs, 2 * n + jobs[accepted]])
     # 2. both directions, each weighted by the degrees of its ends
-    rows = torch.from_numpy(np.concatenate([*first, *second]))
-    columns = torch.from_numpy(np.concatenate([*second, *first]))
-    degree, size = torch.bincount(rows, minlength=2 * (n + m)).float(), 2 * (n + m)
-    weights = (degree[rows] * degree[columns]).rsqrt()
-    places = torch.stack([rows, columns])
-    return torch.sparse_coo_tensor(places, weights, (size, size), check_invariants=True).coalesce()
+    edges = torch.from_numpy(np.block([[first, second], [second, first]]))  # [2, edges]
+    degree, size = torch.bincount(edges[0], minlength=2 * (n + m)).float(), 2 * (n + m)
+    weights = degree[edges].prod(0).rsqrt()
+    return torch.sparse_coo_tensor(edges, weights, (size, size), check_invariants=True).coalesce()
 
 
 def propagate(initial: Views, graph: Tensor, layers: int) -> Views:

@@ -19,14 +19,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from confitlib.corpus import SIDES, Corpus, Side, other
-from confitlib.encoder import TokenAverage
 from confitlib.rankers.base import named_for_jobs
 from confitlib.rankers.pair_training import PAD, Encoded, Matcher, PairMatcher, PairTraining, static_encoder, token_ids
 from confitlib.text import texts
 
-Scoring = Literal["mlp", "distance"]
 SAMPLED = 256  # vectors of a domain that are compared at a level
-RELATIONS = 3  # a document itself, its neighbours, the documents that accepted those
 
 
 # Layers of several matchers
@@ -44,16 +41,20 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return scores.masked_fill(~mask, least).softmax(-1) * mask.any(-1, keepdim=True)
 
 
+def spread(values: Tensor, real: Tensor) -> Tensor:
+    """Values `[n, …]` at the n marked places, in their order; zeros at the others."""
+    everywhere = values.new_zeros((*real.shape, *values.shape[1:]))
+    everywhere[real] = values
+    return everywhere
+
+
 def by_line(read: Callable[[Tensor], Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
     """Apply `read` to the lines that hold a token; ids `[documents, lines, tokens]` give `[documents, lines, …]`.
 
     Returns zeros for the other lines, and which lines hold a token.
     """
     real = (ids != PAD).any(-1)
-    lines = read(ids[real])
-    vectors = lines.new_zeros((*real.shape, *lines.shape[1:]))
-    vectors[real] = lines
-    return vectors, real
+    return spread(read(ids[real]), real), real
 
 
 class TokenVectors(nn.Module):
@@ -63,12 +64,10 @@ class TokenVectors(nn.Module):
     trained, which moves words that training never met along with the others.
     """
 
-    table: Tensor
-
     def __init__(self, dim: int) -> None:
         super().__init__()
-        table = cast(TokenAverage, static_encoder().backbone).token_vectors.detach()  # [vocabulary, 384]
-        self.register_buffer("table", table, persistent=False)
+        table = static_encoder().backbone.token_vectors.detach()  # [vocabulary, 384]
+        self.table = nn.Buffer(table, persistent=False)
         self.map = nn.Linear(table.shape[1], dim, bias=False)
         variances, axes = torch.linalg.eigh(table.T @ table / len(table))  # ascending
         self.map.weight.data.copy_(axes[:, -dim:].T / variances[-dim:].mean().sqrt())
@@ -113,9 +112,7 @@ class TokenConvolution(nn.Module):
         # 2. their sums over the windows around real tokens
         real = ids != PAD
         windows = places.unfold(1, width, 1)[real] * width + torch.arange(width, device=ids.device)
-        values = parts.new_zeros((*ids.shape, channels))
-        values[real] = F.embedding_bag(windows, parts, mode="sum") + cast(Tensor, self.layer.bias)
-        return values
+        return spread(F.embedding_bag(windows, parts, mode="sum") + cast(Tensor, self.layer.bias), real)
 
 
 class RunningNorm(nn.Module):
@@ -124,12 +121,10 @@ class RunningNorm(nn.Module):
     Batch norm would use the moments of the batch, which holds few jobs. No gradient flows through the moments.
     """
 
-    moments: Tensor  # mean and variance
-
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.batches = 0
-        self.register_buffer("moments", torch.stack([torch.zeros(dim), torch.ones(dim)]))
+        self.moments = nn.Buffer(torch.stack([torch.zeros(dim), torch.ones(dim)]))  # mean and variance
 
     def forward(self, vectors: Tensor) -> Tensor:
         """The normalised vectors."""
@@ -163,9 +158,7 @@ class BiLSTM(nn.Module):
         back, _ = self.back(vectors.gather(1, mirrored.expand_as(vectors)))
         both = torch.cat([ahead, back.gather(1, mirrored.expand_as(back))], -1)
         # 3. normalised by the moments of real steps
-        states = torch.zeros_like(both)
-        states[real] = self.norm(both[real])
-        return states
+        return spread(self.norm(both[real]), real)
 
 
 class Attention(nn.Module):
@@ -250,12 +243,11 @@ class ProductMLP(nn.Module):
 class PJFNNetwork(Matcher):
     """One sentence CNN a side; the strongest sentence counts of a resume, all sentences of a job."""
 
-    def __init__(self, scoring: Scoring = "distance", dim: int = 64, channels: int = 64) -> None:
+    def __init__(self, scoring: Literal["mlp", "distance"] = "distance", dim: int = 64, channels: int = 64) -> None:
         super().__init__()
         self.tokens = TokenVectors(dim)
-        self.sentences = nn.ModuleDict(
-            {"resume": SentenceCNN(self.tokens, channels, (5, 3)), "job": SentenceCNN(self.tokens, channels, (5, 5))}
-        )
+        widths = {"resume": (5, 3), "job": (5, 5)}
+        self.sentences = nn.ModuleDict({side: SentenceCNN(self.tokens, channels, widths[side]) for side in SIDES})
         self.norm = nn.ModuleDict({side: RunningNorm(channels) for side in SIDES})
         self.compare = ScaledCosine() if scoring == "distance" else ProductMLP(channels)
 
@@ -278,7 +270,7 @@ class PJFNN(PairMatcher):
     """
 
     name, architecture = "PJFNN", PJFNNetwork
-    scoring: Scoring = "distance"
+    scoring: Literal["mlp", "distance"] = "distance"
 
     def build(self) -> PJFNNetwork:
         """A network that compares as `scoring` says."""
@@ -344,10 +336,9 @@ class APJFNNetwork(Matcher):
 
     def forward(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """Logits of pairs."""
-        experiences, (_, real_words), job = self.experiences(resumes, jobs), resumes, jobs[2]
-        real = real_words.any(-1)
-        resume = self.over_experiences(self.lines(experiences, real), real, self.job_context(job).unsqueeze(1))
-        return self.compare(resume, job)
+        real, job = resumes[1].any(-1), jobs[2]
+        experiences = self.lines(self.experiences(resumes, jobs), real)
+        return self.compare(self.over_experiences(experiences, real, self.job_context(job).unsqueeze(1)), job)
 
     def experiences(self, resumes: Encoded, jobs: Encoded) -> Tensor:
         """Each line of a resume as the requirements see it, `[n, lines, states]`."""
@@ -397,8 +388,8 @@ class SiameseNetwork(Matcher):
     def encode(self, side: Side, ids: Tensor) -> Encoded:
         """Unit vectors `[documents, dim]`, by the same network for both sides."""
         ids = ids.flatten(1)
-        hidden, real = self.pool(self.first(ids).transpose(1, 2)), self.pool((ids != PAD).unsqueeze(1).float())
-        hidden = F.leaky_relu(hidden)
+        hidden = F.leaky_relu(self.pool(self.first(ids).transpose(1, 2)))
+        real = self.pool((ids != PAD).unsqueeze(1).float())
         for block in self.later:
             hidden, real = F.leaky_relu(self.pool(block(hidden) * real)), self.pool(real)
         vectors = masked_mean(hidden.transpose(1, 2), real.squeeze(1), 1)
@@ -459,8 +450,8 @@ class GlobalMatchNetwork(Matcher):
         self.from_likeness = nn.Parameter(torch.full((states,), 0.5))
         self.over_matches, self.out = nn.Linear(states, 1, bias=False), nn.Linear(states, 1)
         with torch.no_grad():  # a job's sentence starts by asking for the likest sentences of the resume
-            for layer in (self.from_job, self.from_resume):
-                layer.weight *= 0.1
+            self.from_job.weight *= 0.1
+            self.from_resume.weight *= 0.1
             self.out.weight.fill_(4 / states)
             self.out.bias.fill_(-2.0)
 
@@ -585,10 +576,10 @@ class MVCoNNetwork(Matcher):
         self.text, self.strength = PJFNNetwork("distance", dim, dim), strength
         self.view: Literal["both", "text", "relation"] = "both"  # whose logits rank
         start = self.text.tokens.map.weight.data  # [dim, 384]
-        self.relations = nn.ModuleDict({side: nn.Linear(RELATIONS * start.shape[1], dim) for side in SIDES})
-        for weights in self.relations.parameters():
-            if weights.ndim == 2:
-                weights.data[:, : start.shape[1]] = start
+        # of a document itself, of its neighbours, of those that accepted these
+        self.relations = nn.ModuleDict({side: nn.Linear(3 * start.shape[1], dim) for side in SIDES})
+        for relation in self.relations.values():
+            relation.get_parameter("weight").data[:, : start.shape[1]] = start
         self.norm = nn.ModuleDict({side: RunningNorm(dim) for side in SIDES})
         self.cosine = ScaledCosine()
 
@@ -613,7 +604,6 @@ class MVCoNNetwork(Matcher):
         return of_text + F.binary_cross_entropy_with_logits(relation, labels, trust(labels, text, self.strength))
 
 
-@dataclass(eq=False, repr=False)
 class MVCoN(PairMatcher):
     """MV-CoN (Bian et al. 2020, arXiv 2009.13299): text view, relation view, and co-teaching that re-weights.
 

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from typing import ClassVar, Literal, Self, TypeVar
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
 from confitlib.corpus import HYRE, SIDES, Corpus, Side, Split, known_positive_mask
@@ -91,15 +90,13 @@ def token_ids(corpus: Corpus, side: Side, unit: Unit, config: PairTraining) -> t
     if unit == "document":
         pieces = [[text] for text in texts(corpus, side, config.hyre)]
     else:
-        pieces = [list(values) for values in frame[columns].astype("str").fillna("").itertuples(index=False)]
+        pieces = frame[columns].astype("str").fillna("").to_numpy().tolist()
     if unit == "lines":
         pieces = [[line for value in values for line in sentences(value)] for values in pieces]
-    # 2. their token ids; every distinct text is tokenized once
-    distinct = list(dict.fromkeys(chain.from_iterable(pieces)))
-    tokens = dict(zip(distinct, static_encoder().tokenize(distinct), strict=True))
+    # 2. their token ids; the encoder remembers those of texts that recur
     documents = []
     for document in pieces:
-        ids = [tokens[text] for text in document]
+        ids = static_encoder().tokenize(document)
         if unit == "lines":
             ids = [line[start : start + longest] for line in ids for start in range(0, len(line), longest)]
         documents.append([piece[:longest] for piece in ids[: config.max_pieces]])
@@ -150,7 +147,7 @@ def sample_negatives(
     return drawn[drawn["label"] == 0]
 
 
-def sampled_pairs(corpus: Corpus, split: Split, *, random: int = 7, hard: int = 1, seed: int = 0) -> pd.DataFrame:
+def sampled_pairs(corpus: Corpus, split: Split, random: int = 7, hard: int = 1, seed: int = 0) -> pd.DataFrame:
     """Every accepted pair of a split with `random` made negatives and `hard` labelled rejections of its own.
 
     A made negative draws its other document from the split. A rejection shares the job of its pair, or else the
@@ -164,11 +161,9 @@ def sampled_pairs(corpus: Corpus, split: Split, *, random: int = 7, hard: int = 
     made = sample_negatives(accepted, pools, random, known_positive_mask(corpus, "job"), rng)
     # 2. rejections of its own for each, by the job or else by the resume
     by_job, by_resume = (rejected.groupby(side).indices for side in ("job", "resume"))
-    places = [np.empty(0, dtype=np.intp)]
-    for resume, job in zip(accepted["resume"], accepted["job"], strict=True):
-        of_pair = by_job.get(job, by_resume.get(resume, places[0]))
-        places.append(rng.choice(of_pair, min(hard, len(of_pair)), replace=False))
-    pairs = pd.concat([accepted, made, rejected.iloc[np.concatenate(places)]], ignore_index=True)
+    own = [by_job.get(pair.job, by_resume.get(pair.resume, [])) for pair in accepted.itertuples()]
+    drawn = [place for places in own for place in rng.choice(places, min(hard, len(places)), replace=False)]
+    pairs = pd.concat([accepted, made, rejected.iloc[drawn]], ignore_index=True)
     if pairs["label"].all():
         raise ValueError(f"corpus {corpus.name!r} has no negative pair in split {split!r}: sample more negatives")
     return pairs
@@ -201,7 +196,7 @@ def pair_batches(corpus: Corpus, split: Split, config: PairTraining) -> Batches[
 
 
 def train_epoch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Callable[[Batch], Tensor]
+    network: nn.Module, optimizer: optim.Optimizer, batches: Iterable[Batch], loss: Callable[[Batch], Tensor]
 ) -> list[float]:
     """One step a batch, its gradient clipped; returns the loss of every step."""
     network.train()
@@ -224,7 +219,7 @@ def fit_network(
     training: Batches[Batch],
     validation: Batches[Batch] | None = None,
     name: str = "",
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: optim.Optimizer | None = None,
 ) -> pd.DataFrame:
     """Train with AdamW and keep the epoch with the lowest validation loss, the last one without validation.
 
@@ -232,8 +227,7 @@ def fit_network(
     `optimizer`: takes the place of AdamW.
     Returns one row an epoch: `epoch, loss, valid_loss`.
     """
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = optimizer or torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = optimizer or optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     rows, best, best_epoch = [], np.inf, 0
     for epoch in tqdm(range(config.epochs), desc=f"{name}: train", unit="epoch", delay=2):
         # 1. a pass over the training pairs, then the loss of the validation pairs
@@ -324,16 +318,15 @@ class PairMatcher(Ranker):
     def prepare(self, corpus: Corpus) -> None:
         """Encode every document once."""
         self._encoded = {}
-        self._last: tuple[tuple[bytes, bytes], Scores] | None = None
+        self._last: dict[tuple[bytes, bytes], Scores] = {}
         learnt_from, read = self.__dict__.pop("_read", (None, {}))  # `fit` need not read the corpus twice
         # a block of documents at a time
         for side in SIDES:
             inputs = read[side] if learnt_from is corpus else self.inputs(corpus, side)
-            rows = np.arange(len(corpus.documents(side)))
-            blocks = np.split(rows, range(ENCODED_AT_ONCE, len(rows), ENCODED_AT_ONCE))
+            blocks = list(zip(*(tensor.split(ENCODED_AT_ONCE) for tensor in inputs), strict=True))
             bar = tqdm(blocks, desc=f"{self.name}: encode {side}s", unit="block", delay=2)
             with torch.inference_mode():
-                parts = [self.network.encode(side, *at(inputs, block)) for block in bar]
+                parts = [self.network.encode(side, *(part.to(device()) for part in block)) for block in bar]
             self._encoded[side] = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
     @torch.inference_mode()
@@ -341,7 +334,7 @@ class PairMatcher(Ranker):
         """Logits of every pair; the last matrix is kept, for both targets ask for the same one."""
         rows = self.rows(resume_ids, job_ids)
         key = (rows["resume"].tobytes(), rows["job"].tobytes())
-        if self._last is None or self._last[0] != key:
+        if key not in self._last:
             scores = np.empty((len(rows["resume"]), len(rows["job"])), dtype=np.float32)
             # a block of resumes at a time, beside each job in turn
             starts = range(0, len(scores), SCORED_AT_ONCE)
@@ -351,5 +344,5 @@ class PairMatcher(Ranker):
                 for column, row in enumerate(rows["job"]):  # expanded, a job is a view beside all resumes, not a copy
                     jobs = tuple(one[row].expand(len(resumes[0]), *one.shape[1:]) for one in self._encoded["job"])
                     scores[block, column] = self.network(resumes, jobs).cpu().numpy()
-            self._last = (key, scores)
-        return self._last[1].copy()
+            self._last = {key: scores}
+        return self._last[key].copy()

@@ -119,10 +119,8 @@ class LLMReranker(Reranker):
             # 1. a reply to the window of each list; one without any number is asked for again
             cut = slice(start, start + window)
             shown = [(query, [ids[k] for k in order[cut]]) for (query, ids), order in zip(lists, orders, strict=True)]
-            answers = client.complete(
-                self.requests(self.corpus, target, shown),
-                check=lambda _, reply: None if re.search(r"\d", reply) else no_number,
-            )
+            requests = self.requests(self.corpus, target, shown)
+            answers = client.complete(requests, check=lambda _, reply: None if re.search(r"\d", reply) else no_number)
             # 2. its order; without a reply the one before stays
             for answer, order in zip(answers, orders, strict=True):
                 places, faults = list(range(len(order[cut]))), Counter(["unanswered"])

@@ -54,19 +54,15 @@ class Trees(Ranker):
         svd = TruncatedSVD(min(self.dim, min(wide.shape) - 1), random_state=self.seed).fit(wide)
         self._components = svd.components_.astype(np.float32)
         # 2. training pairs, those of a job together
-        random, hard = self.sampled
-        pairs = sampled_pairs(corpus, "train", random=random, hard=hard, seed=self.seed)
-        pairs = pairs.sort_values("job", kind="stable")
+        pairs = sampled_pairs(corpus, "train", *self.sampled, seed=self.seed).sort_values("job", kind="stable")
         groups = np.unique(pairs["job"], return_counts=True)[1] if self.objective == "lambdarank" else None
         # 3. the trees
         self.index(corpus)
-        data = lightgbm.Dataset(
-            self._features(pairs["resume"].to_numpy(), pairs["job"].to_numpy()), pairs["label"], group=groups
-        )
+        features = self._features(pairs["resume"].to_numpy(), pairs["job"].to_numpy())
+        data = lightgbm.Dataset(features, pairs["label"], group=groups)
         settings = {"objective": self.objective, "num_leaves": self.leaves, "learning_rate": self.learning_rate}
         self.model = lightgbm.train({**SETTINGS, **settings, "seed": self.seed}, data, num_boost_round=self.rounds)
-        leaves = [tree["num_leaves"] for tree in self.model.dump_model()["tree_info"]]
-        self.n_parameters = sum(2 * count - 1 for count in leaves)  # splits and leaves
+        self.n_parameters = len(self.model.trees_to_dataframe())  # splits and leaves
         return self
 
     def _wide(self, documents: list[str]) -> NDArray[np.float32]:
