@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -101,8 +102,7 @@ def audit_bands(
     problem = MiningProblem(corpus, target, query_ids, pool_ids, embeddings, None, 0)
     truth = _truth(corpus, target)[corpus.positions(other(target), query_ids)][:, corpus.positions(target, pool_ids)]
     # 1. the ranks where each band of each query starts and stops  [bands, Q]
-    windows = [band_window(problem.candidates, lo, hi) for lo, hi in pairwise(edges)]
-    start, stop = (np.array(ranks) for ranks in zip(*windows, strict=True))
+    start, stop = np.stack([band_window(problem.candidates, lo, hi) for lo, hi in pairwise(edges)], axis=1)
     # 2. suitable documents and summed scores in each band  [bands, Q]
     suitable, score = np.zeros(start.shape, dtype=np.int64), np.zeros(start.shape)
     for hits in problem.ranked(start.min(axis=0), stop.max(axis=0)):
@@ -113,12 +113,11 @@ def audit_bands(
             np.add.at(score[band], hits.query[inside], hits.score[inside])
     # 3. a row a band
     sizes, positive = stop - start, problem.positive_scores()
-    scored = (sizes > 0) & ~np.isnan(positive)  # a query without training positives has no gap
-    gaps = np.where(scored, positive * sizes - score, 0).sum(axis=1)
+    gaps = np.nansum(positive * sizes - score, axis=1)  # a query without training positives has no gap
     table = pd.DataFrame({"lo": edges[:-1], "hi": edges[1:], "negatives": sizes.sum(axis=1)})
     table["suitable"] = suitable.sum(axis=1)
     table[["rate", "low", "high"]] = [clustered_wilson(*counts) for counts in zip(suitable, sizes, strict=True)]
-    table["score_gap"] = pd.Series(gaps) / np.where(scored, sizes, 0).sum(axis=1)
+    table["score_gap"] = pd.Series(gaps) / sizes[:, ~np.isnan(positive)].sum(axis=1)
     return table.assign(score=score.sum(axis=1) / table["negatives"])
 
 
@@ -215,11 +214,10 @@ def judge_requests(pairs: pd.DataFrame, corpus: Corpus, target: Side, model: str
     Chinese corpora are asked about in Chinese. The prompt is ours; temperature 0.
     """
     columns = {target: "negative_id", other(target): "query_id"}
-    resumes, jobs = (texts(corpus, side, hyre=False).loc[pairs[columns[side]]] for side in SIDES)
+    fenced = (texts(corpus, side, hyre=False).loc[pairs[columns[side]]].map(partial(fence, side)) for side in SIDES)
     template = load_prompt("judge", language_of_corpus(corpus, "job"))["user"]
-    fenced = ({"resume": fence("resume", a), "job": fence("job", b)} for a, b in zip(resumes, jobs, strict=True))
-    asked = zip(pairs["query_id"], fenced, strict=True)
-    return [Request(model, prompt(template.substitute(both)), temperature=0.0, about=query) for query, both in asked]
+    asked = zip(pairs["query_id"], *fenced, strict=True)
+    return [Request(model, prompt(template.substitute(resume=a, job=b)), temperature=0.0, about=q) for q, a, b in asked]
 
 
 def verdict(reply: str) -> bool | None:

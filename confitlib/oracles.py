@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 from confitlib.corpus import SIDES, Side, Split
 from confitlib.evaluation import evaluate_classification, evaluate_ranking
@@ -36,8 +36,7 @@ def known_of(market: Market, resume_ids: Iterable[str], job_ids: Iterable[str]) 
     known = {name: resumes[name].to_numpy()[:, None] == jobs[name].to_numpy() for name in ("family", "occupation")}
     levels = [market.latents[side].level[market.corpus.positions(side, ids[side])] for side in SIDES]
     known["level"] = np.abs(levels[0][:, None] - levels[1]) <= LEVEL_REACH
-    known |= {"coverage": market.coverage(**{f"{side}_ids": ids[side] for side in SIDES})}
-    known["truth"] = market.corpus.suitable(ids["resume"], ids["job"])
+    known |= {"coverage": market.coverage(*ids.values()), "truth": market.corpus.suitable(*ids.values())}
     return {name: cells.astype(np.float32) for name, cells in known.items()}
 
 
@@ -62,9 +61,8 @@ def oracle_table(market: Market) -> pd.DataFrame:
 
     def reached(name: str, relevance: Relevance) -> dict[str, float]:
         """nDCG of an oracle."""
-        means: dict[Side, dict[str, float]] = {}
-        for side in SIDES:
-            means[side] = evaluate_ranking(Oracle(market, name), market.corpus, side, relevance=relevance).means()
+        oracle = Oracle(market, name)
+        means = {side: evaluate_ranking(oracle, market.corpus, side, relevance=relevance).means() for side in SIDES}
         return {f"{metric}, {side}s": means[side][metric] for side, metric in QUOTED}
 
     rows = {name: reached(name, "truth") for name in ORACLES}
@@ -93,5 +91,12 @@ def strata(ranker: Ranker, market: Market, split: Split = "test") -> dict[str, f
     for name, (group, wanted) in questions.items():
         columns = np.flatnonzero((group & wanted).any(axis=0) & (group & ~wanted).any(axis=0))
         pairs = [(wanted[group[:, job], job], scores[group[:, job], job]) for job in columns]
-        areas[name] = float(np.mean([roc_auc_score(*pair) for pair in pairs])) if pairs else np.nan
+        areas[name] = float(np.mean([_auc(*pair) for pair in pairs])) if pairs else np.nan
     return areas
+
+
+def _auc(wanted: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
+    """The share of pairs of a wanted and another resume in which the wanted one scores higher, a tie as half."""
+    ranks = rankdata(scores)  # scikit-learn's AUC is the same number, and takes ten times as long on short lists
+    n, others = wanted.sum(), (~wanted).sum()
+    return float((ranks[wanted].sum() - n * (n + 1) / 2) / (n * others))

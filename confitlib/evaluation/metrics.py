@@ -7,18 +7,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from confitlib.util import check_types
+from confitlib.util import checked
 
-Rows = NDArray[Any] | Sequence[NDArray[Any]]
+Rows = NDArray[Any] | Sequence[Any]  # a matrix, or one array a query
 
 DEFAULT_KS = (10, 100)
-RANKED = {"ks": Sequence[int], "scores": Sequence[Any], "relevant": Sequence[Any]}
 COUNTS = ["candidates", "positives"]
 BLOCK = 128  # queries at a time: bounds memory when every candidate carries a gain
 
 
+@checked
 def rank_metrics(
-    scores: Rows, relevant: Rows, ks: Sequence[int] = DEFAULT_KS, query_ids: Sequence[str] | None = None
+    scores: Rows, relevant: Rows, ks: Sequence[int] = DEFAULT_KS, query_ids: Sequence[Any] | None = None
 ) -> pd.DataFrame:
     """Recall@k, nDCG@k, MAP and MRR of every query, whatever the order of tied candidates.
 
@@ -32,7 +32,6 @@ def rank_metrics(
     >>> rank_metrics([[0.9, 0.5, 0.5]], [[0, 1, 0]], ks=[2])[["recall@2", "mrr"]].round(3).to_dict("list")
     {'recall@2': [0.5], 'mrr': [0.417]}
     """
-    check_types({"ks": ks, "scores": scores, "relevant": relevant}, RANKED)
     if len(scores) != len(relevant):
         raise ValueError(f"scores hold {len(scores)} queries, relevant {len(relevant)}: give one row a query to both")
     if any(k < 1 for k in ks):
@@ -79,9 +78,7 @@ class TieGroups:
             if len(ordered) and np.isnan(ordered[-1]):  # a sort puts NaN last
                 raise ValueError(f"scores of query {query!r} hold {np.isnan(values).sum()} NaN: mend the ranker")
             if not ((gains >= 0) & (gains < np.inf)).all():
-                raise ValueError(
-                    f"relevant of query {query!r} is negative or not finite: mark unjudged (-1) candidates with 0"
-                )
+                raise ValueError(f"relevant of query {query!r} is negative or not finite: give the unjudged (-1) a 0")
             hits = np.flatnonzero(gains)
             below, up_to = (np.searchsorted(ordered, values[hits], side=side) for side in ("left", "right"))
             higher.append(len(values) - up_to)

@@ -1,7 +1,7 @@
 """Evaluate a ranker on a corpus: rankings of pools or lists, classified pairs, and lists with human grades."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -68,11 +68,9 @@ class RankingResult:
 
     def random(self) -> dict[str, float]:
         """The means that a random order of the same candidates is expected to reach."""
-        metrics = list(self.means())
-        ks = [int(metric.removeprefix("recall@")) for metric in metrics if metric.startswith("recall@")]
-        counts = zip(self.queries["candidates"], self.queries["positives"], strict=True)
-        baseline = random_baseline([np.arange(size) < positives for size, positives in counts], ks)
-        return {metric: float(baseline[metric].mean()) for metric in metrics}
+        ks = [int(name.removeprefix("recall@")) for name in map(str, self.queries) if name.startswith("recall@")]
+        relevant = [np.arange(size) < positives for size, positives in self.queries[COUNTS].to_numpy()]
+        return replace(self, queries=random_baseline(relevant, ks)).means()
 
 
 @checked
@@ -131,18 +129,17 @@ def _rank_pool(
     pool, queries = list(corpus.pool(target, split)), list(corpus.pool(other(target), split))
     # 1. what is relevant, and what was accepted in another split and is no candidate  [queries, candidates]
     relevant = corpus.known_positives(split) if relevance == "labels" else judged
-    barred = judged > relevant
+    rows, columns = (corpus.positions(side, corpus.pool(side, split)) for side in SIDES)
+    relevant, barred = (matrix[rows][:, columns] for matrix in (relevant, judged > relevant))
     if target == "resume":
         relevant, barred = relevant.T.tocsr(), barred.T.tocsr()
-    columns = corpus.positions(target, pool)
     # 2. scores of a block
     step = max(1, BLOCK_CELLS // len(pool))
     for start in tqdm(range(0, len(queries), step), desc=f"{ranker.name}: rank {target}s", unit="block", delay=2):
         ids = queries[start : start + step]
         scores: Rows = _scores(ranker, target, ids, pool)
-        rows = corpus.positions(other(target), ids)
-        hits: Rows = relevant[rows][:, columns].toarray()
-        stay = ~barred[rows][:, columns].toarray()
+        hits: Rows = relevant[start : start + step].toarray()
+        stay = ~barred[start : start + step].toarray()
         if not stay.all():
             scores, hits = ([row[s] for row, s in zip(part, stay, strict=True)] for part in (scores, hits))
         yield ids, scores, hits
@@ -154,8 +151,7 @@ def _rank_lists(
     """All candidate lists, in one block."""
     listed = corpus.rankings[(corpus.rankings["target"] == target) & (corpus.rankings["split"] == split)]
     if listed.empty:
-        remedy = "use candidates='pool', or a corpus with candidate lists"
-        raise ValueError(f"corpus {corpus.name!r} has no {split} lists that rank {target}s: {remedy}")
+        raise ValueError(f"corpus {corpus.name!r} has no {split} lists that rank {target}s: use candidates='pool'")
     # 1. which listed candidates are relevant  [rows of the lists]
     relevant = (listed["label"] == 1).to_numpy()
     if relevance == "truth":
@@ -178,13 +174,12 @@ def _scores(ranker: Scorer, target: Side, queries: list[str], pool: list[str]) -
 
 def _checked(ranker: Scorer, scores: NDArray[Any], *shape: int) -> NDArray[Any]:
     """The scores as an array of the shape that was asked for; raises ValueError for another."""
-    plain = not isinstance(scores, np.ma.MaskedArray)
-    scores = np.asarray(scores)
-    if scores.shape != shape:
-        raise ValueError(f"ranker {ranker.name!r} gave scores of shape {scores.shape}, asked for {shape}: mend it")
-    if not plain or scores.dtype.kind not in "biuf" or np.isinf(scores).any():
+    plain = np.asarray(scores)
+    if plain.shape != shape:
+        raise ValueError(f"ranker {ranker.name!r} gave scores of shape {plain.shape}, asked for {shape}: mend it")
+    if isinstance(scores, np.ma.MaskedArray) or plain.dtype.kind not in "biuf" or np.isinf(plain).any():
         raise ValueError(f"ranker {ranker.name!r} gave scores that are no finite numbers: mend the ranker")
-    return scores
+    return plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,8 +204,7 @@ class ClassificationResult:
         The threshold stays the same, so the interval holds the uncertainty of the test pairs alone.
         """
         low, high = bootstrap_interval(self._columns(), _pair_metrics, seed)
-        table = {"mean": list(self.means().values()), "low": low, "high": high}
-        return pd.DataFrame(table, index=pd.Index(CLASSIFICATION, name="metric"))
+        return pd.DataFrame({"mean": pd.Series(self.means()), "low": low, "high": high}).rename_axis("metric")
 
     def _columns(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Labels, ranks of the scores, and predictions of the test pairs, `[n]` each."""
@@ -232,8 +226,7 @@ def evaluate_classification(ranker: Scorer, corpus: Corpus, official: bool = Fal
     for split in SPLITS[1:]:
         table = corpus.labelled(split)[["resume_id", "job_id", "label"]]
         if table.empty:
-            remedy = "classification needs labelled pairs to tune (valid) and to test (test)"
-            raise ValueError(f"corpus {corpus.name!r} has no {split} labels: {remedy}")
+            raise ValueError(f"corpus {corpus.name!r} has no {split} labels: give valid (to tune) and test labels")
         ids = list(table["resume_id"]), list(table["job_id"])
         scores = _checked(ranker, ranker.score_pairs(*ids), len(table)).astype(np.float64)
         if np.isnan(scores).any():

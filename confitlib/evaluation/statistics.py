@@ -16,7 +16,7 @@ from confitlib.util import checked
 CONFIDENCE = 0.95
 RESAMPLES = 1999
 PERMUTATIONS = 9999
-BATCH_CELLS = 2**21  # resampled values at a time: 16 MiB of float64
+BATCH_CELLS = 2**18  # resampled values at a time: 2 MiB of float64, which a core's cache holds
 
 
 @checked
@@ -45,11 +45,10 @@ def bootstrap_interval(
         blank = np.full(np.shape(statistic(*samples, axis=-1)), np.nan)
         return blank, blank
     # the statistic of every resample  [values, RESAMPLES], then its quantiles
-    batch, rng = max(1, BATCH_CELLS // samples[0].size), np.random.default_rng(seed)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of NaN resamples
         drawn = stats.bootstrap(
-            samples, statistic, n_resamples=RESAMPLES, batch=batch, paired=True, axis=-1, vectorized=True,
-            method="percentile", rng=rng,
+            samples, statistic, n_resamples=RESAMPLES, batch=max(1, BATCH_CELLS // samples[0].size), paired=True,
+            axis=-1, vectorized=True, method="percentile", rng=np.random.default_rng(seed),
         )  # fmt: skip
         tail = (1 - CONFIDENCE) / 2
         low, high = np.nanquantile(drawn.bootstrap_distribution, [tail, 1 - tail], axis=-1)
@@ -95,8 +94,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, metric: str, seed: int = 0) -> Com
         raise ValueError("a and b differ in candidates or positives: evaluate both with the same relevance")
     # 2. the differences, the interval of their mean, and how often random signs give a mean as far from 0
     difference = (a[metric] - b[metric])[a["positives"] > 0].to_numpy()
-    n = len(difference)
-    if n < 2:
+    if (n := len(difference)) < 2:
         raise ValueError(f"a paired test needs two queries with positives, there are {n}")
     low, high = bootstrap_interval([difference], np.mean, seed)
     test = stats.permutation_test(

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from confitlib.corpus import Corpus, Side, other
@@ -53,31 +52,27 @@ def choose_band(
     accepted, sides = corpus.labelled("valid", 1), (other(target), target)
     pool = embeddings.of(target)[corpus.positions(target, corpus.pool(target, "train"))]
     if accepted.empty or not len(pool):
-        raise ValueError(f"corpus {corpus.name!r}: to choose a band, the valid split needs accepted pairs and the "
-                         f"train split {target}s")  # fmt: skip
+        raise ValueError(f"corpus {corpus.name!r}: the valid split needs accepted pairs and the train split {target}s")
     # 1. the share of the training pool that scores higher than each held-out match  [pairs]
     queries, matches = (embeddings.of(side)[corpus.positions(side, accepted[f"{side}_id"])] for side in sides)
     scores = np.einsum("nd,nd->n", queries, matches)
     percentiles = np.array([(pool @ query > score).mean() for query, score in zip(queries, scores, strict=True)])
-    # 2. the share of false negatives in every band, estimated from all queries and from resampled ones
-    bins = round(2 / width)
-    rates = top_rate * _relative(percentiles, bins)
-    by_query = pd.Series(percentiles).groupby(accepted[f"{other(target)}_id"].to_numpy())
-    of_query = [part.to_numpy() for _, part in by_query]
+    # 2. the same of queries that are resampled with all their matches
+    of_query = pd.Series(percentiles).groupby(accepted[f"{sides[0]}_id"].to_numpy()).agg(list).tolist()
     draws = np.random.default_rng(SEED).integers(len(of_query), size=(RESAMPLES, len(of_query)))
-    resampled = (np.concatenate([of_query[place] for place in one]) for one in draws)
-    low, high = np.quantile([top_rate * _relative(one, bins) for one in resampled], [0.025, 0.975], axis=0)
+    samples = [percentiles, *(np.concatenate([of_query[place] for place in one]) for one in draws)]
+    # 3. from each the share of false negatives in every band: the falling density of two neighbouring bins, relative
+    #    to that of the first  [1 + RESAMPLES, bins - 1]
+    bins, estimates = round(2 / width), []
+    for sample in samples:
+        counts = np.histogram(sample, bins=bins, range=(0, 1))[0]
+        density = IsotonicRegression(increasing=False).fit_transform(np.arange(bins), counts)
+        estimates.append(top_rate * ((density[:-1] + density[1:]) / 2 / max(density[0], 1e-12)))
+    low, high = np.quantile(estimates[1:], [0.025, 0.975], axis=0)
     starts = np.arange(bins - 1) / bins
-    curve = pd.DataFrame({"lo": starts, "hi": starts + 2 / bins, "rate": rates, "low": low, "high": high})
-    # 3. the first band within the bound
+    curve = pd.DataFrame({"lo": starts, "hi": starts + 2 / bins, "rate": estimates[0], "low": low, "high": high})
+    # 4. the first band within the bound
     safe = curve[curve["rate"] <= bound]
     if safe.empty:
         raise ValueError(f"every band of width {width} may hold over {bound:.0%} matches: allow more, or label more")
     return ChosenBand(float(safe["lo"].iloc[0]), float(safe["hi"].iloc[0]), curve, len(accepted))
-
-
-def _relative(percentiles: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """Density in every pair of neighbouring bins, relative to the first bin, `[bins - 1]`; falling."""
-    counts = np.histogram(percentiles, bins=bins, range=(0, 1))[0]
-    density = IsotonicRegression(increasing=False).fit_transform(np.arange(bins), counts)
-    return (density[:-1] + density[1:]) / 2 / max(density[0], 1e-12)

@@ -89,8 +89,7 @@ class _Ranking:
             self.device = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device={device!r} is unknown or missing: use 'cpu', or 'cuda' with a card") from error
-        beyond = np.flatnonzero(stop > len(pool) - np.diff(known.indptr))
-        if len(beyond):
+        if len(beyond := np.flatnonzero(stop > len(pool) - np.diff(known.indptr))):
             raise ValueError(f"query {beyond[0]}: its window ends at rank {stop[beyond[0]]}, beyond the documents left")
         self.queries, self.pool, self.known = finite(queries, "query"), finite(pool, "pool"), known
         self.start, self.stop, self.sizes = start, stop, CACHED
@@ -122,10 +121,8 @@ class _Ranking:
     def find(self, queries: IntArray, row: IntArray, rank: IntArray, margin: float = 1.0) -> torch.Tensor:
         """The key at each rank of `queries[row]`, a rank in its window; `row` and `rank` are flat, the answer too."""
         # 1. a pass over all tiles; the first one bounds the windows  [R, width]
-        vectors, window = (
-            self.queries[torch.from_numpy(queries)].to(self.device),
-            (self.start[queries], self.stop[queries]),
-        )
+        vectors = self.queries[torch.from_numpy(queries)].to(self.device)
+        window = self.start[queries], self.stop[queries]
         known, item = self.known[queries].nonzero()
         buffer = torch.empty(max(SMALLEST, len(queries)) * max(SMALLEST, self.width), device=self.device)
         for first in range(self.step):
@@ -169,16 +166,15 @@ class Sieve:
         top, bottom = (torch.as_tensor(place, device=sample.device)[:, None] for place in places)
         high = sample.gather(1, (last - top).clamp(0, last)).masked_fill(top < 0, torch.inf)
         low = sample.gather(1, (last - bottom).clamp(0, last)).masked_fill(bottom > last, -torch.inf)
-        lowest = torch.finfo(torch.float32).min  # known positives, at minus infinity, are never kept
         keys = torch.full((len(low), capacity), UNUSED, device=sample.device)
         count, above = (torch.zeros(len(low), dtype=torch.int64, device=sample.device) for _ in range(2))
-        return cls(low[:, 0].clamp(min=lowest), high[:, 0], keys, count, above)
+        # known positives, at minus infinity, are never kept
+        return cls(low[:, 0].clamp(min=torch.finfo(torch.float32).min), high[:, 0], keys, count, above)
 
     def add(self, scores: torch.Tensor, first: int, step: int) -> None:
         """Sift a tile of scores `[R, C]` of the documents `first, first + step, …`; one pass over it."""
         if scores.device.type == "cpu":
-            parts = (self.low, self.high, self.keys, self.count, self.above)
-            _sift(scores.numpy(), first, step, *(part.numpy() for part in parts))
+            _sift(scores.numpy(), first, step, *(part.numpy() for part in vars(self).values()))
         else:
             self.add_on_device(scores, first, step)
 
@@ -215,13 +211,9 @@ def sample_places(
     many documents of a query lie between them at most, but for rare luck. `margin` times the usual distance is kept.
     """
     free = 1 - sampled / documents  # the larger the sample, the less is left to chance
-
-    def place(rank: IntArray, side: int) -> IntArray:
-        share = rank / documents
-        distance = margin * (CERTAINTY * np.sqrt(sampled * share * (1 - share) * free) + 1)
-        return (share * sampled + side * distance).round().clip(-1, sampled).astype(np.intp)
-
-    top, bottom = place(start, -1), place(stop, 1)
+    share = np.stack([start, stop]) / documents  # [2, Q]
+    distance = margin * (CERTAINTY * np.sqrt(sampled * share * (1 - share) * free) + 1)
+    top, bottom = (share * sampled + [[-1], [1]] * distance).round().clip(-1, sampled).astype(np.intp)
     widest = int((bottom - top).max(initial=0))
     likely = (widest + 4 * widest**0.5 + 1) / sampled
     return top, bottom, min(documents, int(likely * documents) + 1)
@@ -248,8 +240,7 @@ def finite(vectors: FloatArray, what: str, first: int = 0) -> torch.Tensor:
     what, first: how the error names the vectors, and the place of the first of them.
     """
     tensor = torch.as_tensor(vectors)
-    bad = (~torch.isfinite(torch.linalg.vector_norm(tensor, dim=1))).nonzero()
-    if len(bad):
+    if len(bad := (~torch.isfinite(torch.linalg.vector_norm(tensor, dim=1))).nonzero()):
         row = f"{what} row {first + int(bad[0])}"
         raise ValueError(f"{row} holds NaN, infinite or overflowing values ({len(bad)} such rows)")
     return tensor

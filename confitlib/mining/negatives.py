@@ -48,8 +48,7 @@ class Negatives:
     @property
     def score_gap(self) -> float:
         """Mean score gap from a query's positives down to its negatives; the smaller, the harder."""
-        mean = self.statistics["gap"]["mean"]
-        return np.nan if mean is None else float(mean)
+        return float(self.summary()["gap"]["mean"])
 
     def of(self, query_id: str) -> list[str]:
         """The negatives of one query, in the order of the table; raises KeyError for what was no query."""
@@ -115,8 +114,7 @@ def mined_counts(table: pd.DataFrame, queries: pd.DataFrame) -> pd.Series:
 
 def score_gaps(table: pd.DataFrame, queries: pd.DataFrame) -> pd.Series:
     """For every row of the table, the query's mean positive score minus the negative's score."""
-    positive = np.repeat(queries["positive_score"].to_numpy(), mined_counts(table, queries))  # same query order
-    return pd.Series(positive - table["score"].to_numpy(), dtype="float64")
+    return table["query_id"].map(queries["positive_score"]).astype("float64") - table["score"]
 
 
 def write_official(path: str | Path, r_to_j: Negatives, j_to_r: Negatives) -> None:
@@ -147,13 +145,11 @@ def read_official(path: str | Path, corpus: Corpus) -> dict[Side, Negatives]:
         lists, where = content.get(key) if isinstance(content, dict) else None, f"{path}: {key}"
         if not isinstance(lists, dict):
             raise ValueError(f"{where} is no object: expected a list of ids for each query. Write the file again.")
-        odd = [query for query, items in lists.items() if not isinstance(items, list)]
-        if odd:
+        if odd := [query for query, items in lists.items() if not isinstance(items, list)]:
             raise ValueError(f"{where}, query {odd[0]!r} has no list of ids. Write the file again.")
         pairs = [(str(query), str(item)) for query, items in sorted(lists.items()) for item in items]
         for side, ids in {other(target): set(lists), target: {item for _, item in pairs}}.items():
-            unknown = ids - set(corpus.documents(side).index)
-            if unknown:
+            if unknown := ids - set(corpus.documents(side).index):
                 what = f"{len(unknown)} unknown {side} ids, e.g. {min(unknown)!r}"
                 raise ValueError(f"{where} names {what}. Use the corpus it was mined from.")
         # 2. what the file does not hold is missing in both tables

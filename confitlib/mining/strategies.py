@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from confitlib.corpus import NEGATIVE_FOR, REASONS, Corpus, Side, known_positive_mask, other
 from confitlib.encoder.vectors import Embeddings
 from confitlib.mining.choice import choose_band
-from confitlib.mining.kernel import UNRANKED, select_band
+from confitlib.mining.kernel import UNRANKED, chunks, select_band
 from confitlib.mining.negatives import QUERY_COLUMNS, Negatives, describe_mining
 from confitlib.mining.ranking import Hits, IntArray, band_window, concatenate, draw, inner_products, mine_band
 from confitlib.text import Variant, WordIndex, texts, words
@@ -62,26 +62,23 @@ def mine(
     settings: dict[str, Any] = {"n": n, "seed": seed, "pool": pool, "queries": queries, "official": official}
     used = check_mining(strategy, target=target, **settings, **parameters)
     # 1. queries, pool and the strategy's choice
-    query_ids = document_ids(corpus, other(target), queries)
+    query_ids = document_ids(corpus, other(target), queries).rename("query_id")
     pool_ids = document_ids(corpus, target, pool, written=strategy == "synthetic")
     problem = MiningProblem(corpus, target, query_ids, pool_ids, embeddings, n, seed, official, device)
     hits, candidates, removed = STRATEGIES[strategy](problem, **parameters)
     # 2. a row a negative
-    ranked = hits.rank != UNRANKED
-    table = pd.DataFrame({"query_id": query_ids[hits.query], "negative_id": pool_ids[hits.item]})
-    table["rank"] = pd.Series(hits.rank, dtype="Int64").where(ranked)
-    table["percentile"] = np.where(ranked, hits.rank / candidates[hits.query], np.nan)
+    rank = pd.Series(hits.rank, dtype="Int64").where(hits.rank != UNRANKED)
+    table = pd.DataFrame({"query_id": query_ids[hits.query], "negative_id": pool_ids[hits.item], "rank": rank})
+    table["percentile"] = rank.astype("float64") / candidates[hits.query]
     table["score"] = hits.score
     # 3. a row a query
-    counts = np.column_stack([candidates, removed])
-    per_query = pd.DataFrame(counts, query_ids, QUERY_COLUMNS[:-1]).astype("Int64").rename_axis("query_id")
+    per_query = pd.DataFrame(np.column_stack([candidates, removed]), query_ids, QUERY_COLUMNS[:-1], dtype="Int64")
     per_query["positive_score"] = problem.positive_scores()
     positive = pd.Series(problem.scores(*problem.labelled(1)))
-    statistics = describe_mining(table, per_query, positive, n)
-    statistics["top_hits"] = int((table["rank"] == 0).sum())
-    if used.get("lo") and statistics["top_hits"]:
-        message = f"{statistics['top_hits']} negatives are top hits of their queries: use a larger pool or lo"
-        warnings.warn(message, stacklevel=3)
+    top_hits = int((rank == 0).sum())
+    statistics = describe_mining(table, per_query, positive, n) | {"top_hits": top_hits}
+    if used.get("lo") and top_hits:
+        warnings.warn(f"{top_hits} negatives are top hits of their queries: use a larger pool or lo", stacklevel=3)
     recorded = {"strategy": strategy, "corpus": corpus.name, **settings, **used}
     return Negatives(target, table, per_query, statistics, recorded)
 
@@ -96,15 +93,13 @@ def check_mining(strategy: str, **arguments: Any) -> dict[str, Any]:
         raise ValueError(f"strategy {strategy!r} is unknown; use one of {sorted(STRATEGIES)}")
     settings, own = (dict(inspect.signature(function).parameters) for function in (mine, STRATEGIES[strategy]))
     del own["problem"]
-    unknown = sorted(set(arguments) - set(settings) - set(own))
-    if unknown:
+    if unknown := sorted(set(arguments) - set(settings) - set(own)):
         raise ValueError(f"strategy {strategy!r} takes {sorted(own)}, not {unknown}")
     # 2. each value by itself
     hints = get_type_hints(mine) | get_type_hints(STRATEGIES[strategy])
     check_types(arguments, hints)
     for name, value in arguments.items():
-        optional = value is None and type(None) in get_args(hints[name])
-        if name in RANGES and not optional and value not in RANGES[name]:
+        if name in RANGES and value is not None and value not in RANGES[name]:
             raise ValueError(f"{name}={value} must lie in {RANGES[name]}")
     # 3. values together
     if arguments.get("n") is None and strategy not in SIZED:
@@ -144,14 +139,18 @@ class MiningProblem:
     official: bool = False
     device: str = "cpu"
 
+    @property
+    def sides(self) -> tuple[tuple[Side, pd.Index], tuple[Side, pd.Index]]:
+        """Side and ids of the queries, then of the pool."""
+        return (other(self.target), self.query_ids), (self.target, self.pool_ids)
+
     @cached_property
     def known_positives(self) -> csr_array:
         """Codes of `known_positive_mask` for these queries and this pool, `[Q, N]`."""
-        rows = self.corpus.positions(other(self.target), self.query_ids)
-        columns = self.corpus.positions(self.target, self.pool_ids)
+        rows, columns = (self.corpus.positions(side, ids) for side, ids in self.sides)
         return known_positive_mask(self.corpus, self.target)[rows][:, columns].sorted_indices()
 
-    @property
+    @cached_property
     def candidates(self) -> IntArray:
         """Pool documents left for each query once its known positives are out, `[Q]`."""
         return len(self.pool_ids) - np.diff(self.known_positives.indptr).astype(np.intp)
@@ -167,8 +166,7 @@ class MiningProblem:
         if self.embeddings is None:
             raise ValueError("this strategy ranks by embeddings: pass embeddings=Embeddings(resumes, jobs)")
         self.embeddings.check(self.corpus)
-        sides = ((other(self.target), self.query_ids), (self.target, self.pool_ids))
-        queries, pool = (self.embeddings.of(side)[self.corpus.positions(side, ids)] for side, ids in sides)
+        queries, pool = (self.embeddings.of(side)[self.corpus.positions(side, ids)] for side, ids in self.sides)
         lengths = np.concatenate([np.linalg.norm(one, axis=1) for one in (queries, pool)])
         if (np.abs(lengths[lengths > 0] - 1) > 0.01).any():
             message = "embeddings are not of length one: ranks are by inner product, not by cosine; normalise the rows"
@@ -181,10 +179,8 @@ class MiningProblem:
         Pairs with a document outside queries or pool are left out: a corpus may hold labels across its splits.
         """
         labels = self.corpus.labelled("train", label)
-        query = self.query_ids.get_indexer(pd.Index(labels[f"{other(self.target)}_id"]))
-        item = self.pool_ids.get_indexer(pd.Index(labels[f"{self.target}_id"]))
-        inside = (query >= 0) & (item >= 0)
-        query, item = np.unique(np.stack([query[inside], item[inside]]), axis=1)
+        pairs = np.stack([ids.get_indexer(pd.Index(labels[f"{side}_id"])) for side, ids in self.sides])
+        query, item = np.unique(pairs[:, (pairs >= 0).all(axis=0)], axis=1)
         return query, item
 
     def positives(self) -> list[IntArray]:
@@ -201,9 +197,8 @@ class MiningProblem:
         scores = np.full(len(query), np.nan, dtype=np.float32)
         if self.embeddings is not None:
             queries, pool = self.vectors
-            for first in range(0, len(query), PAIRS_A_CHUNK):
-                chunk = slice(first, first + PAIRS_A_CHUNK)
-                scores[chunk] = np.einsum("ij,ij->i", queries[query[chunk]], pool[item[chunk]])
+            for part in chunks(np.arange(len(query)), PAIRS_A_CHUNK):
+                scores[part] = np.einsum("ij,ij->i", queries[query[part]], pool[item[part]])
         return scores
 
     def positive_scores(self, of: Literal["min", "mean"] = "mean") -> NDArray[np.float64]:
@@ -270,10 +265,9 @@ def rejected(problem: MiningProblem) -> Selection:
     """
     query, item = problem.labelled(0)
     codes = codes_at(problem.known_positives, query, item)
-    free = codes == 0
-    counts = np.bincount(query[free], minlength=len(problem.query_ids))
-    hits = problem.draw(problem.unranked(query[free], item[free]))
-    return Selection(hits, counts, count_reasons(query, codes, len(problem.query_ids)))
+    hits = problem.unranked(query, item).take(codes == 0)
+    counts = np.bincount(hits.query, minlength=len(problem.query_ids))
+    return Selection(problem.draw(hits), counts, count_reasons(query, codes, len(problem.query_ids)))
 
 
 # Rankings by words
@@ -300,18 +294,15 @@ def passage_bm25(problem: MiningProblem, variant: Variant = "okapi", unique: boo
 def _best_by_words(problem: MiningProblem, variant: Variant, unique: bool, by_positives: bool) -> Selection:
     """The `n` best candidates of each query by its own words, or by those of its most similar positive."""
     # 1. the words of all documents, and what each query asks by: documents of which the best match counts
-    sides = ((other(problem.target), problem.query_ids), (problem.target, problem.pool_ids))
-    queries, pool = ([words(text) for text in texts(problem.corpus, side).loc[ids]] for side, ids in sides)
-    index, items = WordIndex(pool, variant, unique), []
+    queries, pool = ([words(text) for text in texts(problem.corpus, side).loc[ids]] for side, ids in problem.sides)
+    index, items = WordIndex(pool, variant, unique), [np.zeros(0, dtype=np.intp)] * len(queries)
     positives = [[pool[item] for item in accepted] for accepted in problem.positives()]
     # 2. the highest scores of each query
     for query, documents in enumerate(positives if by_positives else [[own] for own in queries]):
-        order = np.zeros(0, dtype=np.intp)
         if documents:
             scores = np.max([index.scores(document) for document in documents], axis=0)
             scores[problem.known(query)] = -np.inf
-            order = np.argsort(-scores, kind="stable")[: min(problem.most, problem.candidates[query])]
-        items.append(order)
+            items[query] = np.argsort(-scores, kind="stable")[: min(problem.most, problem.candidates[query])]
     return problem.selection(problem.listed(items)._replace(rank=joined([np.arange(len(order)) for order in items])))
 
 
@@ -335,10 +326,9 @@ def band(problem: MiningProblem, lo: float = 0.03, hi: float = 0.04) -> Selectio
     if problem.official:
         return _official_band(problem, lo, hi)
     # 1. small rankings by the definition
-    queries, pool = problem.vectors
-    if problem.device == "cpu" and len(queries) * len(pool) <= PLAIN:
-        ids, known = problem.query_ids.tolist(), problem.known_positives
-        return problem.selection(mine_band(queries, pool, known, ids, lo, hi, problem.n, problem.seed))
+    if problem.device == "cpu" and len(problem.query_ids) * len(problem.pool_ids) <= PLAIN:
+        ranking = *problem.vectors, problem.known_positives, problem.query_ids.tolist()
+        return problem.selection(mine_band(*ranking, lo, hi, problem.n, problem.seed))
     # 2. others by the kernel, which is told the ranks that are drawn: nothing else need be found  [Q, n]
     start, stop = band_window(problem.candidates, lo, hi)
     ranks = None
@@ -356,13 +346,12 @@ def _official_band(problem: MiningProblem, lo: float, hi: float) -> Selection:
     Bands differ in width and may be empty; ranks count the positives. Source: src/utils/hard_negative_mining.py
     lines 206 and 220-224 (slice) and 238-248 (positives) of the official code.
     """
-    vectors, shape = problem.vectors, (len(problem.query_ids), len(problem.pool_ids))
+    shape = len(problem.query_ids), len(problem.pool_ids)
     start, stop = (np.full(shape[0], int(bound * shape[1]), dtype=np.intp) for bound in (lo, hi))
     nothing: csr_array = csr_array(([], ([], [])), shape=shape)
-    hits = concatenate(select_band(*vectors, nothing, start, stop, device=problem.device))
-    positive = problem.labelled(1)
-    accepted = csr_array((np.full(len(positive[0]), len(REASONS), dtype=np.int8), positive), shape=shape)
-    codes = codes_at(accepted, hits.query, hits.item)
+    hits = concatenate(select_band(*problem.vectors, nothing, start, stop, device=problem.device))
+    accepted = np.ravel_multi_index(problem.labelled(1), shape)
+    codes = len(REASONS) * np.isin(np.ravel_multi_index((hits.query, hits.item), shape), accepted)
     removed = count_reasons(hits.query, codes, shape[0])
     return Selection(problem.draw(hits.take(codes == 0)), np.full(shape[0], shape[1]), removed)
 
@@ -371,8 +360,7 @@ def chosen_band(problem: MiningProblem, width: float = 0.01, bound: float = 0.1,
     """The band that `choose_band` picks from the validation split. Ours."""
     if problem.embeddings is None or not len(problem.query_ids):
         return band(problem)  # which says what is missing, or has nothing to mine for
-    settings: dict[str, Any] = {"width": width, "bound": bound, "top_rate": top_rate}
-    choice = choose_band(problem.corpus, problem.embeddings, problem.target, **settings)
+    choice = choose_band(problem.corpus, problem.embeddings, problem.target, width, bound, top_rate)
     return band(problem, choice.lo, choice.hi)
 
 
@@ -462,9 +450,8 @@ def positive_aware(problem: MiningProblem, ratio: float | None = 0.95, margin: f
     """
     limit, (queries, pool) = _limit(problem, ratio, margin), problem.vectors
     # how many candidates reach the limit: the first rank below it  [Q]
-    start, step = np.zeros(len(queries), dtype=np.intp), max(1, CELLS_A_BLOCK // max(1, len(pool)))
-    for first in range(0, len(queries), step):
-        rows = slice(first, first + step)
+    start = np.zeros(len(queries), dtype=np.intp)
+    for rows in chunks(np.arange(len(queries)), CELLS_A_BLOCK // max(1, len(pool))):
         reached = inner_products(queries[rows], pool).numpy() >= limit[rows, None]
         reached[problem.known_positives[rows].nonzero()] = False
         start[rows] = reached.sum(axis=1)
@@ -511,15 +498,12 @@ def graph(problem: MiningProblem, candidates: int = 1000, edges: int = 20, resta
     _, pool = problem.vectors
     neighbours, others = [], len(pool) - 1
     for place, name in enumerate(problem.pool_ids):
-        drawn = generator_of(problem.seed, str(name)).choice(others, min(candidates, others), replace=False)
-        drawn.sort()
+        drawn = draw(others, candidates, problem.seed, str(name))
         drawn[drawn >= place] += 1  # all but the document itself
         neighbours.append(drawn[np.argsort(-(pool[drawn] @ pool[place]), kind="stable")[:edges]])
     # 2. where each query's walk starts
-    starts = problem.positives()
     best = concatenate(problem.ranked(np.zeros_like(problem.candidates), np.minimum(problem.candidates, 1)))
-    for query, item in zip(best.query, best.item, strict=True):
-        starts[query] = starts[query] if len(starts[query]) else np.array([item])
+    starts = [own if len(own) else best.item[best.query == query] for query, own in enumerate(problem.positives())]
     # 3. the walk
     met = []
     for query, places in enumerate(starts):
@@ -550,18 +534,15 @@ def synthetic(problem: MiningProblem, share: float = 0.5, lo: float = 0.03, hi: 
         raise ValueError("the corpus holds no written negatives: add them with confitlib.augment.synthetic_negatives")
     owners = np.where(named != "", problem.query_ids.get_indexer(pd.Index(named)), -1)
     # 2. the share of written ones
-    item = np.flatnonzero(owners >= 0)
-    item = item[np.argsort(owners[item], kind="stable")]
-    most = round(share * problem.most)
-    own = replace(problem, n=most).draw(problem.unranked(owners[item], item))
+    item = np.argsort(owners, kind="stable")[np.count_nonzero(owners < 0) :]
+    own = replace(problem, n=round(share * problem.most)).draw(problem.unranked(owners[item], item))
     # 3. the rest from the band among real documents, in rank order
     real = np.flatnonzero(named == "")
     mined = band(replace(problem, pool_ids=problem.pool_ids[real]), lo, hi)
-    left = problem.most - np.bincount(own.query, minlength=len(problem.query_ids))
-    query = mined.hits.query
-    rest = mined.hits.take(np.arange(len(query)) - np.searchsorted(query, query) < left[query])
-    both = concatenate([own, rest._replace(item=real[rest.item])])
-    return mined._replace(hits=both.take(np.argsort(both.query, kind="stable")))
+    both = concatenate([own, mined.hits._replace(item=real[mined.hits.item])])
+    both = both.take(np.argsort(both.query, kind="stable"))
+    place = pd.Series(both.query).groupby(both.query).cumcount().to_numpy()  # among those of its query
+    return mined._replace(hits=both.take(place < problem.most))
 
 
 BY_NAME = (in_batch, random, rejected, bm25, passage_bm25, top, band, ance, simans, trisampler, positive_aware)
@@ -569,7 +550,7 @@ STRATEGIES: dict[str, Strategy] = {one.__name__: one for one in (*BY_NAME, band_
 SIZED = ("in_batch", "rejected", "band", "band_aware", "chosen_band")  # strategies with a size of their own
 RANGES: dict[str, Any] = {
     **dict.fromkeys(("n", "k", "candidates", "edges"), pd.Interval(1, np.inf, "left")),
-    **dict.fromkeys(("seed", "a", "max_angle"), pd.Interval(0, np.inf, "left")),
+    **dict.fromkeys(("a", "max_angle"), pd.Interval(0, np.inf, "left")),
     **dict.fromkeys(("ratio", "top_rate", "bound"), pd.Interval(0, 1, "right")),
     **dict.fromkeys(("restart", "share"), pd.Interval(0, 1, "both")),
     "temperature": pd.Interval(0, np.inf, "neither"),
