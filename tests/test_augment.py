@@ -3,6 +3,7 @@
 import gzip
 import json
 from dataclasses import replace
+from string import Template
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confitlib.augment import TASKS, eda, generate, hyjob, hypothetical_offline, hyre, paraphrase, synthetic_negatives
+from confitlib.augment import (
+    TASKS,
+    eda,
+    generate,
+    hyjob,
+    hypothetical_documents,
+    hypothetical_offline,
+    hyre,
+    paraphrase,
+    synthetic_negatives,
+)
 from confitlib.augment.documents import shared_words, vocabulary_gap
 from confitlib.augment.edits import eda_line, eda_text, synonyms_in
 from confitlib.augment.offline import sections_of, synthetic_offline
@@ -18,6 +29,7 @@ from confitlib.augment.tasks import (
     EXAMPLE,
     AcceptedPairs,
     PromptBuilder,
+    Task,
     draw_originals,
     official_clean,
     overlap,
@@ -464,6 +476,23 @@ def test_texts_that_come_with_the_project_follow_their_document(small, tmp_path,
 def test_a_language_model_wrote_the_hypothetical_resumes_of_two_laptop_markets(seed):
     told = hyre(compose("laptop", seed=seed).corpus, seed=seed)
     assert "1,220 documents by the LLM claude" in told.notes[-1] and (told.jobs[HYRE] != "").all()
+
+
+def test_a_task_takes_a_prompt_and_an_entry(small, tmp_path, monkeypatch):
+    prompt = {"user": Template("Write a $wanted for\n$document")}
+    monkeypatch.setattr("confitlib.augment.tasks.load_prompt", lambda task, version: prompt)
+    entries = {"letter": {}, "shorten": {"same_side": True}, "near": {"checked": True}}  # as in tasks.yaml
+    for name, entry in entries.items():
+        monkeypatch.setitem(TASKS, name, Task(name, **entry))
+    store = Store(tmp_path / "store.jsonl")
+    for asked in requests_of(TASKS["letter"], small, MODEL, 0):
+        store.add(asked, text=f"A text that was written for {asked.about}, and for nobody else.", finish_reason="stop")
+    told = hypothetical_documents("letter", small, "job", Client(store, model=MODEL))
+    assert told.jobs.loc["J1", HYRE] == "A text that was written for J1, and for nobody else."
+    assert told.notes[-1] == "hypothetical resumes (letter) for 5 documents by the LLM some-model"
+    assert (hypothetical_documents("letter", small, "job", "offline").jobs[HYRE] != "").all()
+    assert "shorten-R0" in paraphrase(small, "offline", task="shorten").resumes.index
+    assert "near-J4-0" in synthetic_negatives(small, "offline", task="near").resumes.index
 
 
 def test_unknown_tasks_and_sides_are_refused(small):

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
-from confitlib.augment.offline import write_offline
-from confitlib.augment.tasks import COPIES, TASKS, Generations, PromptBuilder, draw_originals, task_named
+from confitlib.augment.offline import hypothetical_offline, paraphrase_offline, synthetic_offline
+from confitlib.augment.tasks import COPIES, Generations, PromptBuilder, draw_originals, task_named
 from confitlib.corpus import COPY_OF, NEGATIVE_FOR, SIDES, Corpus, Side, Split, other
 from confitlib.llm.client import DEFAULT_MODEL, Client
 from confitlib.text import read_fields, texts, words
@@ -47,21 +46,27 @@ def generate(
     another generator's. `official`: see `PromptBuilder`; it concerns the LLM only. Raises ValueError for a task that is
     unknown or not for this side.
     """
-    if side not in task_named(task).sides:
-        raise ValueError(f"task {task!r} is asked for {TASKS[task].sides[0]}s, not for {side}s")
-    builder = PromptBuilder(TASKS[task], corpus, side, seed, official)
+    kind = task_named(task)
+    if side not in kind.sides:
+        raise ValueError(f"task {task!r} is asked for {kind.sides[0]}s, not for {side}s")
+    builder = PromptBuilder(kind, corpus, side, seed, official)
+    # 1. a language model's server
     if isinstance(generator, Client):
         return answered(builder, generator, ids, variants)
-    if generator == OFFLINE:
-        return write_offline(task, corpus, side, ids, variants, seed)
-    # recorded answers, or where there are more of them the texts that come with the project
-    model = DEFAULT_MODEL if generator == AUTO else generator
-    found = answered(builder, Client(recorded_answers(), model=model, offline=True), ids, variants)
-    if generator in (AUTO, SHIPPED_MODEL) and not official:
-        found = max(found, shipped(builder, ids), key=lambda one: len(one.texts))
-    if generator == AUTO and 2 * len(found.texts) < len(ids):
-        return write_offline(task, corpus, side, ids, variants, seed)
-    return found
+    # 2. recorded answers, or where there are more of them the texts that come with the project
+    if generator != OFFLINE:
+        model = DEFAULT_MODEL if generator == AUTO else generator
+        found = answered(builder, Client(recorded_answers(), model=model, offline=True), ids, variants)
+        if generator in (AUTO, SHIPPED_MODEL) and not official:
+            found = max(found, shipped(builder, ids), key=lambda one: len(one.texts))
+        if generator != AUTO or 2 * len(found.texts) >= len(ids):
+            return found
+    # 3. what stands in for a task of this kind without a language model
+    if kind.same_side:
+        return paraphrase_offline(corpus, side, ids)
+    if kind.checked:
+        return synthetic_offline(corpus, side, ids, variants, seed)
+    return hypothetical_offline(corpus, side, ids, variants)
 
 
 def answered(builder: PromptBuilder, client: Client, ids: Sequence[str], variants: int) -> Generations:
@@ -73,8 +78,7 @@ def answered(builder: PromptBuilder, client: Client, ids: Sequence[str], variant
             written.setdefault(answer.request.about, []).append(builder.document_in(answer.text))
     reasons = {answer.request.about: str(answer.problem) for answer in reversed(answers)}
     problems = {name: reasons[name] for name in dict.fromkeys(ids) if name in reasons.keys() - written.keys()}
-    sources = {name: [pair[other(builder.side)]] for name in written if (pair := builder.example(name))}
-    return Generations(f"LLM {client.model}", written, problems, sources)
+    return Generations(f"LLM {client.model}", written, problems)
 
 
 def shipped(builder: PromptBuilder, ids: Sequence[str]) -> Generations:
@@ -96,7 +100,10 @@ def shipped(builder: PromptBuilder, ids: Sequence[str]) -> Generations:
 
 
 def hypothetical_documents(task: str, corpus: Corpus, side: Side, generator: Generator, **options: Any) -> Corpus:
-    """A corpus whose documents of a side carry a hypothetical document of the other side, written by `generate`."""
+    """A corpus whose documents of a side carry a hypothetical document of the other side, written by `generate`.
+
+    `task`: any that is neither `same_side` nor `checked`; for those see `paraphrase` and `synthetic_negatives`.
+    """
     written = generate(task, corpus, side, corpus.documents(side).index.tolist(), generator=generator, **options)
     note = f"hypothetical {other(side)}s ({task}) for {written.report()}"
     return replace(corpus.with_hypothetical(side, written.first()), notes=(*corpus.notes, note))
@@ -131,16 +138,18 @@ def paraphrase(
     count: int | None = COPIES,
     seed: int = 0,
     sides: Sequence[Side] = SIDES,
+    task: str = "paraphrase",
 ) -> Corpus:
     """A corpus with paraphrased copies of `count` training documents of each side; copies inherit labels.
 
+    `task`: whose prompt asks for them, one that is `same_side`.
     Source: ConFit v1 (500 resumes and 500 jobs rewritten by ChatGPT; its prompt is not published, this one is ours).
     """
     for side in sides:
         originals = draw_originals(corpus, side, count, seed)
-        written = generate("paraphrase", corpus, side, originals, generator=generator, seed=seed)
+        written = generate(task, corpus, side, originals, generator=generator, seed=seed)
         fields = {name: read_fields(text, corpus.fields(side), side) for name, text in written.first().items()}
-        corpus = with_copies(corpus, side, fields, "paraphrase", f"paraphrased {side}s: {written.report()}")
+        corpus = with_copies(corpus, side, fields, task, f"paraphrased {side}s: {written.report()}")
     return corpus
 
 
@@ -152,30 +161,32 @@ def synthetic_negatives(
     count: int | None = None,
     seed: int = 0,
     targets: Sequence[Side] = SIDES,
+    task: str = "syneg",
 ) -> Corpus:
     """SyNeg: a corpus with `n` synthetic hard negatives of each target side for `count` training queries (None: all).
 
+    `task`: whose prompt asks for them, one that is `checked`.
     They join the training split without a label; the column `negative_for` names the query, and the mining strategy
     `synthetic` picks them up. On a market they count as unsuitable for every document: the truth of a written text
     is what its writer intended. Source: SyNeg (Li et al., arXiv 2412.17250); prompt and mixing are ours.
     """
     for target in targets:
         queries = draw_originals(corpus, other(target), count, seed)
-        written = generate("syneg", corpus, other(target), queries, generator=generator, variants=n, seed=seed)
+        written = generate(task, corpus, other(target), queries, generator=generator, variants=n, seed=seed)
         # 1. the written texts as rows of the target side, each with the query it was written for
         made = [(query, i, text) for query, options in written.texts.items() for i, text in enumerate(options)]
         fields = [read_fields(text, corpus.fields(target), target) for _, _, text in made]
         frame = corpus.documents(target)
-        names = pd.Index([f"syneg-{query}-{i}" for query, i, _ in made], name=frame.index.name)
+        names = pd.Index([f"{task}-{query}-{i}" for query, i, _ in made], name=frame.index.name)
         rows = pd.DataFrame(fields, index=names, columns=list(dict.fromkeys([*frame.columns, NEGATIVE_FOR]))).fillna("")
         rows = rows.assign(split="train", **{NEGATIVE_FOR: [query for query, _, _ in made]})
         # 2. they join the training split, without a label
         note = f"synthetic negatives: {counted(len(rows), target)}; for {written.report()}"
-        corpus = _add_documents(corpus, target, rows, corpus.labels.iloc[:0], None, note)
+        corpus = _add_documents(corpus, target, rows, {}, note)
     return corpus
 
 
-def with_copies(corpus: Corpus, side: Side, fields: Mapping[str, Mapping[str, str]], tag: str, note: str) -> Corpus:
+def with_copies(corpus: Corpus, side: Side, fields: Mapping[str, Mapping[Any, str]], tag: str, note: str) -> Corpus:
     """A corpus with one more training document for every original in `fields` (id to its rewritten fields).
 
     A copy is called `{tag}-{original}`, names its original in `copy_of` and repeats its training labels; fields
@@ -183,33 +194,27 @@ def with_copies(corpus: Corpus, side: Side, fields: Mapping[str, Mapping[str, st
     Source: ConFit v1, where an augmented document inherits the labels of its original. Raises ValueError where
     an id is taken.
     """
-    frame, originals, column = corpus.documents(side), list(fields), f"{side}_id"
-    names = {name: f"{tag}-{name}" for name in originals}
+    frame, names = corpus.documents(side), {name: f"{tag}-{name}" for name in fields}
     taken = frame.index.intersection(list(names.values()))
     if len(taken):
         raise ValueError(f"{side} {taken[0]!r} is there already: these copies were made before, use another tag")
-    rows = frame.loc[originals].assign(split="train", **{COPY_OF: originals})
+    rows = frame.loc[list(names)].assign(split="train", **{COPY_OF: list(names)})
     rows.update(pd.DataFrame.from_dict(dict(fields), orient="index"))
-    rows.index = pd.Index(list(names.values()), name=frame.index.name)
-    labels = corpus.labelled("train")
-    inherited = labels.assign(**{column: labels[column].map(names)})[labels[column].isin(originals)]
-    return _add_documents(corpus, side, rows, inherited, corpus.positions(side, originals), note)
+    return _add_documents(corpus, side, rows.rename(index=names), names, note)
 
 
-def _add_documents(
-    corpus: Corpus, side: Side, rows: pd.DataFrame, labels: pd.DataFrame, like: NDArray[np.intp] | None, note: str
-) -> Corpus:
-    """A corpus with more documents and labels; truth repeats that of the documents `like`, or says unsuitable."""
-    frame, truth = pd.concat([corpus.documents(side), rows]), corpus.truth
-    for column in {COPY_OF, NEGATIVE_FOR} & set(frame.columns):
-        frame[column] = frame[column].fillna("")
+def _add_documents(corpus: Corpus, side: Side, rows: pd.DataFrame, copies: Mapping[str, str], note: str) -> Corpus:
+    """A corpus with more documents: `copies`, by original, repeat training labels and truth; others suit nobody."""
+    frame = pd.concat([corpus.documents(side), rows]).fillna({COPY_OF: "", NEGATIVE_FOR: ""})
+    labels, column, truth = corpus.labelled("train"), f"{side}_id", corpus.truth
+    labels = labels[labels[column].isin(copies)]
+    labels = pd.concat([corpus.labels, labels.assign(**{column: labels[column].map(copies)})], ignore_index=True)
     if truth is not None:  # [documents of the side, documents of the other side]
-        by_side = csr_array(truth if side == "resume" else truth.T)
-        more = csr_array((len(rows), by_side.shape[1]), dtype=bool) if like is None else by_side[like]
-        grown = csr_array(vstack([by_side, more]))
+        known = csr_array(truth if side == "resume" else truth.T)
+        more = known[corpus.positions(side, copies)] if copies else csr_array((len(rows), known.shape[1]), dtype=bool)
+        grown = csr_array(vstack([known, more]))
         truth = csr_array(grown if side == "resume" else grown.T)
-    labels = pd.concat([corpus.labels, labels], ignore_index=True)
-    return replace(corpus.with_documents(side, frame, labels=labels, truth=truth), notes=(*corpus.notes, note))
+    return corpus.with_documents(side, frame, labels=labels, truth=truth, notes=(*corpus.notes, note))
 
 
 def counted(count: int, side: Side) -> str:
@@ -238,8 +243,7 @@ def vocabulary_gap(corpus: Corpus, split: Split = "test", n: int = 500, seed: in
     rng, accepted = np.random.default_rng(seed), corpus.labelled(split, 1)[["resume_id", "job_id"]]
     matching = accepted.iloc[np.sort(rng.choice(len(accepted), min(n, len(accepted)), replace=False))]
     shuffled = matching.assign(job_id=rng.permutation(matching["job_id"].to_numpy()))
-    accepted_ids = set(map(tuple, accepted.to_numpy()))
-    others = shuffled[[pair not in accepted_ids for pair in map(tuple, shuffled.to_numpy())]]
+    others = shuffled[~pd.MultiIndex.from_frame(shuffled).isin(pd.MultiIndex.from_frame(accepted))]
     table = pd.concat({"matching": matching, "other": others}, names=["pairs"]).reset_index(level=0)
     shared = shared_words(corpus, table["resume_id"].tolist(), table["job_id"].tolist())
     return table.assign(shared=shared).reset_index(drop=True)

@@ -29,11 +29,8 @@ def eda(corpus: Corpus, count: int | None = COPIES, seed: int = 42, sides: Seque
     """
     for side in sides:
         fields, rng = corpus.fields(side), np.random.default_rng([seed, SIDES.index(side)])
-        rows = corpus.documents(side).loc[draw_originals(corpus, side, count, seed), fields].fillna("")
-        rewritten = {
-            str(name): {field: eda_text(str(text), rng) for field, text in zip(fields, row, strict=True)}
-            for name, *row in rows.itertuples(name=None)
-        }
+        rows = corpus.documents(side).loc[draw_originals(corpus, side, count, seed), fields].astype("str").fillna("")
+        rewritten = {str(name): row.map(eda_text, rng=rng).to_dict() for name, row in rows.iterrows()}
         how = "without synonyms (no WordNet data here): insertion, swap and deletion only"
         how = "with WordNet synonyms" if synonyms_in(language_of_corpus(corpus, side)) else how
         corpus = with_copies(corpus, side, rewritten, "eda", f"EDA copies of {counted(len(rewritten), side)}, {how}")

@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from confitlib.augment.tasks import AcceptedPairs, Generations
 from confitlib.corpus import Corpus, Side, other
-from confitlib.text import TEXT, join_fields, texts, words
+from confitlib.text import TEXT, join_fields, serialise, texts, words
 from confitlib.util import generator_of
 
 OFFLINE = "offline writer (retrieval, no LLM)"
@@ -17,15 +17,6 @@ LIKE, EQUAL = 0.3, 0.9  # cosines between which a line may stand in for another
 ROWS, STRANGERS = 512, 10
 
 Section = tuple[str, str]
-
-
-def write_offline(task: str, corpus: Corpus, side: Side, ids: Sequence[str], variants: int, seed: int) -> Generations:
-    """`variants` texts for each document by the offline stand-in of a task; a paraphrase comes once."""
-    if task == "paraphrase":
-        return paraphrase_offline(corpus, side, ids)
-    if task == "syneg":
-        return synthetic_offline(corpus, side, ids, variants, seed)
-    return hypothetical_offline(corpus, side, ids, variants)
 
 
 def hypothetical_offline(
@@ -55,7 +46,7 @@ def hypothetical_offline(
     names, place = np.unique(accepted.pairs["own"], return_inverse=True)
     pool = vectors[own.index.get_indexer(pd.Index(names))].T
     rows = own.index.get_indexer(pd.Index(ids))
-    written: dict[str, list[str]] = {name: [] for name in ids}
+    written: dict[str, list[str]] = {}
     sources: dict[str, list[str]] = {}
     for i, name in enumerate(ids):
         if i % ROWS == 0:
@@ -74,9 +65,9 @@ def hypothetical_offline(
                     if key not in best or score > best[key][0]:
                         best[key] = score, text
             merged = [(key, best[key][1]) for key, _ in sections[nearest[0]]]
-            written[name].append(join_sections(corpus, other(side), merged))
-    problems = {name: "no training pair it may see" for name, options in written.items() if not options}
-    return Generations(OFFLINE, {name: options for name, options in written.items() if options}, problems, sources)
+            written.setdefault(name, []).append(join_sections(corpus, other(side), merged))
+    problems = dict.fromkeys((name for name in ids if name not in written), "no training pair it may see")
+    return Generations(OFFLINE, written, problems, sources)
 
 
 def paraphrase_offline(corpus: Corpus, side: Side, ids: Sequence[str]) -> Generations:
@@ -87,11 +78,10 @@ def paraphrase_offline(corpus: Corpus, side: Side, ids: Sequence[str]) -> Genera
     gives one text a document.
     """
     frame = corpus.documents(side)[corpus.fields(side)].astype("str").fillna("")
-    training = frame.loc[corpus.pool(side, "train")]
-    values: dict[str, dict[str, str]] = {name: {} for name in ids}
+    rewritten, training = frame.loc[list(ids)], frame.loc[corpus.pool(side, "train")]
     for field in frame.columns:
         # 1. the distinct lines of the documents and of the training documents
-        cut = [part[field].str.split("\n").explode() for part in (frame.loc[list(ids)], training)]
+        cut = [part[field].str.split("\n").explode() for part in (rewritten, training)]
         asked, pool = (part[part.str.strip() != ""].unique().tolist() for part in cut)
         # 2. the line that may stand in for each, if the field has words at all
         similar: dict[str, str] = {}
@@ -103,10 +93,10 @@ def paraphrase_offline(corpus: Corpus, side: Side, ids: Sequence[str]) -> Genera
                 likeness[likeness > EQUAL] = 0
                 best = zip(block, likeness.max(axis=1), likeness.argmax(axis=1), strict=True)
                 similar |= {line: pool[place] for line, score, place in best if score >= LIKE}
-        for name in ids:
-            lines = str(frame.loc[name, field]).split("\n")
-            values[name][field] = "\n".join(similar.get(line, line) for line in lines)
-    return Generations(OFFLINE, {name: [join_fields(values[name], side)] for name in ids})
+        # 3. the documents with these lines
+        lines = rewritten[field].str.split("\n")
+        rewritten[field] = lines.map(lambda one, to=similar: "\n".join(to.get(line, line) for line in one))
+    return Generations(OFFLINE, {str(name): [text] for name, text in serialise(rewritten, side).items()})
 
 
 def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: int = 1, seed: int = 0) -> Generations:
@@ -129,7 +119,7 @@ def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: 
     problems: dict[str, str] = {}
     for name in ids:
         bases, foreign = partner[accepted.pairs["own"] == name], set(partner[accepted.allowed(name)])
-        rng, made = generator_of(seed, name), []
+        rng = generator_of(seed, name)
         for _ in range(variants if len(bases) else 0):
             # 1. one of the accepted documents, and the strangers that are most like it
             base = bases[rng.integers(len(bases))]
@@ -145,10 +135,8 @@ def synthetic_offline(corpus: Corpus, side: Side, ids: Sequence[str], variants: 
             # 3. self-check
             query, crossed, original = vectorizer.transform([own[name], text, theirs[base]])
             if float((query @ crossed.T).sum()) < float((query @ original.T).sum()):
-                made.append(text)
-        if made:
-            written[name] = made
-        else:
+                written.setdefault(name, []).append(text)
+        if name not in written:
             reason = "no near miss that passes the self-check"
             problems[name] = reason if len(bases) else "no accepted document to start from"
     return Generations(OFFLINE, written, problems)
@@ -159,12 +147,11 @@ def sections_of(corpus: Corpus, side: Side, ids: Sequence[str]) -> dict[str, lis
     fields, sections = corpus.fields(side), {}
     rows = corpus.documents(side).loc[list(ids), fields].astype("str").fillna("").to_numpy().tolist()
     for name, row in zip(ids, rows, strict=True):
-        names, parts = fields, row
+        sections[name] = list(zip(fields, row, strict=True))
         if fields == [TEXT]:  # paragraphs, or lines where no blank line parts the text
-            cut = row[0].split("\n\n" if "\n\n" in row[0] else "\n")
-            parts = [part.strip() if "\n\n" in row[0] else part for part in cut if part.strip()]
-            names = [str(place) for place in range(len(parts))]
-        sections[name] = list(zip(names, parts, strict=True))
+            (text,) = row
+            parts = map(str.strip, text.split("\n\n")) if "\n\n" in text else text.split("\n")
+            sections[name] = [(str(place), part) for place, part in enumerate(filter(str.strip, parts))]
     return sections
 
 

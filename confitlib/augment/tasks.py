@@ -99,7 +99,7 @@ def task_named(name: str) -> Task:
 class Generations:
     """Texts written for documents, by id; a document that none could be written for is in `problems` with the reason.
 
-    `generator` labels who wrote. `sources` names, by id, the documents that the generator was shown or took from.
+    `generator` labels who wrote. `sources` names, by id, the documents that the offline writer took from.
     """
 
     generator: str
@@ -109,11 +109,11 @@ class Generations:
 
     def first(self) -> dict[str, str]:
         """The first text of every document that has one."""
-        return {name: options[0] for name, options in self.texts.items() if options}
+        return {name: options[0] for name, options in self.texts.items()}
 
     def report(self) -> str:
         """One line: how many documents by whom, and why the others have none."""
-        done, reasons = len(self.first()), Counter(problem.split(":")[0] for problem in self.problems.values())
+        done, reasons = len(self.texts), Counter(problem.split(":")[0] for problem in self.problems.values())
         missing = "".join(f"; {count:,} without: {reason}" for reason, count in reasons.most_common())
         return f"{done:,} documents by the {self.generator}{missing}"
 
@@ -132,8 +132,7 @@ def draw_originals(corpus: Corpus, side: Side, count: int | None, seed: int) -> 
 
 def is_original(frame: pd.DataFrame, *columns: str) -> NDArray[np.bool_]:
     """Which documents have nothing in the given columns."""
-    marks = frame[[column for column in columns if column in frame.columns]]
-    return np.asarray((marks.fillna("") == "").all(axis=1))
+    return np.asarray((frame.reindex(columns=list(columns), fill_value="").fillna("") == "").all(axis=1))
 
 
 class AcceptedPairs:
@@ -210,17 +209,16 @@ class PromptBuilder:
     def prompt(self, name: str) -> str:
         """The prompt for one document; texts of documents are fenced and cannot close their fence."""
         # 1. the document, and the pair that is shown with it
-        document, example = str(self.texts[self.side][name]), {}
+        text, example = str(self.texts[self.side][name]), {}
         for side, one in self.example(name).items():
             example[f"example_{side}"] = fence(f"example {side}", str(self.texts[side][one]))
         if self.official and not example:
             raise ValueError(f"the released prompt needs an example, and {self.side} {name!r} may see no accepted pair")
         # 2. the released prompt, or the kit's
         if self.official:
-            return self.parts["user"].substitute(example, document=escape(document))
+            return self.parts["user"].substitute(example, document=escape(text))
         nouns, writes = NOUNS[self.language], self.side if self.task.same_side else other(self.side)
-        values = {"given": nouns[self.side], "wanted": nouns[writes]}
-        values["document"] = fence(f"target {self.side}", document)
+        values = {"given": nouns[self.side], "wanted": nouns[writes], "document": fence(f"target {self.side}", text)}
         if self.task.checked:
             values["example"] = example.get(f"example_{writes}", "")
         elif self.pairs is not None:

@@ -1,7 +1,5 @@
 """The client of any OpenAI-compatible endpoint: nothing paid twice, nothing answered lost; what calls cost."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math
@@ -167,12 +165,10 @@ class Client:
         set and a model has no price.
         """
         self._begin(requests)
-        stored = [self._stored(request, check) for request in requests]
         for _ in range(2 if self.live else 0):  # the replies, then the repairs of those that are at fault
-            asks = {ask.fingerprint(): [ask] for _, ask in stored if ask is not None}
-            self._call_all([asks[name] for name in asks if name not in self._problems])
-            stored = [self._stored(request, check) for request in requests]
-        answers, done = [answer for answer, _ in stored], self.summary
+            asks = self.pending(requests, check)
+            self._call_all([[ask] for ask in asks if ask.fingerprint() not in self._problems])
+        answers, done = [self._stored(request, check)[0] for request in requests], self.summary
         done.requests, done.answered = len(answers), sum(answer.text is not None for answer in answers)
         done.repaired = sum(answer.repaired for answer in answers)
         done.problems.update(answer.problem.split(":")[0] for answer in answers if answer.problem)

@@ -173,12 +173,11 @@ def read_vectors(content: Any, n: int) -> list[Entry]:
         vectors = np.array([row["embedding"] for row in rows], dtype="<f4")  # exact, a third of the size in decimals
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise ValueError("no embeddings") from error
-    if vectors.ndim != 2 or len(vectors) != n or not np.isfinite(vectors).all():
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise ValueError(f"embeddings of shape {list(vectors.shape)} for {n} texts")
+    codes, served_by = [base64.b64encode(vector).decode() for vector in vectors], storable(content.get("model"))
     usages = [read_usage(content)] + [{}] * (n - 1)  # the server counts tokens by call, not by text
-    codes, served_by = [base64.b64encode(vector.tobytes()).decode() for vector in vectors], content.get("model")
-    pairs = zip(codes, usages, strict=True)
-    return [{"vector": code, "usage": usage, "served_by": storable(served_by)} for code, usage in pairs]
+    return [{"vector": codes[i], "usage": usages[i], "served_by": served_by} for i in range(n)]
 
 
 def storable(text: Any) -> Any:
@@ -188,10 +187,9 @@ def storable(text: Any) -> Any:
 
 def read_usage(content: Mapping[str, Any]) -> dict[str, int | None]:
     """The billed tokens in a response, or in an entry of a store; None where the server gives no number from 0 up."""
-    usage = content.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    counts = {"input": usage.get("prompt_tokens", usage.get("input"))}
-    counts["output"] = usage.get("completion_tokens", usage.get("output"))
+    usage = content["usage"] if isinstance(content.get("usage"), dict) else {}
+    spellings = {"input": "prompt_tokens", "output": "completion_tokens"}
+    counts = {name: usage.get(spelling, usage.get(name)) for name, spelling in spellings.items()}
     return {name: int(n) if isinstance(n, int | float) and 0 <= n < 1e15 else None for name, n in counts.items()}
 
 
@@ -225,8 +223,7 @@ def common(request: Request, text: str) -> str | None:
     if not SHORTEST <= size <= LONGEST:
         fault = "too short" if size < SHORTEST else "too long"
         return f"{fault}: {size} characters, {SHORTEST} to {LONGEST} expected"
-    both = [text, request.source]
-    tokens = [list("".join(one.split())) if language_of(one) == "zh" else one.lower().split() for one in both]
+    tokens = [list("".join(one.split())) if language == "zh" else one.lower().split() for one in (text, request.source)]
     here, there = map(runs, tokens)
     copied = len(here & there) / len(here)
     return f"copy of the input: {copied:.0%} of it" if copied >= COPIED else None
