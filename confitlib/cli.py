@@ -285,12 +285,9 @@ def figures(
 
 # --- language models ---
 
-llm = typer.Typer(
-    no_args_is_help=True, help="Requests that wait for an answer, answers that come back, stores of replies."
-)
-
 ANSWERS = "records/llm/answers.jsonl"
-app.add_typer(llm, name="llm")
+llm = typer.Typer(no_args_is_help=True)
+app.add_typer(llm, name="llm", help="Requests that wait for an answer, answers that come back, stores of replies.")
 StoreFile = Annotated[Path | None, typer.Option("--store", help=f"The file of replies; {ANSWERS}.")]
 
 

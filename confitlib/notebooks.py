@@ -180,10 +180,10 @@ def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dic
     declared = declared_parameters(path)
     refuse_unknown(f"{path.name}, parameters", parameters, declared)
     values = {name: plain(value, f"parameter {name!r}") for name, value in parameters.items()}
-    for name, (kind, default) in declared.items():
+    for name, value in values.items():
+        kind, default = declared[name]
         kinds = [type_of(default) if one.startswith("list") else TYPES.get(one, str) for one in kind.split(" | ")]
-        given = [parameters[name], values[name]] if name in parameters else []  # NaN becomes None
-        if given and not any(all(util.fits(value, one) for value in given) for one in kinds):
+        if not any(util.fits(parameters[name], one) and util.fits(value, one) for one in kinds):  # NaN becomes None
             wanted = " or ".join(map(str, kinds)).replace("<class '", "").replace("'>", "")
             raise NotebookError(f"{path.name}: parameter {name}={parameters[name]!r} must be {wanted}")
     return values
@@ -218,8 +218,7 @@ def run_notebook(
 
     path, root = find_notebook(notebook), project_root()
     values = check_parameters(path, {**profile_parameters(profile, path), **(parameters or {})})
-    copy = root / (output_folder or f"build/notebooks/{profile}") / f"{path.stem}.{run_id()}.ipynb"
-    util.make_folder(copy.parent)
+    copy = util.make_folder(root / (output_folder or f"build/notebooks/{profile}")) / f"{path.stem}.{run_id()}.ipynb"
     how = {"kernel_name": KERNEL, "language": "python", "cwd": root}
     try:
         with own_kernel() as config:
@@ -334,8 +333,7 @@ def run_sweep(file: str | Path, workers: int = 1, call: Callable[..., int] = ope
     sweep, runs = Path(file).stem, plan_sweep(file)
     if f"{sweep}.jsonl" == RUNS:
         raise ValueError(f"{file}: records/{RUNS} holds the single runs: give the sweep another name")
-    folder = project_root() / "build" / "sweeps" / sweep
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = util.make_folder(project_root() / "build" / "sweeps" / sweep)
     with (folder / "lock").open("wb") as mark, ThreadPoolExecutor(workers) as pool:
         try:
             util.lock(mark, wait=False)
@@ -354,8 +352,7 @@ def run_sweep(file: str | Path, workers: int = 1, call: Callable[..., int] = ope
 def execute_run(sweep: str, run: SweepRun, workers: int, call: Callable[..., int]) -> None:
     """Execute one run in a folder of its own, copy its record to the sweep's records and print how it ended."""
     root = project_root()
-    folder = root / "build" / "sweeps" / sweep / f"{run.key}.{run_id()}"
-    folder.mkdir(parents=True)
+    folder = util.make_folder(root / "build" / "sweeps" / sweep / f"{run.key}.{run_id()}")
     started, records, log = time.perf_counter(), folder / "records" / RUNS, folder / "log.txt"
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}  # runs at once share the cores
     run.state = "failed"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from adjustText import adjust_text
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 
 from confitlib.evaluation import summarise_runs
 from confitlib.records import metrics_by_setting
-from confitlib.util import project_root, read_yaml
+from confitlib.util import make_folder, project_root, read_yaml
 
 MARKERS = "osD^v"  # a line is known by them where colours are not
 SHARES = (0.5, 1, 2, 3, 4, 5, 10, 20, 50)  # ticks of an axis along a ranking, in percent
@@ -48,8 +47,7 @@ def save(fig: Figure, name: str, data: pd.DataFrame, folder: str | Path = ".") -
         named = any(one.get_xlabel().strip() for one in across) and any(one.get_ylabel().strip() for one in down)
         if axes.axison and axes.get_label() != "<colorbar>" and not named:
             raise ValueError(f"figure {name!r}: label both axes, with units, of panel {place}")
-    target = project_root() / folder / "figures"
-    target.mkdir(parents=True, exist_ok=True)
+    target = make_folder(project_root() / folder / "figures")
     fig.savefig(target / f"{name}.png", dpi=150, metadata={"Software": None})
     data.to_csv(target / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
@@ -80,14 +78,12 @@ def share_axis(axis: Axis) -> None:
     axis.set_label_text("share of the ranking, best first (%)")
 
 
-def line_with_band(axes: Axes, table: pd.DataFrame, x: str, hue: str | None = None) -> None:
+def line_with_band(axes: Axes, table: pd.DataFrame, x: str, hue: str) -> None:
     """Lines of `mean` over a column, one per value of `hue`, each with its band from `low` to `high`."""
-    series = table.groupby(hue, sort=False) if hue else [(None, table)]
-    for marker, (label, group) in zip(cycle(MARKERS), series, strict=False):
+    for marker, (label, group) in zip(cycle(MARKERS), table.groupby(hue, sort=False), strict=False):
         (line,) = axes.plot(group[x], group["mean"], marker=marker, label=label)
         axes.fill_between(group[x], group["low"], group["high"], color=line.get_color(), alpha=0.2, linewidth=0)
-    if hue:
-        axes.legend(title=hue)
+    axes.legend(title=hue)
 
 
 def bar_with_interval(axes: Axes, table: pd.DataFrame, category: str, hue: str | None = None) -> None:
@@ -124,15 +120,10 @@ def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequ
     adjust_text(texts, list(x), list(y), ax=axes, expand=(1.1, 1.3), arrowprops=line, iter_lim=400)
 
 
-def middle(band: str) -> float:
-    """The middle of a band such as "3-4%", in percent of the ranking; NaN for a setting that is no band."""
-    lo, _, hi = band.removesuffix("%").partition("-")
-    return (float(lo) + float(hi)) / 2 if band.endswith("%") else np.nan
-
-
 def placed(table: pd.DataFrame) -> pd.DataFrame:
-    """A table by its new column `place`, the middle of the band that `setting` names; NaN for no band."""
-    return table.assign(place=table["setting"].map(middle)).sort_values("place", kind="stable")
+    """A table by its new column `place`, the middle of the band that `setting` names, such as "3-4%"; NaN for none."""
+    bounds = table["setting"].str.extract("(.+)-(.+)%$").astype(float)
+    return table.assign(place=bounds.mean(axis=1)).sort_values("place", kind="stable")
 
 
 def percentile_of_records(records: pd.DataFrame, standard: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
@@ -144,10 +135,9 @@ def percentile_of_records(records: pd.DataFrame, standard: pd.DataFrame) -> tupl
     newest = metrics_by_setting(standard, "05", OF_ONE_KIND)
     newest = newest[newest["run"] == newest["run"].iloc[-1]]
     runs = metrics_by_setting(records, "05", OF_ONE_KIND)
-    kind, others = newest[OF_ONE_KIND].iloc[0], runs[OF_ONE_KIND]
-    alike = (others.eq(kind) | others.isna()).all(axis=1)  # missing: a parameter that the run did not have yet
-    alike &= runs["run"] != newest["run"].iloc[0]
-    once = runs[alike].drop_duplicates(["setting", "quantity", "seed"], keep="last")  # two sweeps may share a setting
+    alike = runs[OF_ONE_KIND].eq(newest[OF_ONE_KIND].iloc[0]) | runs[OF_ONE_KIND].isna()  # a run may lack a parameter
+    others = runs[alike.all(axis=1) & (runs["run"] != newest["run"].iloc[0])]
+    once = others.drop_duplicates(["setting", "quantity", "seed"], keep="last")  # two sweeps may share a setting
     shown = pd.concat([once.assign(source="reference"), newest.assign(source="this run")])
     shown = shown[shown["quantity"].isin(QUANTITIES)]
     return percentile(shown), shown
@@ -195,11 +185,10 @@ def gains_by_band(judged: pd.DataFrame, hue: str, quantities: Sequence[str]) -> 
     fig, panels = plt.subplots(1, len(quantities), figsize=(10, 4.4), squeeze=False, sharey=True)
     table = placed(judged).dropna(subset="place")
     for axes, quantity in zip(panels.flat, quantities, strict=True):
-        lines = zip(MARKERS, ("-", "--", ":"), table[table["quantity"] == quantity].groupby(hue), strict=False)
-        for shift, (marker, style, (label, part)) in enumerate(lines):  # side by side: no interval hides another
+        lines = zip(("o-", "s--", "D:"), table[table["quantity"] == quantity].groupby(hue), strict=False)
+        for shift, (look, (label, part)) in enumerate(lines):  # side by side: no interval hides another
             whiskers = part[["low", "high"]].sub(part["mean"], axis=0).abs().to_numpy().T
-            look: Any = {"marker": marker, "ls": style, "capsize": 3, "label": label}
-            axes.errorbar(1.09**shift * part["place"], part["mean"], whiskers, **look)
+            axes.errorbar(1.09**shift * part["place"], part["mean"], whiskers, fmt=look, capsize=3, label=label)
         axes.axhline(0, color="0.3", linewidth=1)
         share_axis(axes.xaxis)
         axes.set(title=QUANTITIES[quantity], ylabel="gain over no mined negatives" if axes is panels[0, 0] else "")

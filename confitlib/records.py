@@ -89,10 +89,9 @@ class Run:
         entries = [{key: plain(value, f"{where} {key!r}") for key, value in row.items()} for row in rows]
         self.entry["tables"][name] = entries
 
-    def describe(self, corpus: Corpus | None = None, encoder: Any = None) -> None:
+    def describe(self, corpus: Corpus, encoder: Any = None) -> None:
         """Note the content of the data and of the weights that the run used, by their hashes."""
-        if corpus is not None:
-            self.entry["data_hash"] = corpus.fingerprint()
+        self.entry["data_hash"] = corpus.fingerprint()
         if encoder is not None:
             self.entry["weight_hash"] = encoder.weight_hash()
 
@@ -278,21 +277,18 @@ def check_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def measure_claim(values: Sequence[float]) -> tuple[float, float]:
-    """Expected value and tolerance of a claim from one measured value per seed.
+def measure_claim(values: Sequence[float]) -> tuple[float, float, float]:
+    """Expected value, standard deviation and tolerance of a claim from one measured value per seed.
 
     The expectation is the mean. The tolerance is the half-width of Student's 95 % prediction interval for one new
     seed: t(n-1) · s · sqrt(1 + 1/n), with s the sample standard deviation. A new run of unchanged code therefore
-    falls outside in one case of twenty. Raises ValueError on fewer than three values, where the interval says nothing.
+    falls outside in one case of twenty. Fewer than three values, which `measure_claims` refuses, say nothing.
     """
     import numpy as np
     from scipy import stats
 
-    n = len(values)
-    if n < 3:
-        raise ValueError(f"{n} values cannot measure a spread: run at least three seeds, better five")
-    spread = float(np.std(values, ddof=1))
-    return float(np.mean(values)), float(stats.t.ppf(0.975, n - 1)) * spread * math.sqrt(1 + 1 / n)
+    n, sd = len(values), float(np.std(values, ddof=1))
+    return float(np.mean(values)), sd, float(stats.t.ppf(0.975, n - 1)) * sd * math.sqrt(1 + 1 / n)
 
 
 def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
@@ -302,7 +298,6 @@ def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFra
     ValueError naming a claim with fewer than three seeds, and one whose records are dirty or differ in more than
     the seed.
     """
-    import numpy as np
     import pandas as pd
 
     rows = []
@@ -323,7 +318,6 @@ def measure_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFra
         }
         for problem in [problem for problem, good in checks.items() if not good]:
             raise ValueError(f"claim {claim.id!r}: {problem}")
-        expected, tolerance = measure_claim(values)
-        sd = float(np.std(values, ddof=1))
+        expected, sd, tolerance = measure_claim(values)
         rows.append({"id": claim.id, "seeds": len(values), "expected": expected, "sd": sd, "tolerance": tolerance})
     return pd.DataFrame(rows)

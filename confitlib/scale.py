@@ -32,7 +32,7 @@ from confitlib.mining.kernel import Sieve, asked, chunks, decoded, finite, sampl
 from confitlib.mining.ranking import FloatArray, Hits, IntArray, concatenate, inner_products
 from confitlib.readers.repairs import as_text
 from confitlib.text import TEXT, join_fields, serialise, texts
-from confitlib.util import atomic, checked, plain_file
+from confitlib.util import atomic, checked, make_folder, plain_file
 
 _encoder = lru_cache(maxsize=1)(load_encoder)  # one encoder a process, loaded once
 Result = TypeVar("Result")
@@ -158,7 +158,7 @@ class DocumentShards:
         (file, fields), first = self._open(path), 0
         with file:
             for batch in file.iter_batches(ROWS_A_BATCH, columns=fields):
-                frame: pd.DataFrame = pa.Table.from_batches([batch]).to_pandas().map(as_text)
+                frame: pd.DataFrame = batch.to_pandas().map(as_text)
                 self._refuse(path, blank_documents(frame, fields), "without text. Supply it or drop the row", first)
                 first += len(frame)
                 yield serialise(frame[fields], self.side).tolist()
@@ -305,7 +305,7 @@ def sharded_band(
         for path, a, b in zip(queries.paths, cuts, cuts[1:], strict=False)
     ]
     parts = zip(cuts, _starmap(engine, mine_file, tasks, "mining"), strict=False)
-    return concatenate(Hits(part.query + first, part.item, part.rank, part.score) for first, part in parts)
+    return concatenate(part._replace(query=part.query + first) for first, part in parts)
 
 
 def mine_file(
@@ -361,14 +361,12 @@ class VectorIndex:
 
     def search(self, vectors: FloatArray, k: int) -> tuple[NDArray[np.intp], FloatArray]:
         """Positions and scores of the best `k` for each of `[q, dim]` vectors, `[q, k]`; -1 where there are fewer."""
-        queries = np.ascontiguousarray(vectors, dtype=np.float32)
-        scores, positions = self.index.search(queries, min(k, len(self.documents)))
+        scores, positions = self.index.search(vectors, min(k, len(self.documents)))
         return positions, scores
 
     def save(self, folder: str | Path) -> Path:
         """Write vectors, documents and, last, `index.json`, which marks the folder complete."""
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
+        path = make_folder(Path(folder))
         (path / ABOUT).unlink(missing_ok=True)
         faiss.write_index(self.index, str(path / VECTORS))
         self.documents.to_parquet(path / DOCUMENTS)
@@ -448,8 +446,7 @@ def index_documents(
     else:
         tables = []
         for path in source.paths:
-            titled = "title" in pq.read_schema(path).names
-            titles = pd.read_parquet(path, columns=["title"])["title"] if titled else None
+            titles = pq.ParquetFile(path).read(["title"]).to_pandas().get("title")  # None without such a column
             starts = [text[:TITLE] for batch in source.texts(path) for text in batch]
             tables.append(pd.DataFrame({"id": source.ids(path), "title": titles, "text": starts}))
         documents = pd.concat(tables)
@@ -493,8 +490,8 @@ def read_document(path: str | Path, side: Side) -> str:
 
     Raises FileNotFoundError, and ValueError for JSON that is no such object and for another kind of file.
     """
-    file = Path(path)
-    if plain_file(file).suffix.lower() not in FORMATS:
+    file = plain_file(path)
+    if file.suffix.lower() not in FORMATS:
         raise ValueError(f"{file}: a {side} is read from {', '.join(FORMATS)}; save it as one of these")
     try:
         content = file.read_text(encoding="utf-8-sig")

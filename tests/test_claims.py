@@ -108,14 +108,16 @@ def test_the_measured_tolerance_covers_a_new_seed_nineteen_times_in_twenty():
     rng = np.random.default_rng(0)
     inside = []
     for _ in range(2000):
-        expected, tolerance = measure_claim(rng.normal(0.5, 0.02, 5).tolist())
+        expected, _, tolerance = measure_claim(rng.normal(0.5, 0.02, 5).tolist())
         inside.append(abs(rng.normal(0.5, 0.02) - expected) <= tolerance)
     assert 0.935 < np.mean(inside) < 0.965
 
 
-def test_two_seeds_measure_nothing():
-    with pytest.raises(ValueError, match="three seeds"):
-        measure_claim([0.1, 0.2])
+def test_two_seeds_measure_nothing(tmp_path):
+    for seed, value in enumerate((0.1, 0.2)):
+        run_of(tmp_path, seed, **{"dense recall@100": value, "bm25 recall@100": 0.0})
+    with pytest.raises(ValueError, match=r"claim 'dense-beats-bm25': 2 values .* three seeds"):
+        measure_claims(clean_records(tmp_path), [Claim(**CLAIM)])
 
 
 def test_claims_are_measured_over_the_newest_record_of_each_seed(tmp_path):

@@ -236,7 +236,7 @@ def test_a_degraded_model_fails_the_claim_that_a_healthy_one_meets(tiny):
         return evaluate_ranking(ranker, tiny, "resume").means()["ndcg@10"]
 
     rankers = [InBatch(config=TrainingConfig(epochs=2, batch_size=8, seed=seed)).fit(tiny) for seed in range(5)]
-    expected, tolerance = measure_claim([quality(ranker) for ranker in rankers[:4]])
+    expected, _, tolerance = measure_claim([quality(ranker) for ranker in rankers[:4]])
     known = {"id": "trained", "statement": "it learns", "notebook": "03", "profile": "tiny", "metric": "ndcg@10"}
     claim = Claim(**known, expected=expected, tolerance=tolerance, reason="four seeds", source="kit")
     assert judge(claim, quality(rankers[4]))[0] in ("OK", "OKish")

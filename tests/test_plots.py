@@ -29,7 +29,7 @@ def style():
 
 def labelled_figure() -> plt.Figure:
     fig, axes = plt.subplots()
-    plots.line_with_band(axes, DATA, "x")
+    plots.line_with_band(axes, DATA.assign(side="resumes"), "x", hue="side")
     axes.set(xlabel="size (documents)", ylabel="recall@100")
     return fig
 
