@@ -64,21 +64,19 @@ def load_encoder(
     """
     name, packaged = str(name_or_path), Path(get_model_path())
     folder = packaged if name == "minilm" else Path(name)
-    modules: list[Any]
     # 1. the modules, and how they were trained to be read
     with torch.random.fork_rng(devices=[]), _named(name):
         torch.default_generator.manual_seed(seed)
         if name == "static":
             table = load_file(packaged / WEIGHTS)[MINILM_TOKEN_VECTORS].float()
-            modules = [TokenAverage(Tokenizer.from_file(str(packaged / "tokenizer.json")), table)]
+            modules: list[Any] = [TokenAverage(Tokenizer.from_file(str(packaged / "tokenizer.json")), table)]
             recipe: Recipe = ("mean", "", STATIC_MAX_LENGTH)
         elif (folder / MODULES).is_file():
             modules, recipe = _modules_of_folder(folder, trust_remote_code)
         else:
             modules, recipe = _modules_of_transformer(name, trust_remote_code)
-    adapter: Any = modules.pop().linear if type(modules[-1]).__name__ == "Dense" else None
-    backbone: Any = modules[0]
-    pool: Any = None
+    adapter = modules.pop().linear if type(modules[-1]).__name__ == "Dense" else None
+    backbone, pool = modules[0], None
     # 2. what the caller sets instead
     pooling, length = pooling or recipe[0], recipe[2] if max_length is None else max_length
     if pooling not in (allowed := ["mean"] if len(modules) == 1 else ["mean", "cls"]):
@@ -205,5 +203,4 @@ def _modules_of_folder(path: Path, trust_remote_code: bool) -> tuple[list[Any], 
     if not (stored and torch.equal(stored["token_vectors"] * stored["token_weights"], table)):
         stored = {"token_vectors": table.float()}  # of another program, which has no weights of tokens
     modules[0] = TokenAverage(tokenizer, stored["token_vectors"], stored.get("token_weights"))
-    length = (tokenizer.truncation or {}).get("max_length", STATIC_MAX_LENGTH)
-    return modules, ("mean", prefix, length)
+    return modules, ("mean", prefix, (tokenizer.truncation or {}).get("max_length", STATIC_MAX_LENGTH))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from confitlib.encoder.vectors import Activations, Vectors, cached_activations, cached_vectors
+from confitlib.encoder.vectors import Activations, Vectors, cached_vectors
+from confitlib.util import atomic, content_key
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -42,6 +43,7 @@ REMEMBERED = 2**16  # texts: a market's documents, and some 100 MB at most
 SHORTEST = 3  # one token between the two special ones
 FACTORS = "token_factors.safetensors"
 BOOKKEEPING = {"_name_or_path", "architectures", "dtype", "transformers_version"}  # of a config: no effect on vectors
+logger = logging.getLogger(__name__)
 
 
 # Token ids by text, for each tokenizer by its hash: training, mining and ranking read the same documents in turn.
@@ -65,7 +67,6 @@ class TokenAverage(nn.Module):
         self.tokenizer = tokenizer
         self.token_vectors = nn.Parameter(vectors.detach().clone())
         self.token_weights = nn.Parameter(torch.ones(len(vectors), 1) if weights is None else weights.detach().clone())
-        self.dim = vectors.shape[1]
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """`sentence_embedding` `[batch, dim]` of the flat `input_ids`, texts starting at `offsets`; else 0."""
@@ -96,7 +97,7 @@ class TextEncoder(nn.Module):
         self.static = isinstance(backbone, TokenAverage)
         self.pooling: Pooling = "mean" if pool is None else pool.pooling_mode
         # length of the vectors before the adapter
-        self.backbone_dim: int = backbone.dim if self.static else backbone.get_embedding_dimension()
+        self.backbone_dim = backbone.token_vectors.shape[1] if self.static else backbone.get_embedding_dimension()
         self.card = ""  # the text of README.md in a saved folder
         # A copy: Sentence-Transformers sets padding and truncation of its own.
         tokenizer = backbone.tokenizer if self.static else backbone.tokenizer.backend_tokenizer
@@ -158,11 +159,9 @@ class TextEncoder(nn.Module):
         rows = [torch.from_numpy(row.astype(np.int64)) for row in ids]
         if self.static:
             lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
-            flat = torch.cat([torch.empty(0, dtype=torch.int64), *rows])
-            return {"input_ids": flat, "offsets": lengths.cumsum(0) - lengths}
-        padding = self.backbone.tokenizer.pad_token_id or 0
+            return {"input_ids": torch.cat(rows), "offsets": lengths.cumsum(0) - lengths}
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        padded = pad_sequence(rows, batch_first=True, padding_value=padding)
+        padded = pad_sequence(rows, batch_first=True, padding_value=self.backbone.tokenizer.pad_token_id or 0)
         return {"input_ids": padded, "attention_mask": mask}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
@@ -178,21 +177,13 @@ class TextEncoder(nn.Module):
         """Vectors before the adapter, `[batch, backbone_dim]`."""
         features = dict(features)  # a copy: modules add their results to it
         with ExitStack() as stack:
-            if "activations" in features:
-                stack.enter_context(self._begin_at_top(features.pop("activations")))
+            if "activations" in features:  # which the first trainable layer reads; those below compute nothing
+                layers, top, below = self.layers(), self.top_layers, features.pop("activations")
+                stack.enter_context(layers[-top].register_forward_pre_hook(lambda _, inputs: (below, *inputs[1:])))
+                for layer in layers[:-top]:
+                    stack.enter_context(patch.object(layer, "forward", lambda hidden, *_, **__: hidden))
             features = self.backbone(features)
         return (features if self.pool is None else self.pool(features))["sentence_embedding"].float()
-
-    @contextmanager
-    def _begin_at_top(self, activations: Tensor) -> Iterator[None]:
-        """Within it the first of the trainable top layers reads `activations`, and the layers below compute nothing."""
-        layers, top = self.layers(), self.top_layers
-        hook = layers[-top].register_forward_pre_hook(lambda _, inputs: (activations, *inputs[1:]))
-        with ExitStack() as stack:
-            stack.callback(hook.remove)
-            for layer in layers[:-top]:
-                stack.enter_context(patch.object(layer, "forward", lambda hidden, *_, **__: hidden))
-            yield
 
     def add_adapter(self) -> None:
         """Put a linear map after pooling that starts as the identity."""
@@ -213,11 +204,10 @@ class TextEncoder(nn.Module):
     def freeze(self, trainable: Literal["all", "adapter"] | int = "all") -> None:
         """Leave trainable: everything, the adapter alone, or the top k transformer layers (and the adapter)."""
         adapter: list[nn.Module] = [] if self.adapter is None else [self.adapter]
-        parts: dict[Any, list[Any]] = {"all": [self]}
-        parts |= {"adapter": adapter} if adapter else {}
         layers = self.layers() if isinstance(trainable, int) else nn.ModuleList()
-        parts |= {k: [*adapter, *layers[-k:]] for k in range(1, len(layers) + 1)}
-        if trainable not in parts:
+        parts: dict[Any, list[Any]] = {k: [*adapter, *layers[-k:]] for k in range(1, len(layers) + 1)}
+        parts |= {"all": [self], "adapter": adapter}
+        if not parts.get(trainable):
             tops = f"the number of top layers, 1 to {len(self.layers())}" if len(self.layers()) else "it has no layers"
             raise ValueError(f'trainable={trainable!r}: choose "all", "adapter" (after add_adapter()), or {tops}')
         self.top_layers = trainable if isinstance(trainable, int) else 0
@@ -247,27 +237,42 @@ class TextEncoder(nn.Module):
         if cache is None:
             return self._embed(checked, progress)
         depends = f"{self.weight_hash(adapter=False)}:{self.precision}"
-        return cached_vectors(cache, depends, checked, self.backbone_dim, partial(self._embed, checked, progress))
+        return cached_vectors(cache, depends, checked, self.backbone_dim, lambda: self._embed(checked, progress))
 
     def embed_lower(self, texts: Sequence[str], cache: str | Path, progress: bool = True) -> list[Activations]:
         """What the trainable top layers read of every text, `[tokens, backbone_dim]` float16, mapped from a file.
 
-        The file lies in the folder `cache` under the name of all that decides it; the bar says how large it is.
+        The file lies in the folder `cache` under the name of all that decides it, the rows of the texts one after
+        another; the bar says how large it is. It appears whole or not at all; a damaged one is reported and replaced.
         """
         checked, top = check_texts(texts), self.top_layers
+        depends = f"{self.weight_hash(adapter=False)}:{self.precision}:{top}"
+        path = Path(cache) / f"{content_key(depends=depends, texts=checked)}.npy"
         lengths = [len(ids) for ids in self.tokenize(checked)]
-        size = f"{2e-9 * sum(lengths) * self.backbone_dim:.1f} GB for the top {top} layers"
+        ends, shape = np.cumsum(lengths)[:-1], (sum(lengths), self.backbone_dim)
+        # 1. the file, if it is there and whole
+        if path.exists():
+            try:
+                kept = np.load(path, mmap_mode="r")
+                if (kept.shape, kept.dtype) != (shape, np.float16):
+                    raise ValueError(f"shape {kept.shape}, expected {shape}")
+                return np.split(kept, ends)
+            except (ValueError, OSError) as error:
+                logger.warning("activation cache %s is unusable (%s); computing it anew", path, error)
+        # 2. else it is written, batch by batch
+        size = f"{2e-9 * np.prod(shape):.1f} GB for the top {top} layers"
 
         def hidden(features: dict[str, Tensor]) -> Tensor:
             return self.backbone.model(**features, output_hidden_states=True).hidden_states[-top - 1]
 
-        def write(rows: list[Activations]) -> None:
+        with atomic(path) as partial:
+            kept = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+            rows = np.split(kept, ends)
             for places, block in self._in_batches(checked, hidden, progress, size):
                 for place, row in zip(places, block, strict=True):
                     rows[place][:] = row[: len(rows[place])]
-
-        depends = f"{self.weight_hash(adapter=False)}:{self.precision}:{top}"
-        return cached_activations(cache, depends, checked, lengths, self.backbone_dim, write)
+            kept.flush()
+        return np.split(np.load(path, mmap_mode="r"), ends)
 
     def _embed(self, texts: list[str], progress: bool) -> Vectors:
         """Vectors `[len(texts), backbone_dim]`."""
@@ -345,8 +350,7 @@ class TextEncoder(nn.Module):
         with quiet():
             self.as_sentence_transformer().save(str(folder), create_model_card=False)
         if self.static:  # the folder of StaticEmbedding holds weight times vector; this file keeps the two factors
-            factors = {name: one.detach().cpu() for name, one in self.backbone.state_dict().items()}
-            save_file(factors, folder / FACTORS)
+            save_file(self.backbone.state_dict(), folder / FACTORS)
         (folder / "README.md").write_text(self.card or model_card(self.name, {}), encoding="utf-8")
         return folder
 
@@ -395,12 +399,10 @@ def length_sorted_batches(lengths: Sequence[int] | Rows, batch_size: int, tokens
     A batch holds at most `batch_size` texts and, padded, `tokens` tokens (one text at least).
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.intp), kind="stable")
-    start = 0
-    while start < len(order):
-        longest = max(lengths[order[start]], 1)
-        size = max(1, min(batch_size, tokens // longest))
-        yield order[start : start + size]
-        start += size
+    while len(order):
+        size = max(1, min(batch_size, tokens // max(lengths[order[0]], 1)))
+        yield order[:size]
+        order = order[size:]
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

@@ -89,48 +89,16 @@ def cached_vectors(
         try:
             with safe_open(path, framework="numpy") as file:
                 header, vectors = file.metadata() or {}, file.get_tensor("vectors")
-            if header == _header(path.stem, vectors) and vectors.shape == (len(texts), dim):
-                return vectors
-            problem: object = "key, checksum or shape differ"
-        except (SafetensorError, OSError) as error:
-            problem = error
-        logger.warning("embedding cache %s is unusable (%s); computing it anew", path, problem)
+            if header != _header(path.stem, vectors) or vectors.shape != (len(texts), dim):
+                raise ValueError("key, checksum or shape differ")
+            return vectors
+        except (SafetensorError, ValueError, OSError) as error:
+            logger.warning("embedding cache %s is unusable (%s); computing it anew", path, error)
     # 2. else the vectors are computed and kept
     vectors = compute()
     with atomic(path) as partial:
         save_file({"vectors": vectors}, partial, metadata=_header(path.stem, vectors))
     return vectors
-
-
-def cached_activations(
-    folder: str | Path,
-    depends: str,
-    texts: Sequence[str],
-    lengths: Sequence[int],
-    dim: int,
-    write: Callable[[list[Activations]], None],
-) -> list[Activations]:
-    """Activations `[length, dim]` of every text, mapped from a file of `folder`, which `write` fills if it is missing.
-
-    `depends` as in `cached_vectors`. The rows of the texts follow one another in the file, which appears whole or not
-    at all; a damaged one is reported and replaced.
-    """
-    path = Path(folder) / f"{content_key(depends=depends, texts=list(texts))}.npy"
-    places, shape = np.cumsum(lengths)[:-1], (sum(lengths), dim)
-    if path.exists():
-        try:
-            kept = np.load(path, mmap_mode="r")
-            if (kept.shape, kept.dtype) == (shape, np.float16):
-                return np.split(kept, places)
-            problem: object = f"shape {kept.shape}, expected {shape}"
-        except (ValueError, OSError) as error:
-            problem = error
-        logger.warning("activation cache %s is unusable (%s); computing it anew", path, problem)
-    with atomic(path) as partial:
-        rows = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-        write(np.split(rows, places))
-        rows.flush()
-    return np.split(np.load(path, mmap_mode="r"), places)
 
 
 def _header(key: str, vectors: Vectors) -> dict[str, str]:

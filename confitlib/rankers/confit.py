@@ -128,9 +128,8 @@ class ConFitV1(VectorRanker):
         encoder = load_encoder(self.encoder, max_length=self.max_length, seed=config.seed, trust_remote_code=trust)
         if config.finetune and encoder.sparse_parameters:
             raise ValueError("the static encoder has sparse gradients: use finetune=False, or another encoder")
-        encoder.requires_grad_(False)
-        if config.finetune:
-            encoder.freeze("all")  # but for what cannot reach the output
+        if not config.finetune:
+            encoder.requires_grad_(False)
         self.fields = {side: corpus.fields(side) for side in SIDES}
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -141,8 +140,7 @@ class ConFitV1(VectorRanker):
             collate = PairCollator(self._inputs(corpus), corpus, REJECTIONS_A_BATCH)
             batches = DataLoader(pairs, config.batch_size, shuffle=True, collate_fn=collate)
             # 2. the learning rate rises over the first steps, then falls to 0
-            trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-            optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
+            optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY)
             steps = config.epochs * len(batches)
             schedule = get_linear_schedule_with_warmup(optimizer, int(WARMUP * steps), steps)
 
@@ -154,10 +152,9 @@ class ConFitV1(VectorRanker):
                 pairs.epoch += 1
 
             # 3. all epochs are run, and the best one is kept
-            every, held_out = PairTraining(config.epochs, patience=config.epochs, seed=config.seed), None
-            if not corpus.labelled("valid", 1).empty:
-                held_out = DataLoader(PositivePairs(corpus, "valid"), 32, collate_fn=collate)
-            validation = None if held_out is None else lambda _: held_out
+            every = PairTraining(config.epochs, patience=config.epochs, seed=config.seed)
+            valid = None if corpus.labelled("valid", 1).empty else PositivePairs(corpus, "valid")
+            validation = None if valid is None else lambda _: DataLoader(valid, 32, collate_fn=collate)
             self.history = fit_network(self.network, every, self._loss, training, validation, self.name, optimizer)
         self.n_parameters = trained_weights(self.network)
         return self

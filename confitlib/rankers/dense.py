@@ -1,7 +1,7 @@
 """Rankers that compare embeddings: zero-shot encoders, HyDE and HyQE, and the dual encoder trained on the corpus."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -57,8 +57,8 @@ class RawEmbed(VectorRanker):
 
     def load(self, seed: int = 0) -> TextEncoder:
         """The encoder as it is before any training."""
-        options: dict[str, Any] = {"max_length": self.max_length, "trust_remote_code": self.trust_remote_code}
-        return load_encoder(self.encoder, seed=seed, **options)
+        trust = self.trust_remote_code
+        return load_encoder(self.encoder, max_length=self.max_length, seed=seed, trust_remote_code=trust)
 
     def embed(self, model: TextEncoder, corpus: Corpus) -> Embeddings:
         """Unit vectors of every document, with hypothetical texts as `hyre` says."""
@@ -181,16 +181,11 @@ class HyDE(Hypothesising):
     name = "HyDE"
     task = "hyde"
 
-    def prepare(self, corpus: Corpus) -> None:
-        """Embed the corpus and average hypothetical documents into the held-out queries."""
-        super().prepare(corpus)
-        resumes, jobs = (averaged(self.embeddings.of(side), *self.hypotheses[side]) for side in SIDES)
-        of_resumes, of_jobs = Embeddings(self.embeddings.resumes, jobs), Embeddings(resumes, self.embeddings.jobs)
-        self._vectors: dict[Side, Embeddings] = {"resume": of_resumes, "job": of_jobs}
-
     def vectors(self, target: Side) -> Embeddings:
-        """The vectors of the target side, and the averaged ones of the side that asks."""
-        return self._vectors[target]
+        """The vectors of the target side, and of the side that asks their means with what was written for them."""
+        asking = other(target)
+        means = averaged(self.embeddings.of(asking), *self.hypotheses[asking])
+        return replace(self.embeddings, **{f"{asking}s": means})
 
 
 @dataclass(eq=False, repr=False)

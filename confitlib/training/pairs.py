@@ -90,10 +90,9 @@ class PairSampler(torch.utils.data.Sampler[int]):
             order = torch.randperm(n, generator=torch.Generator().manual_seed(seed + epoch)).numpy()
         else:
             rng = np.random.default_rng((seed, epoch))
-            drawn, whole, window = rng.permutation(n), n - n % self.batch_size, 50 * self.batch_size
-            windows = [drawn[start : min(start + window, whole)] for start in range(0, whole, window)]
-            windows = [one[np.argsort(self.lengths[one], kind="stable")] for one in windows]
-            batches = np.concatenate([*windows, drawn[:0]]).reshape(-1, self.batch_size)
+            drawn, whole = rng.permutation(n), n - n % self.batch_size
+            windows = np.arange(whole) // (50 * self.batch_size)
+            batches = drawn[np.lexsort((self.lengths[drawn[:whole]], windows))].reshape(-1, self.batch_size)
             order = np.concatenate([rng.permutation(batches).ravel(), drawn[whole:]])
         yield from [*order.tolist(), *self.filler]
 
@@ -129,8 +128,7 @@ class DocumentStore:
         A part holds no more tokens than suit the device either: a CPU trains 1.4 times as fast on these as on a batch
         that is padded to its longest document.
         """
-        most = self.chunk or max(1, len(rows))
-        parts = list(length_sorted_batches(self.lengths[rows], most, self.encoder.tokens_at_once))
+        parts = [*length_sorted_batches(self.lengths[rows], self.chunk or len(rows), self.encoder.tokens_at_once)]
         places = torch.from_numpy(np.concatenate(parts).argsort())
         if self.vectors is not None:
             inputs = [{"vectors": self.vectors[torch.from_numpy(rows[part])]} for part in parts]

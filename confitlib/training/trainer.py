@@ -8,11 +8,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ from confitlib.text import texts
 from confitlib.training.loss import contrastive_loss
 from confitlib.training.optimizer import RowAdam
 from confitlib.training.pairs import DocumentStore, Mined, PairCollator, PairSampler, PositivePairs, filler
-from confitlib.util import check_range, checked, claim, content_key, read_yaml, results_version
+from confitlib.util import RESULTS_VERSION, check_range, checked, claim, content_key, read_yaml
 
 
 @checked
@@ -89,8 +89,8 @@ def trainer_arguments(
     config: TrainingConfig, encoder: TextEncoder, n_pairs: int, validated: bool, processes: int, **others: Any
 ) -> TrainingArguments:
     """Arguments of a run over `n_pairs` pairs; a process uses one card, however many there are."""
-    batches = math.ceil(n_pairs / (config.batch_size * processes))
-    steps = math.ceil(batches / config.gradient_accumulation) * config.epochs  # as the Trainer counts them
+    # as the Trainer counts them
+    steps = math.ceil(n_pairs / (config.batch_size * processes * config.gradient_accumulation)) * config.epochs
     on_gpu = encoder.device.type == "cuda"
     arguments = TrainingArguments(
         # how long and how fast to learn: the official shape, linear warm-up, then linear decay
@@ -149,11 +149,10 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.encoder, self.again = encoder, again
 
-    def forward(self, resumes: dict[str, Any], jobs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def forward(self, resumes: dict[str, Any], jobs: dict[str, Any]) -> tuple[Tensor, ...]:
         """Embeddings of both sides' documents, un-normalised."""
         embed: Any = partial(checkpoint, self.encoder, use_reentrant=False) if self.again else self.encoder
-        both = [torch.cat([embed(part) for part in side["parts"]])[side["places"]] for side in (resumes, jobs)]
-        return both[0], both[1]
+        return tuple(torch.cat([embed(part) for part in side["parts"]])[side["places"]] for side in (resumes, jobs))
 
 
 class ContrastiveTrainer(Trainer):
@@ -169,9 +168,7 @@ class ContrastiveTrainer(Trainer):
             adam = RowAdam if encoder.device.type == "cpu" else torch.optim.SparseAdam
             self.optimizer = adam(list(encoder.backbone.parameters()), lr=self.args.learning_rate)
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         """The contrastive loss of one batch, in training that of all processes together.
 
         Raises FloatingPointError if a training loss is not finite.
@@ -185,14 +182,13 @@ class ContrastiveTrainer(Trainer):
         # 2. several processes: everybody's vectors, and the masks of the batch that they make together
         if self.args.world_size > 1 and model.training:
             rows = gather_parts([resume_rows[:pairs], job_rows[:pairs], resume_rows[pairs:], job_rows[pairs:]])
-            pair_resumes, pair_jobs, hard_resumes, hard_jobs = (part.cpu().numpy() for part in rows)
-            both = np.concatenate([pair_resumes, hard_resumes]), np.concatenate([pair_jobs, hard_jobs])
-            masks = self._prepare_input(self.data_collator.masks(*both, len(pair_resumes)))
+            both = (torch.cat(side).cpu().numpy() for side in (rows[::2], rows[1::2]))  # resumes, jobs
+            masks = self._prepare_input(self.data_collator.masks(*both, len(rows[0])))
             parts = gather_parts(parts)
         # 3. the loss
-        config, (pair_resumes, pair_jobs, hard_resumes, hard_jobs) = self.config, parts
+        config = self.config
         masks |= {"temperature": config.temperature, "lambda_": config.lambda_, "official": config.official}
-        loss = contrastive_loss(pair_resumes, pair_jobs, hard_resumes, hard_jobs, **masks)
+        loss = contrastive_loss(*parts, **masks)
         if model.training and not torch.isfinite(loss):
             what = f"the loss is {loss.item()} at step {self.state.global_step + 1}"
             tried = f"learning_rate={config.learning_rate}, temperature={config.temperature}"
@@ -266,19 +262,15 @@ class EpochCallback(TrainerCallback):
         """Mine when it is due; after a resume in between, read what was mined last."""
         # 1. is anything due; `due` is the epoch of the last refresh
         self.pairs.epoch = epoch = int(state.epoch or 0)
-        due = 0 if self.refresh is None else epoch - epoch % self.refresh.every
-        if self.refresh is None or due == self.current:
+        if self.refresh is None or (due := epoch - epoch % self.refresh.every) == self.current:
             return
-        # 2. the first process mines and writes, all others, and a resumed run, read
-        places: dict[Side, Path] = {side: self.folder / f"negatives-{due}" / side for side in SIDES}
+        # 2. the first process mines and writes, unless a run was resumed in between; all of them read
+        folder = self.folder / f"negatives-{due}"
         with args.main_process_first():
             if epoch == due and args.process_index == 0:
-                negatives = self.refresh.mine(self.encoder, self.pairs.corpus, self.pairs.seed, epoch)
-                for side in SIDES:
-                    negatives[side].save(places[side])
-            else:
-                negatives = {side: Negatives.load(places[side]) for side in SIDES}
-        self.pairs.use(negatives)
+                for side, mined in self.refresh.mine(self.encoder, self.pairs.corpus, self.pairs.seed, epoch).items():
+                    mined.save(folder / side)
+        self.pairs.use({side: Negatives.load(folder / side) for side in SIDES})
         self.current = due
 
 
@@ -297,20 +289,16 @@ class TrainingResult:
 
     def save(self, folder: str | Path, metrics: Mapping[str, float] | None = None) -> None:
         """Write the encoder, with `metrics` in its model card, and, last, the log beside it."""
-        folder = Path(folder)
-        self.encoder.card += f"\n{card_section('Metrics', dict(metrics))}" if metrics else ""
-        self.encoder.save(folder)
+        self.encoder.card += f"\n{card_section('Metrics', metrics)}" if metrics else ""
+        folder = self.encoder.save(folder)
         self.history.to_json(folder / "history.jsonl", orient="records", lines=True)
         (folder / "training.json").write_text(json.dumps({"seconds": self.seconds, "config": asdict(self.config)}))
 
     @classmethod
-    def load(
-        cls, folder: str | Path, trust_remote_code: bool = False, device: torch.device | None = None
-    ) -> TrainingResult:
+    def load(cls, folder: str | Path, trust_remote_code: bool = False, device: torch.device | None = None) -> Self:
         """Read what `save` wrote, with the same weights frozen; `device` as in `load_encoder`."""
-        folder = Path(folder)
-        saved = json.loads((folder / "training.json").read_text())
-        history = pd.read_json(folder / "history.jsonl", lines=True)
+        saved = json.loads(Path(folder, "training.json").read_text())
+        history = pd.read_json(Path(folder, "history.jsonl"), lines=True)
         encoder = load_encoder(folder, device=device, trust_remote_code=trust_remote_code)
         config = TrainingConfig(**saved["config"])
         _set_trainable(encoder, config.mode)
@@ -358,7 +346,7 @@ def train(
     if valid is None and config.keep == "best":
         raise ValueError(f"corpus {corpus.name!r} has no accepted validation pair: choose keep='last'")
     bar = tqdm(desc=f"train ({encoder.name})", unit="step", disable=not progress or rank > 0)
-    with tempfile.TemporaryDirectory() as scratch, bar:
+    with tempfile.TemporaryDirectory() as scratch, bar, ExitStack() as after:
         folder, stores, adapter = Path(output_dir or scratch), {}, config.mode == "adapter"
         for side in SIDES:
             documents = list(texts(corpus, side))
@@ -379,12 +367,9 @@ def train(
             callbacks=[EpochCallback(pairs, encoder, folder, refresh, bar)],
         )
         # 3. run, small matrices on one thread: they gain nothing from more, and lose much on a busy machine
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1 if encoder.sparse_parameters or adapter else threads)
-        try:
-            outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
-        finally:
-            torch.set_num_threads(threads)
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1 if encoder.sparse_parameters or adapter else torch.get_num_threads())
+        outcome = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
     encoder.eval()
     data = {"corpus": corpus.name, "training pairs": len(pairs), "fingerprint": corpus.fingerprint()}
     encoder.card = model_card(encoder.name, {"Data": data, "Training": asdict(config)})
@@ -407,7 +392,7 @@ def train_once(
     The trained encoder is that of the result. `trust_remote_code`: as in `load_encoder`.
     """
     cache = Path(cache)
-    folder = cache / _run_key(encoder, corpus, config)
+    folder = cache / _run_key(encoder, corpus, config, None, None)
     reused = folder.exists()
     if not reused:
         result = train(encoder, corpus, config, cache=cache / "embeddings", progress=progress)
@@ -420,17 +405,13 @@ def train_once(
 
 
 def _run_key(
-    encoder: TextEncoder,
-    corpus: Corpus,
-    config: TrainingConfig,
-    negatives: Mined | None = None,
-    refresh: Refresh | None = None,
+    encoder: TextEncoder, corpus: Corpus, config: TrainingConfig, negatives: Mined | None, refresh: Refresh | None
 ) -> str:
     """A hash of everything that decides a run: weights, data, settings, negatives and the versions of our results."""
     mined = {side: table.fingerprint() for side, table in (negatives or {}).items()}
     parts: dict[str, Any] = {"weights": encoder.weight_hash(), "data": corpus.fingerprint(), "config": asdict(config)}
     parts |= {"refresh": {} if refresh is None else asdict(refresh), "processes": process()[1]}
-    version = results_version("corpus", "text", "encoder", "mining", "training")
+    version = {module: RESULTS_VERSION[module] for module in ("corpus", "text", "encoder", "mining", "training")}
     return content_key(**parts, negatives=mined, version=version)
 
 

@@ -57,7 +57,6 @@ def folders() -> dict[str, Path]:
     vocabulary.backbone.token_vectors = torch.nn.Parameter(
         vocabulary.backbone.token_vectors[:, :4].clone()
     )  # small files
-    vocabulary.backbone.dim = 4
     made["static"] = vocabulary.save(root / "static")
     return made
 
