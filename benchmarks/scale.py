@@ -64,7 +64,7 @@ def train_encoder(folder: Path, preset: str) -> Path:
 def memory_rows(folder: Path, encoder: Path, preset: str, shards: int) -> list[dict[str, Any]]:
     """What composing, encoding and mining a market of so many shards takes, each in a process of its own."""
     market, rows = folder / "market", []
-    size = shards * sum(PRESETS[preset].sizes(side)["train"] for side in SIDES)
+    size = shards * sum(getattr(PRESETS[preset], f"train_{side}s") for side in SIDES)
     stages: dict[str, Callable[..., Any]] = {"compose": compose_stage, "encode": encode_stage, "mine": mine_stage}
     for name, stage in stages.items():
         _, seconds, peak = alone(stage, market, encoder, shards, preset)

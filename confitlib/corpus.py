@@ -36,7 +36,6 @@ RESERVED = ("split", HYRE, HYJOB, COPY_OF, NEGATIVE_FOR)
 HYPOTHETICAL: dict[Side, str] = {"job": HYRE, "resume": HYJOB}
 LABEL_COLUMNS = ["resume_id", "job_id", "label", "split"]
 RANKING_COLUMNS = ["target", "split", "query_id", "candidate_id", "label"]
-ENTRY = ["target", "split", "query_id", "candidate_id"]
 REASONS = ("labelled positive", "augmented copy", "same text")
 PLACEHOLDER = r"^\s*\[\[[A-Za-z_]+\]\]\s*$"
 WIDTHLESS = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"  # signs that nobody sees
@@ -218,7 +217,7 @@ class Corpus:
             digest.update(pd.util.hash_array(self.documents(side).index.astype("str").to_numpy(object)).tobytes())
         for frame in (self.resumes, self.jobs, self.labels, self.rankings):
             digest.update("\x1f".join(map(str, frame.columns)).encode())
-            digest.update(pd.util.hash_pandas_object(_cells(frame), index=False).to_numpy().tobytes())
+            digest.update(pd.util.hash_pandas_object(frame.astype("str").fillna(""), index=False).to_numpy().tobytes())
         if self.truth is not None:
             truth = self.truth.sorted_indices()
             digest.update(truth.indptr.astype(np.int64).tobytes() + truth.indices.astype(np.int64).tobytes())
@@ -229,14 +228,10 @@ class Corpus:
         table = {}
         for split in SPLITS:
             lists = self.rankings[self.rankings["split"] == split].groupby("target")["query_id"].nunique()
-            table[split] = {
-                "resumes": len(self.pool("resume", split)),
-                "jobs": len(self.pool("job", split)),
-                "accepted pairs": len(self.labelled(split, 1)),
-                "rejected pairs": len(self.labelled(split, 0)),
-                "rank-resume queries": lists.get("resume", 0),
-                "rank-job queries": lists.get("job", 0),
-            }
+            table[split] = {f"{side}s": len(self.pool(side, split)) for side in SIDES}
+            for label, name in ((1, "accepted"), (0, "rejected")):
+                table[split][f"{name} pairs"] = len(self.labelled(split, label))
+            table[split] |= {f"rank-{side} queries": lists.get(side, 0) for side in SIDES}
         return pd.DataFrame(table).astype(int)
 
 
@@ -247,16 +242,15 @@ def empty_frame(columns: list[str]) -> pd.DataFrame:
 
 def judged_pairs(labels: pd.DataFrame, rankings: pd.DataFrame) -> pd.DataFrame:
     """Labels, then candidate-list entries, each row as `resume_id, job_id, label`."""
-    ranks_resumes = rankings["target"] == "resume"
     candidate, query = rankings["candidate_id"], rankings["query_id"]
-    columns = {"resume_id": candidate.where(ranks_resumes, query), "job_id": query.where(ranks_resumes, candidate)}
-    listed = pd.DataFrame({**columns, "label": rankings["label"]})
+    ids = {f"{side}_id": candidate.where(rankings["target"] == side, query) for side in SIDES}
+    listed = pd.DataFrame({**ids, "label": rankings["label"]})
     return pd.concat([labels[["resume_id", "job_id", "label"]], listed], ignore_index=True)
 
 
 def blank_documents(frame: pd.DataFrame, fields: list[str]) -> NDArray[np.bool_]:
     """Rows whose fields hold nothing that is seen."""
-    return _cells(frame[fields]).apply(lambda column: _seen(column) == "").all(axis=1).to_numpy()
+    return frame[fields].astype("str").fillna("").apply(lambda column: _seen(column) == "").all(axis=1).to_numpy()
 
 
 def _seen(column: pd.Series) -> pd.Series:
@@ -265,12 +259,12 @@ def _seen(column: pd.Series) -> pd.Series:
 
 
 def document_uses(labels: pd.DataFrame, rankings: pd.DataFrame, side: Side) -> pd.DataFrame:
-    """Where documents of a side are used: distinct `id, split, table` with the tables `labels` and `rankings`."""
+    """Where documents of a side are used: distinct `id, split`, and the first `table` of `labels` and `rankings`."""
     document = rankings["candidate_id"].where(rankings["target"] == side, rankings["query_id"])
     listed = pd.DataFrame({"id": document, "split": rankings["split"]})[rankings["target"].isin(SIDES)]
     labelled = labels[[f"{side}_id", "split"]].set_axis(["id", "split"], axis=1)
     tables = [labelled.assign(table="labels"), listed.assign(table="rankings")]
-    return pd.concat(tables).drop_duplicates().reset_index(drop=True)
+    return pd.concat(tables).drop_duplicates(["id", "split"])
 
 
 def home_of(labels: pd.DataFrame, rankings: pd.DataFrame, side: Side, regime: Regime) -> pd.Series:
@@ -278,17 +272,12 @@ def home_of(labels: pd.DataFrame, rankings: pd.DataFrame, side: Side, regime: Re
 
     A document used in several splits takes the first of train, valid and test; in the warm regime `any`.
     """
-    uses = document_uses(labels, rankings, side).drop_duplicates(["id", "split"])
-    uses = uses.sort_values("split", key=lambda split: split.map(SPLITS.index, na_action="ignore"), kind="stable")
+    rank = {split: place for place, split in enumerate(SPLITS)}  # an unknown one comes last
+    uses = document_uses(labels, rankings, side).sort_values("split", key=lambda split: split.map(rank), kind="stable")
     home = uses.drop_duplicates("id").set_index("id")["split"]
     if regime == "warm":
         home[home.index.isin(uses["id"][uses["id"].duplicated()])] = ANY_SPLIT
     return home
-
-
-def _cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """All cells as text, a missing one as an empty string."""
-    return frame.astype("str").fillna("")
 
 
 # --- duplicates, and what must never be mined ---
@@ -309,7 +298,7 @@ def duplicate_groups(corpus: Corpus, side: Side) -> pd.Series:
     Case, spacing and the Unicode form of a letter do not count. Documents whose text is empty or a placeholder
     are alike to none.
     """
-    frame = _cells(corpus.documents(side)[corpus.fields(side)])
+    frame = corpus.documents(side)[corpus.fields(side)].astype("str").fillna("")
     hidden = np.any([frame[name].str.fullmatch(PLACEHOLDER) for name in frame], axis=0)
     plain = [_seen(frame[name]).str.normalize("NFC").str.casefold().str.split().str.join(" ") for name in frame]
     text = pd.Series(["\x1f".join(parts) for parts in zip(*plain, strict=True)], dtype="str")
@@ -367,16 +356,15 @@ def find_defects(corpus: Corpus, places: Places | None = None) -> list[Defect]:
     bare = [f"{side}s" for side in SIDES if not corpus.fields(side)]
     defects += [Defect("missing_column", table, "no text field", "Add a text column.") for table in bare]
     truth, sizes = corpus.truth, (len(corpus.resumes), len(corpus.jobs))
-    if truth is not None and (truth.shape != sizes or truth.dtype.kind not in "biuf"):
-        what = f"truth has shape {truth.shape} of {truth.dtype}, documents need {sizes} of bool"
-        defects.append(Defect("truth_shape", "truth", what))
-    elif truth is not None:
+    if truth is not None:
         try:
+            if truth.shape != sizes or truth.dtype.kind not in "biuf":
+                raise ValueError(f"shape {truth.shape} of {truth.dtype}, documents need {sizes} of bool")
             truth.check_format(full_check=True)
             if truth.indptr.max(initial=0) > len(truth.indices):  # which its differences may hide, when they overflow
                 raise ValueError("its rows end behind its entries")
         except ValueError as error:
-            defects.append(Defect("truth_shape", "truth", f"truth is damaged: {error}"))
+            defects.append(Defect("truth_shape", "truth", f"truth is damaged or misaligned: {error}"))
     if defects:  # the checks of rows need the columns
         return defects
     # 2. rows; an unknown id may be there in another form of Unicode
@@ -413,7 +401,7 @@ def _document_checks(corpus: Corpus, side: Side) -> Iterator[Check]:
     yield "duplicate_id", table, ids.duplicated() & ~missing, f"{side} id {{id!r}} appears again"
     yield "unknown_split", table, ~frame["split"].isin([*SPLITS, ANY_SPLIT]), "split {split!r} of {id!r} is unknown"
     yield "empty_text", table, blank_documents(frame, fields), f"{side} {{id!r}} has no text"
-    hidden = _cells(frame[fields]).apply(lambda column: column.str.fullmatch(PLACEHOLDER)).any(axis=1)
+    hidden = frame[fields].astype("str").apply(lambda column: column.str.fullmatch(PLACEHOLDER, na=False)).any(axis=1)
     yield "placeholder", table, hidden, f"{side} {{id!r}} holds placeholder text"
     for column, named in ((COPY_OF, side), (NEGATIVE_FOR, other(side))):
         if column in frame.columns:
@@ -421,7 +409,7 @@ def _document_checks(corpus: Corpus, side: Side) -> Iterator[Check]:
             lost = (cells != "") & ~cells.isin(corpus.documents(named).index)
             yield "unknown_reference", table, lost, f"{column} of {{id!r}} names no {named}"
     if corpus.regime == "cold":  # a document must be used in its own split only
-        uses = document_uses(corpus.labels, corpus.rankings, side).drop_duplicates(["id", "split"])
+        uses = document_uses(corpus.labels, corpus.rankings, side)
         for (split, place), used in uses[uses["split"].isin(SPLITS)].groupby(["split", "table"])["id"]:
             leak = ids.isin(used) & ~ids.duplicated() & (frame["split"] != split)
             yield "split_leak", table, leak, f"{side} {{id!r}} of split {{split!r}} is used in {split!r} ({place})"
@@ -461,5 +449,5 @@ def _checks(corpus: Corpus) -> Iterator[Check]:
     repeated = labels.duplicated(["resume_id", "job_id"]) & ~in_labels
     yield "duplicate_label", "labels", repeated, f"{pair} are labelled twice"
     judged_first = rankings.reset_index(drop=True).sort_values("label", key=lambda label: label == -1, kind="stable")
-    repeated = judged_first.duplicated(ENTRY).sort_index()
+    repeated = judged_first.duplicated(RANKING_COLUMNS[:-1]).sort_index()
     yield "duplicate_candidate", "rankings", repeated, "candidate {candidate_id!r} is listed twice"

@@ -3,8 +3,7 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -126,23 +125,20 @@ def words(text: str) -> list[str]:
     when Chinese text is met and jieba is not installed.
     """
     text = unicodedata.normalize("NFC", text).lower()
-    parts = [text] if language_of(text) == "en" else _jieba_cut()(text)
+    parts = [text] if language_of(text) == "en" else pieces(text, "zh")
     return [word for part in parts for word in WORD.findall(part.replace("_", " "))]
 
 
 def pieces(text: str, language: Language) -> list[str]:
     """A line cut into words with their punctuation: at white space in English, by jieba in Chinese."""
-    return text.split() if language == "en" else _jieba_cut()(text)
-
-
-@cache
-def _jieba_cut() -> Callable[[str], list[str]]:
+    if language == "en":
+        return text.split()
     try:
         import jieba
     except ImportError as error:
         raise ImportError("Chinese text needs jieba: pip install confitlib[zh]") from error
     jieba.setLogLevel(logging.WARNING)  # its dictionary-loading messages are not the reader's
-    return jieba.lcut
+    return jieba.lcut(text)
 
 
 class WordIndex:

@@ -202,11 +202,10 @@ def parse_json(text: str) -> Any:
 
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         """The object of some pairs."""
-        record = dict(pairs)
-        if len(record) < len(pairs):
-            repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-            raise ValueError(f"key {repeated[0]!r} occurs twice in one object")
-        return record
+        for key, count in Counter(key for key, _ in pairs).items():
+            if count > 1:
+                raise ValueError(f"key {key!r} occurs twice in one object")
+        return dict(pairs)
 
     try:
         content = json.loads(text, object_pairs_hook=unique_keys)
@@ -241,11 +240,6 @@ def numbered_entries(path: Path) -> dict[int, dict[str, Any]]:
 def content_key(**parts: Any) -> str:
     """A hash of named JSON values (16 hex digits); the order of the names does not matter."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def results_version(*modules: str) -> dict[str, int]:
-    """The versions of the results of some modules: a part of every key under which results are kept."""
-    return {module: RESULTS_VERSION[module] for module in modules}
 
 
 def files_hash(*paths: Path) -> str:

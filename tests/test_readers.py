@@ -636,6 +636,17 @@ def test_named_labels(tables: Path) -> None:
         load_pairs(tables / "pairs.csv", **read, label_values=values, threshold=1)
 
 
+def test_an_unknown_split_is_a_defect_like_any_other(tables: Path) -> None:
+    write(tables / "pairs.csv", "resume_id,job_id,label,split", "1,1,1,train", "2,1,0,holdout")
+    call = lambda: load_pairs(tables / "pairs.csv", resumes=tables / "cvs.jsonl", jobs=tables / "posts.csv")  # noqa: E731
+    refused(call, "unknown_split", "pairs.csv, row 2: split 'holdout' is unknown")
+
+
+def test_the_case_of_a_file_ending_does_not_matter(tmp_path: Path) -> None:
+    path = write(tmp_path / "PAIRS.CSV", "resume_text,job_text,label", '"a, b",x,1', "c,x,0")
+    assert load_pairs(path, split="train").resumes["text"].tolist() == ["a, b", "c"]
+
+
 def test_split_column_and_fractions(tables: Path) -> None:
     write(tables / "pairs.csv", "resume_id,job_id,label,split", "1,1,1,train", "2,1,0,Train", "3,2,1,validation")
     read = {"resumes": tables / "cvs.jsonl", "jobs": tables / "posts.csv"}

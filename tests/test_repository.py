@@ -309,7 +309,7 @@ def test_the_library_is_thin(monkeypatch):
 
     _, whole = library()
     # The library without its checks of hostile input, kept activations and controls had 7,944 lines; the aim is 8,000.
-    assert whole["lines"] <= 8_400 and whole["modules"] <= 70 and whole["small"] == 0, whole
+    assert whole["lines"] <= 8_160 and whole["modules"] <= 70 and whole["small"] == 0, whole
     # The aim is a median of 6, which the library misses by one: raise this bound once it is met.
     assert 5 <= whole["median"] <= 10 and whole["p90"] <= 25 and whole["max"] <= 60, whole
 

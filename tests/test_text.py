@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confitlib import text
 from confitlib.corpus import HYRE, LABEL_COLUMNS, Corpus, empty_frame
 from confitlib.text import language_of, sentences, texts, words
 
@@ -97,7 +96,6 @@ def test_missing_jieba_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         return real_import(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    text._jieba_cut.cache_clear()
     with pytest.raises(ImportError, match=r"pip install confitlib\[zh\]"):
         words("北京大学")
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from confitlib.corpus import ANY_SPLIT, RANKING_COLUMNS, SIDES, SPLITS, Corpus, Regime, Side, Split, empty_frame
+from confitlib.corpus import ANY_SPLIT, RANKING_COLUMNS, SIDES, SPLITS, Corpus, Regime, Side, empty_frame
 from confitlib.market import world
 from confitlib.market.labels import Activity, Rng, candidate_lists, draw_labels
 from confitlib.market.texts import Bank, load_bank, write_documents
@@ -50,10 +50,6 @@ class Preset:
     def __post_init__(self) -> None:
         check_range(self, *(f"{split}_{side}s" for split in SPLITS for side in SIDES), least=1)
         check_range(self, "families", least=1, most=12)
-
-    def sizes(self, side: Side) -> dict[Split, int]:
-        """Documents of a side by split."""
-        return {split: getattr(self, f"{split}_{side}s") for split in SPLITS}
 
 
 PRESETS = {
@@ -111,8 +107,8 @@ def compose(
     # 1. documents
     numbers, splits = _resolve(preset, overrides), {}
     for side in SIDES:
-        sizes = numbers.sizes(side)
-        splits[side] = np.repeat(list(sizes) if regime == "cold" else [ANY_SPLIT] * len(sizes), list(sizes.values()))
+        sizes = [getattr(numbers, f"{split}_{side}s") for split in SPLITS]
+        splits[side] = np.repeat(SPLITS if regime == "cold" else [ANY_SPLIT] * len(SPLITS), sizes)
     bank = load_bank(numbers.families)
     latents, documents, rng = _draw_documents(bank, splits, np.random.default_rng(seed))
     rng = np.random.default_rng([seed, redraw]) if redraw else rng
@@ -121,9 +117,8 @@ def compose(
     if regime == "warm":  # one application process over all documents, its labels divided among the splits at random
         pools = {side: documents[side].index for side in SIDES}
         table = draw_labels(bank, latents, pools, numbers.activity, "train", rng)
-        order = rng.permutation(len(table))
-        first, second = np.round(np.cumsum(WARM_SHARES[:2]) * len(table)).astype(int)
-        code = np.select([order < first, order < second], [0, 1], 2)
+        starts = np.round(np.cumsum(WARM_SHARES[:2]) * len(table))  # of valid and of test
+        code = np.searchsorted(starts, rng.permutation(len(table)), side="right")
         tables.append(table.assign(split=np.take(SPLITS, code)).iloc[np.argsort(code, kind="stable")])
     for split in SPLITS if regime == "cold" else ():
         rows = {side: np.flatnonzero(documents[side]["split"] == split) for side in SIDES}
@@ -195,7 +190,7 @@ def compose_to_parquet(
     if not claim(mark, json.dumps({"preset": asdict(numbers), "seed": seed}, indent=2) + "\n"):
         raise FileExistsError(f"{path} holds another market, see {mark}: choose another folder or delete this one")
     bank = load_bank(numbers.families)
-    splits = {side: np.repeat(["train"], numbers.sizes(side)["train"]) for side in SIDES}
+    splits = {side: np.repeat(["train"], getattr(numbers, f"train_{side}s")) for side in SIDES}
     for shard in tqdm(range(shards), desc="composing", unit="shard", delay=1, leave=False):
         files = {table: path / table / f"{shard:05d}.parquet" for table in ("resumes", "jobs", "labels")}
         if all(file.is_file() for file in files.values()):

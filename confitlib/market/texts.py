@@ -25,10 +25,8 @@ T = TypeVar("T")
 GENERAL = "general"  # the family of the skills that every occupation may draw on
 # The first phrases of each list serve training documents, the rest valid and test documents. Of titles the last one is
 # the employers'; applicants of training documents have the first of their level, the others one that two levels share.
-TRAIN_PHRASES = {
-    **{"bullets": 7, "requirements": 5, "summaries": 4, "responsibilities": 7},
-    **{"resume_terms": 3, "industries": 2, "degrees": 2},
-}
+TRAIN_PHRASES = {"bullets": 7, "requirements": 5, "summaries": 4, "responsibilities": 7}
+TRAIN_PHRASES |= {"resume_terms": 3, "industries": 2, "degrees": 2}
 HELD_OUT_TITLES = ("mid", "mid", "senior", "senior")  # by level: whose second title held-out resumes use
 
 THIS_YEAR = 2024

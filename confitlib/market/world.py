@@ -122,15 +122,9 @@ def suitable_pairs(resumes: Latents, jobs: Latents) -> sparse.csr_array:
 def describe(latents: Latents, bank: Bank, ids: pd.Index) -> pd.DataFrame:
     """Latents as a readable frame: family, occupation, level, city, degree, years, skills."""
     names = bank.skills.index.to_numpy()
-    return pd.DataFrame(
-        {
-            "family": bank.occupations["family"].to_numpy()[latents.occupation],
-            "occupation": bank.occupations.index.to_numpy()[latents.occupation],
-            "level": np.take(LEVELS, latents.level),
-            "city": np.take(CITIES, latents.city),
-            "degree": np.take(DEGREES, latents.degree),
-            "years": latents.years,
-            "skills": [tuple(names[row > 0].tolist()) for row in latents.skills],
-        },
-        index=ids,
-    )
+    work = bank.occupations.iloc[latents.occupation]
+    frame = pd.DataFrame({"family": work["family"].to_numpy(), "occupation": work.index}, index=ids)
+    for column, values in (("level", LEVELS), ("city", CITIES), ("degree", DEGREES)):
+        frame[column] = np.take(values, getattr(latents, column))
+    skills = pd.Series([tuple(names[row > 0].tolist()) for row in latents.skills], index=ids)
+    return frame.assign(years=latents.years, skills=skills)

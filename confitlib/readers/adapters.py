@@ -9,7 +9,7 @@ import pandas as pd
 
 from confitlib.corpus import SIDES, Corpus, Side
 from confitlib.readers import repairs
-from confitlib.readers.release import IDS, LAYOUT
+from confitlib.readers.release import IDS, LAYOUT, locate
 from confitlib.readers.repairs import PLACE, Accept, Report, fail, note_unused, select
 from confitlib.readers.tables import FRACTIONS, PairReader, split_documents
 
@@ -57,7 +57,7 @@ def load_hub(name_or_path: str | Path, *, configs: Mapping[str, str | None] | No
                 if names := getattr(feature, "names", None):
                     frame[column] = [names[code] if code >= 0 else None for code in frame[column]]
             frames.append(frame.assign(split=split) if len(splits) > 1 else frame)
-        whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+        whole = pd.concat(frames)
         where = f"{name_or_path} [{table}]"
         tables[table] = (whole.set_axis(repairs.numbered(where, len(whole))), where)
     return PairReader(tables, report, **own).corpus(title, regime, seed)
@@ -101,14 +101,11 @@ def load_recbole(
         report.notes.append(f"{path}: no column 'label', so every interaction counts as an acceptance")
         events = events.assign(label=1)
     scores = pd.to_numeric(events["label"], errors="coerce")
-    known = scores.notna() if threshold is not None else scores.between(0, 1)
+    least, known = (RECBOLE["threshold"], scores.between(0, 1)) if threshold is None else (threshold, scores.notna())
     for place, score in events["label"][~known].items():
         what = f"label {score!r} is not a number from 0 to 1"
         report.add("unknown_label", place, what, "Give threshold=, or repair it.")
-    pairs = pairs.assign(label=(scores >= (RECBOLE["threshold"] if threshold is None else threshold)).astype("int64"))[
-        known
-    ]
-    tables["labels"] = repairs.merge_events(pairs, report)
+    tables["labels"] = repairs.merge_events(pairs.assign(label=(scores >= least).astype("int64"))[known], report)
     return split_documents(repairs.assemble(tables, report, name), fractions, seed)
 
 
@@ -169,23 +166,21 @@ def load_tianchi(
     broken rows, hence `accept="ragged_row"`.
     """
     report, tables = Report(accept), {}
+    files = {role: [f"{stem}{ending}" for ending in TIANCHI["endings"]] for role, stem in TIANCHI["files"].items()}
+    paths = locate(Path(folder), files)
 
-    def read(stem: str, columns: Sequence[str]) -> tuple[Path, pd.DataFrame]:
+    def read(role: str, columns: Sequence[str]) -> pd.DataFrame:
         """The named columns of a table; the dump is tab-separated without quoting."""
-        candidates = [Path(folder) / f"{stem}{ending}" for ending in ("", ".txt", ".tsv", ".csv")]
-        present = [path for path in candidates if path.is_file()]
-        if len(present) != 1:
-            what = f"several files hold {stem}: {', '.join(path.name for path in present)}"
-            missing = f"no file {stem}, {stem}.txt, .tsv or .csv"
-            raise fail("several_files" if present else "missing_file", folder, what if present else missing)
-        raw = repairs.read_separated(present[0], report, encoding)
-        note_unused(raw, columns, present[0], report)
-        frame = select(raw, columns, present[0], "Restore the header of the dump.", report)
+        if role not in paths:
+            raise fail("missing_file", folder, f"no file {' or '.join(files[role])}")
+        raw = repairs.read_separated(paths[role], report, encoding)
+        note_unused(raw, columns, paths[role], report)
+        frame = select(raw, columns, paths[role], "Restore the header of the dump.", report)
         report.settle()
-        return present[0], frame
+        return frame
 
     # 1. labels
-    path, actions = read("table3_action", [*IDS.values(), "browsed", *TIANCHI["flags"]])
+    actions = read("labels", [*IDS.values(), "browsed", *TIANCHI["flags"]])
     flags = actions[TIANCHI["flags"]].apply(pd.to_numeric, errors="coerce")
     odd = ~flags.isin([0, 1]).all(axis=1)
     for place, row in actions[odd].iterrows():
@@ -193,15 +188,15 @@ def load_tianchi(
         report.add("unknown_label", place, what, "Correct the row, or accept 'unknown_label' to drop it.")
     judged = ~odd & flags.any(axis=1)
     if browsed := (~odd & ~judged).sum():
-        report.notes.append(f"{path}: {browsed} actions were browsing only and give no label")
+        report.notes.append(f"{paths['labels']}: {browsed} actions were browsing only and give no label")
     events = pd.DataFrame({f"{side}_id": actions[IDS[side]] for side in SIDES}).assign(label=flags["satisfied"])
     tables["labels"] = repairs.merge_events(events[judged].astype({"label": "int64"}), report)
     # 2. documents
-    for side, stem in TIANCHI["files"].items():
+    for side in SIDES:
         names = LAYOUT["aliyun"][side]
         raw_names = [name for name in names if name != "salary"]
         raw_names += ["min_salary", "max_salary"] if side == "job" else []
-        raw = read(stem, [IDS[side], *raw_names])[1]
+        raw = read(f"{side}s", [IDS[side], *raw_names])
         fields = raw[raw_names].replace(TIANCHI["missing"], "")
         if side == "job":
             fields["salary"] = fields["min_salary"].str.cat(fields["max_salary"], sep="-").replace("-", "")

@@ -6,7 +6,7 @@ file beside it, confitlib.npz.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from confitlib.util import atomic, checked, files_hash, make_folder, parse_json,
 IDS: dict[Side, str] = {"resume": "user_id", "job": "jd_no"}
 LISTS: dict[Side, str] = {"resume": "user_ids", "job": "jd_nos"}
 SATISFIED = "satisfied"
-SCORE = "score"
 LAYOUT = read_yaml(Path(__file__).with_name("release.yaml"), dict)
 FILES: dict[str, list[str]] = LAYOUT["files"]
 AUGMENTED = r"^aug_(?:eda|chatgpt)_"  # opens the ids of copies in the augmented files of version 1
@@ -54,7 +53,7 @@ def load(path: str | Path, accept: Accept = (), *, encoding: str = "utf-8", regi
     True
     """
     folder, report = Path(path), Report(accept)
-    paths = _locate(folder)
+    paths = locate(folder, FILES, ("resumes", "jobs"))
     if any(folder.glob("confitlib*")):
         return _load_saved(folder, paths)
     documents = {f"{side}s": _documents(paths[f"{side}s"], side, report, encoding) for side in SIDES}
@@ -76,18 +75,18 @@ def load(path: str | Path, accept: Accept = (), *, encoding: str = "utf-8", regi
     return repairs.assemble(tables, report, folder.name, regime)
 
 
-def _locate(folder: Path) -> dict[str, Path]:
-    """The file of every role for which the folder has one."""
+def locate(folder: Path, files: Mapping[str, Sequence[str]], needed: Collection[str] = ()) -> dict[str, Path]:
+    """The file of every role for which the folder has one, by patterns; the roles that are needed must have one."""
     if not folder.is_dir():
         raise fail("missing_file", folder, "the folder does not exist")
     paths, report = {}, Report()
-    for role, patterns in FILES.items():
+    for role, patterns in files.items():
         names = sorted({match.name for pattern in patterns for match in folder.glob(pattern)})
         if len(names) > 1:
             report.add("several_files", folder, f"several files hold {role}: {', '.join(names)}")
         elif names:
             paths[role] = folder / names[0]
-        elif role in ("resumes", "jobs"):
+        elif role in needed:
             report.add("missing_file", folder, f"no file named {' or '.join(patterns)}", "Give the file this name.")
     report.settle()
     return paths
@@ -169,7 +168,7 @@ def save(corpus: Corpus, path: str | Path) -> Path:
     """
     folder = Path(path)
     # 1. what the layout cannot hold is refused
-    extra = set(corpus.labels.columns) - {*LABEL_COLUMNS, SCORE} | set(corpus.rankings.columns) - set(RANKING_COLUMNS)
+    extra = set(corpus.labels.columns) - {*LABEL_COLUMNS, "score"} | set(corpus.rankings.columns) - set(RANKING_COLUMNS)
     if extra:
         raise ValueError(f"the ConFit layout cannot hold the label or ranking columns {sorted(extra)}: drop them")
     for side in SIDES:
@@ -201,7 +200,7 @@ def save(corpus: Corpus, path: str | Path) -> Path:
             _write(folder / FILES[f"{split}_rank_{target}"][0], json.dumps(lists, indent=4) if lists else "")
     # 3. the sidecar
     settings |= {"labels": corpus.labels.to_dict("list"), "rankings": corpus.rankings.to_dict("list")}
-    settings |= {"accepted": sorted(corpus.accepted), "files": files_hash(*_locate(folder).values())}
+    settings |= {"accepted": sorted(corpus.accepted), "files": files_hash(*locate(folder, FILES).values())}
     arrays: dict[str, Any] = {"settings": np.frombuffer(json.dumps(settings).encode(), dtype=np.uint8)}
     if corpus.truth is not None:
         arrays |= {f"truth_{name}": getattr(corpus.truth, name) for name in TRUTH}

@@ -71,7 +71,7 @@ def read_separated(path: Path, report: Report, encoding: str = "utf-8", header: 
     cells are separated by tabs, and quotes are text. A row with another number of cells than the header is a defect.
     """
     text = decode(path, encoding)
-    if path.name.removesuffix(".gz").endswith(".csv"):
+    if path.name.lower().removesuffix(".gz").endswith(".csv"):
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
             rows = list(reader)
@@ -113,9 +113,8 @@ def read_jsonl(path: Path, report: Report, encoding: str = "utf-8", required: Se
             report.add("missing_column", f"{path}, line {number}", f"the line lacks {missing}", remedy)
         else:
             records[f"{path}, row {number}"] = record
-    columns = list(dict.fromkeys(key for record in records.values() for key in record)) or list(required)
-    cells = {column: [record.get(column) for record in records.values()] for column in columns}
-    return pd.DataFrame(cells, index=list(records), dtype=object)
+    columns = None if any(records.values()) else list(required)
+    return pd.DataFrame(list(records.values()), index=list(records), columns=columns, dtype=object)
 
 
 def read_table(path: Path, report: Report, encoding: str = "utf-8", header: int | None = 0) -> pd.DataFrame:
@@ -221,8 +220,7 @@ def note_unused(frame: pd.DataFrame, used: Iterable[str], where: object, report:
 def document_frame(side: str, ids: pd.Series, fields: pd.DataFrame) -> pd.DataFrame:
     """A frame of one side as Corpus wants it, index of string ids and columns of text, and `PLACE`."""
     index = pd.Index([as_id(value) for value in ids], name=f"{side}_id", dtype="str")
-    columns = {str(name): [as_text(value) for value in fields[name]] for name in fields.columns}
-    return pd.DataFrame(columns, index=index, dtype="str").assign(**{PLACE: fields.index})
+    return fields.map(as_text).astype("str").rename(columns=str).set_axis(index).assign(**{PLACE: fields.index})
 
 
 def label_column(values: pd.Series) -> pd.Series:

@@ -130,9 +130,8 @@ class PairReader:
         # 2. labels
         given = self.pairs[[]] if self.split is not None else self.optional("split")
         (label,) = self.names("pairs", "label")
-        texts_and_ids = [f"{side}_{kind}" for side in SIDES for kind in ("id", "text")]
-        used = [column for role in texts_and_ids for column in self.names("pairs", role)]
-        repairs.note_unused(self.pairs, [*used, *given.columns, label], self.where, self.report)
+        used = [column for role in TABLES["pairs"] if role != "split" for column in self.names("pairs", role)]
+        repairs.note_unused(self.pairs, [*used, *given.columns], self.where, self.report)
         values = self.select("pairs", "label", [label])[label]
         labels = pd.DataFrame({f"{side}_id": ids[side] for side in SIDES})
         if self.threshold is not None:
@@ -224,7 +223,7 @@ class PairReader:
 
 def _text_fields(frame: pd.DataFrame) -> pd.DataFrame:
     """Cells as text; a lone column gets the name `text`, which is serialised as it is."""
-    texts = pd.DataFrame({name: frame[name].map(as_text) for name in frame.columns}, index=frame.index, dtype="str")
+    texts = frame.map(as_text).astype("str")
     return texts.set_axis(["text"], axis=1) if len(texts.columns) == 1 else texts
 
 
