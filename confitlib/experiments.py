@@ -116,8 +116,8 @@ def measure(
     costs = {"fit seconds": spent, "pairs per second": rate, "parameters": ranker.n_parameters}
     # 2. the quality of rankings, classes and mined negatives
     rankings = {side: evaluate_ranking(ranker, corpus, side, split, relevance=relevance, ks=CUTOFFS) for side in SIDES}
+    known = {} if market is None else strata(ranker, market, split)  # of the pool too, whose scores matchers remember
     classes = evaluate_classification(ranker, corpus).means() if split == "test" else {}
-    known = {} if market is None else strata(ranker, market, split)
     mining: dict[str, float] = {}
     if (mined := getattr(ranker, "negatives", None)) and corpus.truth is not None:
         audits = [false_negatives(mined[side], corpus) for side in SIDES]
