@@ -141,6 +141,12 @@ def test_tokenize_applies_prefix_special_tokens_and_truncation(bert_folder: Path
     assert words == [["[CLS]", "query:", "python", "nurse", "[SEP]"], ["[CLS]", "query:", "nurse", "[SEP]"]]
 
 
+def test_only_an_encoder_with_a_prefix_carries_a_prompt(bert_folder: Path) -> None:
+    with_prefix = load_encoder(bert_folder, prefix="query: ", device="cpu").as_sentence_transformer()
+    assert with_prefix.prompts[with_prefix.default_prompt_name] == "query: "
+    assert static_encoder().as_sentence_transformer().default_prompt_name is None  # or each training would say so
+
+
 def test_static_encoder_reads_no_special_tokens_and_truncates() -> None:
     assert [len(row) for row in static_encoder(max_length=4).tokenize(["python " * 9, "nurse", ""])] == [4, 1, 0]
 

@@ -369,8 +369,9 @@ class TextEncoder(nn.Module):
             dense = Dense(self.adapter.in_features, self.adapter.out_features, activation_function=nn.Identity())
             dense.linear = self.adapter
             modules.append(dense)
-        options = {"similarity_fn_name": "cosine", "prompts": {"prefix": self.prefix}, "default_prompt_name": "prefix"}
-        return SentenceTransformer(modules=[*modules, Normalize()], device=str(self.device), **options)
+        modules.append(Normalize())
+        told: Any = {"prompts": {"prefix": self.prefix}, "default_prompt_name": "prefix"} if self.prefix else {}
+        return SentenceTransformer(modules=modules, device=str(self.device), similarity_fn_name="cosine", **told)
 
     def push_to_hub(self, name: str, **options: Any) -> str:
         """Upload the encoder and its model card to the Hugging Face repository `name`; returns the commit's address.
