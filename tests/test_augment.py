@@ -288,6 +288,11 @@ def test_notes_say_that_synonyms_are_missing(tiny):
     assert "without synonyms" in note or "with WordNet" in note
 
 
+def test_eda_leaves_a_field_that_nobody_filled_in(small):
+    copied = eda(replace(small, resumes=small.resumes.assign(hobbies=np.nan)), count=2, sides=["resume"])
+    assert copied.resumes["hobbies"].isna().all() and len(copied.resumes) == len(small.resumes) + 2
+
+
 # Paraphrase and synthetic negatives offline
 
 

@@ -28,8 +28,8 @@ def eda(corpus: Corpus, count: int | None = COPIES, seed: int = 42, sides: Seque
     of two variants it keeps the second, which comes to one operation at random).
     """
     for side in sides:
-        fields, rng = corpus.fields(side), np.random.default_rng([seed, SIDES.index(side)])
-        rows = corpus.documents(side).loc[draw_originals(corpus, side, count, seed), fields].astype("str").fillna("")
+        rng, written = np.random.default_rng([seed, SIDES.index(side)]), corpus.documents(side)[corpus.fields(side)]
+        rows = written.dropna(axis=1, how="all").loc[draw_originals(corpus, side, count, seed)].astype("str").fillna("")
         rewritten = {str(name): row.map(eda_text, rng=rng).to_dict() for name, row in rows.iterrows()}
         how = "without synonyms (no WordNet data here): insertion, swap and deletion only"
         how = "with WordNet synonyms" if synonyms_in(language_of_corpus(corpus, side)) else how
