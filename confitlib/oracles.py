@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from confitlib.corpus import SIDES, Side, Split
 from confitlib.evaluation import evaluate_classification, evaluate_ranking
-from confitlib.evaluation.ranking import Relevance
+from confitlib.evaluation.ranking import Relevance, wins
 from confitlib.market.compose import Market
 from confitlib.market.world import LEVEL_REACH
 from confitlib.rankers import Ranker
@@ -91,12 +90,6 @@ def strata(ranker: Ranker, market: Market, split: Split = "test") -> dict[str, f
     for name, (group, wanted) in questions.items():
         columns = np.flatnonzero((group & wanted).any(axis=0) & (group & ~wanted).any(axis=0))
         pairs = [(wanted[group[:, job], job], scores[group[:, job], job]) for job in columns]
-        areas[name] = float(np.mean([_auc(*pair) for pair in pairs])) if pairs else np.nan
+        # by ranks: scikit-learn's AUC is the same number, and takes ten times as long on short lists
+        areas[name] = float(np.mean([wins(*pair) / (pair[0].sum() * (~pair[0]).sum()) for pair in pairs] or np.nan))
     return areas
-
-
-def _auc(wanted: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    """The share of pairs of a wanted and another resume in which the wanted one scores higher, a tie as half."""
-    ranks = rankdata(scores)  # scikit-learn's AUC is the same number, and takes ten times as long on short lists
-    n, others = wanted.sum(), (~wanted).sum()
-    return float((ranks[wanted].sum() - n * (n + 1) / 2) / (n * others))

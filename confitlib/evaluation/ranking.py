@@ -260,6 +260,12 @@ def tune_threshold(labels: ArrayLike, scores: ArrayLike, official: bool = False)
     return float(candidates[np.argmax(_weighted_f1(hits, false_alarms, len(positives), len(negatives)))])
 
 
+def wins(label: NDArray[Any], score: NDArray[Any], axis: int = -1) -> NDArray[np.float64]:
+    """Pairs of a positive and a negative in which the positive scores higher, a tie as half: AUC times all pairs."""
+    positives = label.sum(axis=axis)
+    return (rankdata(score, axis=axis) * label).sum(axis=axis) - positives * (positives + 1) / 2
+
+
 def _pair_metrics(label: NDArray[Any], score: NDArray[Any], predicted: NDArray[Any], axis: int) -> NDArray[np.float64]:
     """The metrics of `CLASSIFICATION` along the last axis, so that thousands of resamples take one call.
 
@@ -268,8 +274,7 @@ def _pair_metrics(label: NDArray[Any], score: NDArray[Any], predicted: NDArray[A
     positives = label.sum(axis=axis)
     negatives, hits = label.shape[axis] - positives, (label * predicted).sum(axis=axis)
     false_alarms = predicted.sum(axis=axis) - hits
-    wins = (rankdata(score, axis=axis) * label).sum(axis=axis) - positives * (positives + 1) / 2
-    ratios = [(wins, positives * negatives), (hits, hits + false_alarms), (hits, positives)]
+    ratios = [(wins(label, score, axis), positives * negatives), (hits, hits + false_alarms), (hits, positives)]
     defined = [np.where(whole > 0, part / np.maximum(whole, 1), np.nan) for part, whole in ratios]
     return np.stack([_weighted_f1(hits, false_alarms, positives, negatives), *defined])
 
